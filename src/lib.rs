@@ -1,0 +1,7 @@
+//! tiepack compiles a trained, layer-tied transformer into the best model that fits a hard byte cap, and proves it.
+//!
+//! The stages, in the order the data flows: [`ingest`] reads files, [`model`] checks and deduplicates, [`measure`]
+//! finds the curvature of the loss, [`plan`] decides how fine every grid is, [`code`] turns matrices into bytes and
+//! back, [`artifact`] is the container, [`verify`] proves the written file. See ARCHITECTURE.md.
+
+pub mod error;
