@@ -1,10 +1,15 @@
 //! Architectures: which tensors a network has and how it computes logits. One file each.
 
+pub mod golf;
+pub mod ops;
+
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::ingest::config::Config;
 
 /// What a stored tensor does in its layer, and how it is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,9 +38,56 @@ pub struct TensorSpec {
 /// Tensors by full state-dict name; names that are tied hold the same tensor.
 pub type Params = HashMap<String, Tensor>;
 
-/// How a network applies a linear layer: `x (…, C)` times `w (R, C)` transposed. Measuring taps it.
-pub trait Linear {
+/// How a network applies its matrices. Measuring taps it.
+pub trait Layers {
+    /// x (…, C) times w (R, C) transposed.
     fn linear(&self, name: &str, x: &Tensor, w: &Tensor) -> Result<Tensor>;
+    /// Rows of `table` (V, D) for `tokens` (rows, T) u32: (rows, T, D).
+    fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor>;
+}
+
+/// Applies every matrix as it is.
+pub struct Plain;
+
+impl Layers for Plain {
+    fn linear(&self, _: &str, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        Ok(ops::linear::linear(x, w, None)?)
+    }
+
+    fn embed(&self, _: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor> {
+        let (rows, length) = tokens.dims2()?;
+        let width = table.dim(1)?;
+        Ok(table.index_select(&tokens.flatten_all()?, 0)?.reshape((rows, length, width))?)
+    }
+}
+
+/// The parameter called `name`.
+///
+/// # Errors
+/// If it is not there: a programming error, since a [`crate::model::Model`] holds every tensor of its architecture.
+pub fn get<'a>(params: &'a Params, name: &str) -> Result<&'a Tensor> {
+    params.get(name).ok_or_else(|| Error::compute(format!("parameter {name} is missing")))
+}
+
+/// Builds an architecture from its dimensions.
+type Build = fn(&Config) -> Result<Arc<dyn Net>>;
+
+/// Every architecture, by the value of `arch` in config.json.
+const REGISTRY: &[(&str, Build)] = &[(golf::ARCH, golf::build)];
+
+/// The architecture that `config` names, with its dimensions.
+///
+/// # Errors
+/// If the architecture is unknown, or a dimension is missing or out of range.
+pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
+    match REGISTRY.iter().find(|(name, _)| *name == config.arch) {
+        Some((_, build)) => build(config),
+        None => {
+            let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
+            Err(Error::input(format!("unknown architecture {:?}", config.arch))
+                .hint(format!("config.json's \"arch\" must be one of: {}", known.join(", "))))
+        }
+    }
 }
 
 /// A network architecture with its dimensions filled in.
@@ -51,5 +103,5 @@ pub trait Net: Send + Sync {
     /// Roles that a whole-layer tie shares.
     fn tied_roles(&self) -> &'static [&'static str];
     /// Logits (rows, T, V) in f32 of `tokens` (rows, T) u32.
-    fn logits(&self, params: &Params, tokens: &Tensor, linear: &dyn Linear) -> Result<Tensor>;
+    fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor>;
 }

@@ -1,0 +1,5 @@
+//! Turns one matrix into bytes and back.
+
+pub mod metric;
+pub mod trellis;
+pub mod viterbi;

@@ -1,0 +1,189 @@
+//! Losses of one network, and the divergence between two, over the same rows.
+
+use rayon::prelude::*;
+
+use super::logits::log_probabilities;
+use super::windows::Windows;
+use crate::error::Result;
+use crate::nets::ops::pointwise::exp;
+use crate::nets::{Net, Params};
+
+/// Rows evaluated at once by one thread: activations of a few rows stay in the processor's cache.
+const BATCH: usize = 2;
+
+/// What a network loses, row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Losses {
+    /// Sum of nats over the tokens of each row.
+    pub rows: Vec<f64>,
+    /// Tokens in a row.
+    pub length: usize,
+}
+
+impl Losses {
+    /// Nats over all rows.
+    pub fn total(&self) -> f64 {
+        self.rows.iter().sum()
+    }
+
+    /// Nats per token.
+    pub fn mean(&self) -> f64 {
+        self.total() / (self.rows.len() * self.length) as f64
+    }
+}
+
+/// How far a changed network is from its original.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    pub original: Losses,
+    pub changed: Losses,
+    /// KL(original ‖ changed) in nats at every position, in order.
+    pub divergence: Vec<f32>,
+    /// Positions at which both give the same token the highest probability.
+    pub same_top: usize,
+}
+
+impl Comparison {
+    /// Mean KL(original ‖ changed), nats per token.
+    pub fn mean_divergence(&self) -> f64 {
+        self.divergence.iter().map(|d| f64::from(*d)).sum::<f64>() / self.divergence.len().max(1) as f64
+    }
+}
+
+/// Sum over a row of −log p(target).
+fn row_loss(log_probabilities: &[f32], targets: &[u16], vocab: usize) -> f64 {
+    let picked = log_probabilities.chunks_exact(vocab).zip(targets).map(|(lp, t)| f64::from(lp[usize::from(*t)]));
+    -picked.sum::<f64>()
+}
+
+/// Evaluates a network over every row of `windows`; `progress` is called with the rows done since the last call.
+///
+/// # Errors
+/// If the forward pass fails.
+pub fn losses(net: &dyn Net, params: &Params, windows: &Windows, progress: &(dyn Fn(u64) + Sync)) -> Result<Losses> {
+    let vocab = net.vocab_size();
+    let batches: Vec<Vec<f64>> = windows
+        .batches(BATCH)
+        .into_par_iter()
+        .map(|rows| {
+            let lp = log_probabilities(net, params, windows, rows.clone())?;
+            let each = lp.chunks_exact(windows.length() * vocab).zip(rows.clone());
+            let losses = each.map(|(lp, r)| row_loss(lp, windows.target(r), vocab)).collect();
+            progress(rows.len() as u64);
+            Ok(losses)
+        })
+        .collect::<Result<_>>()?;
+    Ok(Losses { rows: batches.concat(), length: windows.length() })
+}
+
+/// Log-probabilities of a network on fixed rows, kept so that many changed networks can be held against it.
+pub struct Reference<'a> {
+    windows: Windows<'a>,
+    batches: Vec<Vec<f32>>,
+}
+
+impl<'a> Reference<'a> {
+    /// Holds rows · T · V · 4 bytes.
+    ///
+    /// # Errors
+    /// If the forward pass fails.
+    pub fn new(net: &dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
+        let ranges = windows.batches(BATCH);
+        let batches =
+            ranges.into_par_iter().map(|r| log_probabilities(net, params, &windows, r)).collect::<Result<_>>()?;
+        Ok(Reference { windows, batches })
+    }
+
+    /// Mean KL(reference ‖ network) in nats per token.
+    ///
+    /// # Errors
+    /// If the forward pass fails.
+    pub fn divergence(&self, net: &dyn Net, params: &Params) -> Result<f64> {
+        let ranges = self.windows.batches(BATCH);
+        let sums: Vec<f64> = ranges
+            .into_par_iter()
+            .zip(&self.batches)
+            .map(|(rows, original)| {
+                let changed = log_probabilities(net, params, &self.windows, rows)?;
+                let pairs = original.chunks_exact(net.vocab_size()).zip(changed.chunks_exact(net.vocab_size()));
+                Ok(pairs.map(|(p, q)| f64::from(divergence(p, q))).sum())
+            })
+            .collect::<Result<_>>()?;
+        Ok(sums.iter().sum::<f64>() / self.windows.tokens() as f64)
+    }
+}
+
+/// Σ p (log p − log q).
+fn divergence(p: &[f32], q: &[f32]) -> f32 {
+    let mut sums = [0f32; 8];
+    let (p8, q8) = (p.chunks_exact(8), q.chunks_exact(8));
+    let tail: f32 = p8.remainder().iter().zip(q8.remainder()).map(|(p, q)| exp(*p) * (p - q)).sum();
+    for (p, q) in p8.zip(q8) {
+        for i in 0..8 {
+            sums[i] += exp(p[i]) * (p[i] - q[i]);
+        }
+    }
+    // Rounding can leave a difference of nothing slightly negative.
+    (sums.iter().sum::<f32>() + tail).max(0.0)
+}
+
+fn top(log_probabilities: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in log_probabilities.iter().enumerate() {
+        if *v > log_probabilities[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// Runs both networks over every row of `windows`.
+///
+/// # Errors
+/// If a forward pass fails.
+pub fn compare(
+    net: &dyn Net,
+    original: &Params,
+    changed: &Params,
+    windows: &Windows,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Comparison> {
+    let vocab = net.vocab_size();
+    let batches: Vec<Comparison> = windows
+        .batches(BATCH)
+        .into_par_iter()
+        .map(|rows| {
+            let a = log_probabilities(net, original, windows, rows.clone())?;
+            let b = log_probabilities(net, changed, windows, rows.clone())?;
+            let losses = |lp: &[f32]| Losses {
+                rows: lp
+                    .chunks_exact(windows.length() * vocab)
+                    .zip(rows.clone())
+                    .map(|(lp, r)| row_loss(lp, windows.target(r), vocab))
+                    .collect(),
+                length: windows.length(),
+            };
+            let positions = || a.chunks_exact(vocab).zip(b.chunks_exact(vocab));
+            progress(rows.len() as u64);
+            Ok(Comparison {
+                original: losses(&a),
+                changed: losses(&b),
+                divergence: positions().map(|(p, q)| divergence(p, q)).collect(),
+                same_top: positions().filter(|(p, q)| top(p) == top(q)).count(),
+            })
+        })
+        .collect::<Result<_>>()?;
+    let mut all = Comparison {
+        original: Losses { rows: Vec::new(), length: windows.length() },
+        changed: Losses { rows: Vec::new(), length: windows.length() },
+        divergence: Vec::with_capacity(windows.tokens()),
+        same_top: 0,
+    };
+    for batch in batches {
+        all.original.rows.extend(batch.original.rows);
+        all.changed.rows.extend(batch.changed.rows);
+        all.divergence.extend(batch.divergence);
+        all.same_top += batch.same_top;
+    }
+    Ok(all)
+}

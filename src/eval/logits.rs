@@ -1,0 +1,53 @@
+//! Log-probabilities of a batch of rows.
+
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+
+use super::windows::Windows;
+use crate::error::Result;
+use crate::nets::ops::pointwise::exp;
+use crate::nets::ops::{sum, with_elements};
+use crate::nets::{Layers, Net, Params, Plain};
+
+/// Token ids of `rows` as a (rows, T) u32 tensor.
+pub fn tokens(windows: &Windows, rows: Range<usize>) -> Result<Tensor> {
+    let shape = (rows.len(), windows.length());
+    let ids: Vec<u32> = rows.flat_map(|r| windows.input(r).iter().map(|t| u32::from(*t))).collect();
+    Ok(Tensor::from_vec(ids, shape, &Device::Cpu)?)
+}
+
+/// Log-probabilities (rows·T, V), dense row-major, of one batch.
+pub fn log_probabilities(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usize>) -> Result<Vec<f32>> {
+    log_probabilities_through(net, params, windows, rows, &Plain)
+}
+
+/// The same with the matrices applied by `layers`.
+pub fn log_probabilities_through(
+    net: &dyn Net,
+    params: &Params,
+    windows: &Windows,
+    rows: Range<usize>,
+    layers: &dyn Layers,
+) -> Result<Vec<f32>> {
+    let logits = net.logits(params, &tokens(windows, rows)?, layers)?;
+    let mut out = with_elements([&logits], |[x]| x.to_vec())?;
+    out.chunks_exact_mut(net.vocab_size()).for_each(log_softmax);
+    Ok(out)
+}
+
+/// x − log Σ exp x, in place.
+pub fn log_softmax(x: &mut [f32]) {
+    let top = x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    let mut exps = [0f32; 256];
+    let mut total = 0f64;
+    for chunk in x.chunks(256) {
+        let exps = &mut exps[..chunk.len()];
+        for (e, v) in exps.iter_mut().zip(chunk) {
+            *e = exp(*v - top);
+        }
+        total += f64::from(sum(exps));
+    }
+    let shift = top + total.ln() as f32;
+    x.iter_mut().for_each(|v| *v -= shift);
+}

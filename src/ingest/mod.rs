@@ -1,0 +1,53 @@
+//! Reads what a training run leaves behind: weights, configuration, tie map, token shards, tokenizer.
+//!
+//! Every parser here takes arbitrary bytes and answers with an error that names the file and the figures; none
+//! panics and none allocates more than a small multiple of the file. Nothing here knows any architecture: whether the
+//! tensors are the right ones is the question of [`crate::model`], which ingest never imports.
+
+pub mod config;
+pub mod folder;
+pub mod overlap;
+pub mod shard;
+pub mod ties;
+pub mod tokenizer;
+pub mod weights;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use config::Config;
+pub use folder::{Located, Overrides};
+pub use overlap::Overlap;
+pub use shard::Shard;
+pub use ties::TieMap;
+pub use tokenizer::TokenBytes;
+pub use weights::{Dtype, RawTensor};
+
+use crate::error::Result;
+
+/// A model as its files give it: parsed, every weight finite, not yet held against an architecture.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The weights file, or the index of a sharded one.
+    pub path: PathBuf,
+    pub config: Config,
+    /// Tensors by state-dict name.
+    pub tensors: BTreeMap<String, RawTensor>,
+    /// `None`: no tie map was given or found.
+    pub ties: Option<TieMap>,
+}
+
+/// Reads the weights, the configuration and the tie map that [`folder::locate`] found.
+///
+/// # Errors
+/// Whatever is wrong with one of the files, naming it.
+pub fn read(located: &Located) -> Result<Source> {
+    // The small files first: a mistake there should not wait for gigabytes of weights.
+    let config = Config::read(&located.config)?;
+    let ties = match &located.ties {
+        Some(path) => TieMap::read(path)?,
+        None => None,
+    };
+    let tensors = weights::read(&located.weights)?;
+    Ok(Source { path: located.weights.clone(), config, tensors, ties })
+}

@@ -1,0 +1,112 @@
+//! Sampled gradients whose second moment is the Fisher information, which is the Hessian of the KL divergence.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use crate::nets::ops::pointwise::exp;
+use crate::nets::ops::{output, sum, with_elements};
+
+/// A reproducible stream of random signs (splitmix64).
+pub struct Signs(u64);
+
+impl Signs {
+    pub fn new(seed: u64) -> Self {
+        Signs(seed)
+    }
+
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// ±1 in every place.
+    pub fn fill(&mut self, out: &mut [f32]) {
+        for chunk in out.chunks_mut(64) {
+            let bits = self.bits();
+            for (i, v) in chunk.iter_mut().enumerate() {
+                *v = if bits >> i & 1 == 1 { 1.0 } else { -1.0 };
+            }
+        }
+    }
+}
+
+/// For logits (…, V) with probabilities p, cotangents √p∘z − p·(√p·z) with random signs z.
+///
+/// Their covariance is diag(p) − ppᵀ, the Fisher information of a softmax: the same as that of the gradient for a label
+/// drawn from p, but with far lighter tails, so fewer tokens give the same precision.
+pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
+    let vocab = logits.dim(candle_core::D::Minus1)?;
+    let data = with_elements([logits], |[x]| {
+        let mut out = vec![0f32; x.len()];
+        let (mut p, mut root, mut z) = (vec![0f32; vocab], vec![0f32; vocab], vec![0f32; vocab]);
+        for (x, out) in x.chunks_exact(vocab).zip(out.chunks_exact_mut(vocab)) {
+            let top = x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+            for (p, x) in p.iter_mut().zip(x) {
+                *p = exp(*x - top);
+            }
+            let inverse = 1.0 / sum(&p);
+            signs.fill(&mut z);
+            for ((root, p), z) in root.iter_mut().zip(&mut p).zip(&z) {
+                *p *= inverse;
+                *root = p.sqrt() * z;
+            }
+            let mean = sum(&root);
+            for ((out, root), p) in out.iter_mut().zip(&root).zip(&p) {
+                *out = root - p * mean;
+            }
+        }
+        out
+    })?;
+    Tensor::from_vec(data, logits.shape(), logits.device())
+}
+
+struct Seed(Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        output(vec![0.0], ())
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+/// A scalar whose backward pass starts from `cotangent` at `x`.
+pub fn seed(x: &Tensor, cotangent: Tensor) -> Result<Tensor> {
+    x.apply_op1(Seed(cotangent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::ops::dot;
+    use candle_core::Device;
+
+    #[test]
+    fn second_moment_is_the_fisher_information_of_a_softmax() {
+        let logits = [0.3f32, -1.0, 2.0, 0.1];
+        let total: f32 = logits.iter().map(|x| x.exp()).sum();
+        let p: Vec<f32> = logits.iter().map(|x| x.exp() / total).collect();
+        let n = 40_000;
+        let x = Tensor::from_vec(logits.repeat(n), (n, 4), &Device::Cpu).unwrap();
+        let g = cotangent(&x, &mut Signs::new(5)).unwrap().to_vec2::<f32>().unwrap();
+        for i in 0..4 {
+            for j in 0..4 {
+                let moment = dot(
+                    &g.iter().map(|g| g[i]).collect::<Vec<_>>(),
+                    &g.iter().map(|g| g[j]).collect::<Vec<_>>(),
+                ) / n as f32;
+                let fisher = if i == j { p[i] } else { 0.0 } - p[i] * p[j];
+                assert!((moment - fisher).abs() < 0.01, "{i},{j}: {moment} against {fisher}");
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! From files to a checked model: the right tensors, the declared ties, the undeclared ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::ties::{self, Retie, TieReport};
+use super::{Model, Stored, elements};
+use crate::error::{Error, Result};
+use crate::ingest::{RawTensor, Source};
+use crate::nets::{Form, Net, TensorSpec};
+
+/// Faults listed before "and more".
+const LISTED: usize = 5;
+
+/// Holds a source against its architecture and stores every distinct tensor once.
+///
+/// Tensors that are declared tied must be bit-identical, unless `retie` makes them so; a tied tensor that the file
+/// leaves out is taken from those it is tied to. Tensors that are identical without being declared so are stored
+/// once as well.
+///
+/// # Errors
+/// Tensors are missing, foreign or of the wrong shape; the tie map does not fit the architecture; declared ties do
+/// not hold. Messages begin with the path of the weights and name the tensors.
+pub fn build(source: Source, net: Arc<dyn Net>, retie: Option<Retie>) -> Result<Model> {
+    let Source { path, config, mut tensors, ties } = source;
+    let place = |e: Error| e.at(path.display());
+    let specs = net.tensors();
+    let group = ties::declared_groups(&specs, &*net, ties.as_ref()).map_err(place)?;
+    check(&specs, &group, &tensors, &config.arch).map_err(place)?;
+    let present = specs.iter().map(|spec| tensors.remove(&spec.name)).collect();
+    let (leaders, retied) = ties::unite(&specs, &group, present, retie).map_err(place)?;
+
+    let mut stored: Vec<Stored> = Vec::new();
+    let mut known = BTreeMap::new();
+    let (mut found, mut of_leader) = (Vec::new(), BTreeMap::new());
+    for (spec, RawTensor { shape, dtype, data }) in leaders {
+        let is_vector = specs[spec].form == Form::Vector;
+        // Vectors never stand in for matrices: the two are coded in different ways.
+        let key = (is_vector, dtype, shape, *content(&data).as_bytes());
+        let index = *known.entry(key).or_insert(stored.len());
+        of_leader.insert(spec, index);
+        match stored.get(index) {
+            None => stored.push(Stored { spec, dtype, data }),
+            // Equal vectors (all ones) are common and no news.
+            Some(_) if is_vector => {}
+            Some(first) => found.push((specs[spec].name.clone(), specs[first.spec].name.clone())),
+        }
+    }
+    let source: Vec<usize> = group.iter().map(|leader| of_leader[leader]).collect();
+    let named = |spec: usize, leader: usize| (specs[spec].name.clone(), specs[leader].name.clone());
+    let declared = group.iter().enumerate().filter(|(i, g)| i != *g).map(|(i, &g)| named(i, g)).collect();
+    let copies = ties::layer_copies(&specs, &*net, &source);
+    let ties = TieReport { declared, found, retied, copies };
+    Ok(Model { config, net, specs, stored, source, ties, _checked: () })
+}
+
+/// Missing, wrongly shaped and foreign tensors, the first few of them listed.
+fn check(specs: &[TensorSpec], group: &[usize], tensors: &BTreeMap<String, RawTensor>, arch: &str) -> Result<()> {
+    let mut faults = Vec::new();
+    // A tied tensor may be left out as long as one of its group is there.
+    let mut served = vec![false; specs.len()];
+    for (spec, &leader) in specs.iter().zip(group) {
+        served[leader] |= tensors.contains_key(&spec.name);
+    }
+    for (spec, &leader) in specs.iter().zip(group) {
+        let TensorSpec { name, shape, .. } = spec;
+        match tensors.get(name) {
+            None if served[leader] => {}
+            None => faults.push(format!("{name} {shape:?} is missing")),
+            Some(tensor) if tensor.shape != *shape => {
+                faults.push(format!("{name} has shape {:?}, wanted {shape:?}", tensor.shape));
+            }
+            Some(tensor) => debug_assert_eq!(tensor.data.len(), elements(shape)),
+        }
+    }
+    let wanted: std::collections::BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
+    let foreign = tensors.iter().filter(|(name, _)| !wanted.contains(name.as_str()));
+    faults.extend(foreign.map(|(name, tensor)| format!("{name} {:?} is not expected", tensor.shape)));
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let count = faults.len();
+    let more = if count > LISTED { format!("; and {} more", count - LISTED) } else { String::new() };
+    faults.truncate(LISTED);
+    let listed = faults.join("; ");
+    Err(Error::input(format!("the tensors are not those of {arch} with this configuration: {listed}{more}"))
+        .hint("does config.json belong to these weights?"))
+}
+
+/// Hash of a tensor's weights, bit by bit.
+fn content(data: &[f32]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    let mut bytes = Vec::with_capacity(1 << 16);
+    for chunk in data.chunks(1 << 14) {
+        bytes.clear();
+        bytes.extend(chunk.iter().flat_map(|x| x.to_le_bytes()));
+        hasher.update(&bytes);
+    }
+    hasher.finalize()
+}

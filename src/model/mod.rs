@@ -1,0 +1,165 @@
+//! A model whose tensors have been held against its architecture, every distinct one stored once.
+//!
+//! Only this module makes a [`Model`], from files ([`build`]) or from decoded parts ([`Model::from_parts`]); having
+//! one is the proof that no tensor is missing, foreign or of a wrong shape, and that declared ties hold.
+
+mod build;
+mod ties;
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+pub use build::build;
+pub use ties::{Retie, TieReport};
+
+pub use crate::ingest::Dtype;
+
+use crate::error::{Error, Result};
+use crate::ingest::Config;
+use crate::nets::{Form, Net, Params, TensorSpec};
+
+/// One distinct tensor, used under one name or, tied, under several.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Index into [`Model::specs`] of its first use.
+    pub spec: usize,
+    /// How the source stored it.
+    pub dtype: Dtype,
+    /// Row-major, as many as the shape of its spec says.
+    pub data: Arc<Vec<f32>>,
+}
+
+/// A checked model.
+#[derive(Clone)]
+pub struct Model {
+    pub config: Config,
+    pub net: Arc<dyn Net>,
+    /// Every tensor of the architecture, in its canonical order.
+    pub specs: Vec<TensorSpec>,
+    /// Every distinct tensor, in the order of first use.
+    pub stored: Vec<Stored>,
+    /// For every spec the index into `stored` of its tensor.
+    pub source: Vec<usize>,
+    pub ties: TieReport,
+    /// Keeps others from writing a `Model` down without a check.
+    _checked: (),
+}
+
+impl Model {
+    /// A model from decoded parts: the distinct tensors as `(dtype, data)` in the order of first use, and for every
+    /// tensor of the architecture the index of its part.
+    ///
+    /// # Errors
+    /// Indices, order or lengths do not fit the architecture, or tensors of different shapes share a part.
+    pub fn from_parts(
+        config: Config,
+        net: Arc<dyn Net>,
+        parts: Vec<(Dtype, Arc<Vec<f32>>)>,
+        source: Vec<usize>,
+    ) -> Result<Model> {
+        let specs = net.tensors();
+        if source.len() != specs.len() {
+            let (found, wanted) = (source.len(), specs.len());
+            return Err(Error::verification(format!("{found} tensors are described, the architecture has {wanted}")));
+        }
+        let mut stored: Vec<Stored> = Vec::with_capacity(parts.len());
+        let count = parts.len();
+        let mut parts = parts.into_iter();
+        for (spec, &part) in source.iter().enumerate() {
+            let TensorSpec { name, shape, .. } = &specs[spec];
+            if let Some(first) = stored.get(part) {
+                let first = &specs[first.spec];
+                if first.shape != *shape {
+                    let (other, wanted) = (&first.name, &first.shape);
+                    return Err(Error::verification(format!("{name} {shape:?} cannot share {other} {wanted:?}")));
+                }
+                continue;
+            }
+            let next = if part == stored.len() { parts.next() } else { None };
+            let Some((dtype, data)) = next else {
+                let next = stored.len();
+                return Err(Error::verification(format!("{name} uses part {part} of {count}, wanted at most {next}")));
+            };
+            let (found, wanted) = (data.len(), elements(shape));
+            if found != wanted {
+                return Err(Error::verification(format!("{name} has {found} weights, {shape:?} has {wanted}")));
+            }
+            stored.push(Stored { spec, dtype, data });
+        }
+        if stored.len() != count {
+            return Err(Error::verification(format!("of {count} parts only {} are used", stored.len())));
+        }
+        let shared = |(spec, &part): (usize, &usize)| {
+            let first = stored[part].spec;
+            let told = first != spec && specs[spec].form != Form::Vector;
+            told.then(|| (specs[spec].name.clone(), specs[first].name.clone()))
+        };
+        let declared = source.iter().enumerate().filter_map(shared).collect();
+        let copies = ties::layer_copies(&specs, &*net, &source);
+        let ties = TieReport { declared, found: Vec::new(), retied: Vec::new(), copies };
+        Ok(Model { config, net, specs, stored, source, ties, _checked: () })
+    }
+
+    /// The spec of the first use of a stored tensor.
+    pub fn spec(&self, stored: usize) -> &TensorSpec {
+        &self.specs[self.stored[stored].spec]
+    }
+
+    /// The shape of a stored tensor; all its uses have the same.
+    pub fn shape(&self, stored: usize) -> &[usize] {
+        &self.spec(stored).shape
+    }
+
+    /// The specs that use a stored tensor, in canonical order.
+    pub fn uses(&self, stored: usize) -> Vec<usize> {
+        (0..self.source.len()).filter(|&spec| self.source[spec] == stored).collect()
+    }
+
+    /// Stored weights that go on a lattice: those of matrices and embeddings, tied ones counted once.
+    pub fn weights(&self) -> usize {
+        self.stored.iter().filter(|s| self.specs[s.spec].form != Form::Vector).map(|s| s.data.len()).sum()
+    }
+
+    /// The tensors on the CPU by state-dict name, in f32; tied names hold the same tensor.
+    ///
+    /// # Errors
+    /// A tensor cannot be made.
+    pub fn params(&self) -> Result<Params> {
+        let mut tensors = Vec::with_capacity(self.stored.len());
+        for (index, stored) in self.stored.iter().enumerate() {
+            tensors.push(Tensor::from_slice(&stored.data, self.shape(index), &Device::Cpu)?);
+        }
+        let named = self.specs.iter().zip(&self.source);
+        Ok(named.map(|(spec, &stored)| (spec.name.clone(), tensors[stored].clone())).collect())
+    }
+
+    /// The same model with other weights: one vector per stored tensor, of the same lengths.
+    ///
+    /// # Panics
+    /// A length differs.
+    #[must_use]
+    pub fn with_data(&self, data: Vec<Arc<Vec<f32>>>) -> Model {
+        assert_eq!(data.len(), self.stored.len(), "one vector per stored tensor");
+        let mut model = self.clone();
+        for (stored, data) in model.stored.iter_mut().zip(data) {
+            assert_eq!(data.len(), stored.data.len(), "length of {}", self.specs[stored.spec].name);
+            stored.data = data;
+        }
+        model
+    }
+}
+
+impl fmt::Debug for Model {
+    /// Counts only: a dump of every weight helps nobody.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (arch, stored, specs) = (&self.config.arch, self.stored.len(), self.specs.len());
+        write!(f, "Model({arch}, {stored} stored tensors for {specs} names)")
+    }
+}
+
+/// Number of weights of a shape; 1 for a scalar.
+fn elements(shape: &[usize]) -> usize {
+    shape.iter().product()
+}

@@ -1,0 +1,79 @@
+//! Linear layers: y = x Wᵀ, and a variant that shows its input and output gradient to a recorder.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::product::{View, product};
+use super::{elements, output, with_elements};
+
+/// Sees the input x (N, C) and the loss gradient g (N, R) at the output of a linear layer, both dense row-major.
+pub trait Recorder: Send + Sync {
+    fn record(&self, x: &[f32], g: &[f32]);
+}
+
+struct LinearOp {
+    recorder: Option<Arc<dyn Recorder>>,
+}
+
+impl CustomOp2 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, cols) = l2.shape().dims2()?;
+        let (x, w) = (elements(s1, l1)?, elements(s2, l2)?);
+        let mut dims = l1.dims().to_vec();
+        if dims.pop() != Some(cols) {
+            candle_core::bail!("linear: input {:?} against weight {:?}", l1.dims(), l2.dims());
+        }
+        dims.push(rows);
+        let n = x.len() / cols;
+        let mut y = vec![0f32; n * rows];
+        product(&mut y, rows, View::dense(x, n, cols), View::dense(w, rows, cols).t(), 1.0, false);
+        output(y, dims)
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (rows, cols) = w.dims2()?;
+        let grad = grad.contiguous()?;
+        let dx = with_elements([x, w, &grad], |[x, w, g]| {
+            if let Some(recorder) = &self.recorder {
+                recorder.record(x, g);
+            }
+            let n = g.len() / rows;
+            let mut dx = vec![0f32; n * cols];
+            product(&mut dx, cols, View::dense(g, n, rows), View::dense(w, rows, cols), 1.0, false);
+            dx
+        })?;
+        let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
+        let dw = if w.track_op() {
+            let dw = with_elements([x, &grad], |[x, g]| {
+                let n = g.len() / rows;
+                let mut dw = vec![0f32; rows * cols];
+                product(&mut dw, cols, View::dense(g, n, rows).t(), View::dense(x, n, cols), 1.0, false);
+                dw
+            })?;
+            Some(Tensor::from_vec(dw, w.shape(), w.device())?)
+        } else {
+            None
+        };
+        Ok((Some(dx), dw))
+    }
+}
+
+/// y (…, R) = x (…, C) · w (R, C)ᵀ; the recorder, if any, is called in the backward pass.
+pub fn linear(x: &Tensor, w: &Tensor, recorder: Option<Arc<dyn Recorder>>) -> Result<Tensor> {
+    x.apply_op2(w, LinearOp { recorder })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::nets::ops::check;
+
+    #[test]
+    fn gradients() {
+        check::gradients(&[&[2, 3, 5], &[4, 5]], |a| super::linear(&a[0], &a[1], None));
+    }
+}

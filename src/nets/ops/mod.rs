@@ -1,0 +1,120 @@
+//! Fused operations with their gradients, as candle custom operations on contiguous f32 CPU tensors.
+//!
+//! candle runs elementwise operations one at a time on one thread, each with a tensor of its own. The operations here
+//! do a whole step of a transformer block in one pass. They are single-threaded on purpose: evaluation and measuring
+//! run many small batches side by side, which keeps results independent of the number of threads.
+
+pub mod attention;
+pub mod linear;
+pub mod mix;
+pub mod norm;
+pub mod pointwise;
+pub mod product;
+pub mod rope;
+
+use candle_core::{CpuStorage, Layout, Result, Shape, Tensor};
+
+/// The elements of a contiguous f32 tensor.
+pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("a fused operation needs a contiguous tensor, got {layout:?}")
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// Σ aᵢbᵢ in a fixed order with eight running sums: a plain sum cannot be vectorised without changing its value.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a8.zip(b8) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sums.iter().sum::<f32>() + tail
+}
+
+/// Σ aᵢ, in the order of [`dot`].
+pub(crate) fn sum(a: &[f32]) -> f32 {
+    let mut sums = [0f32; 8];
+    let chunks = a.chunks_exact(8);
+    let tail: f32 = chunks.remainder().iter().sum();
+    for a in chunks {
+        for i in 0..8 {
+            sums[i] += a[i];
+        }
+    }
+    sums.iter().sum::<f32>() + tail
+}
+
+/// What a custom operation returns.
+pub(crate) fn output(data: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
+    Ok((CpuStorage::F32(data), shape.into()))
+}
+
+/// Runs `f` on the elements of contiguous f32 tensors, without copying them.
+pub(crate) fn with_elements<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> T,
+) -> Result<T> {
+    let held = tensors.map(|t| t.storage_and_layout());
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&held) {
+        *slice = match &**storage {
+            candle_core::Storage::Cpu(s) => elements(s, layout)?,
+            _ => candle_core::bail!("a fused operation runs on the CPU only"),
+        };
+    }
+    Ok(f(slices))
+}
+
+#[cfg(test)]
+pub(crate) mod check {
+    //! Gradients of fused operations against central differences.
+    use candle_core::{Device, Tensor, Var};
+
+    /// Values that are neither symmetric nor degenerate.
+    pub fn values(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        (0..n)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    /// Compares d(sum(f(x) * c))/dx from backpropagation with central differences, for every argument.
+    pub fn gradients(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> candle_core::Result<Tensor>) {
+        let data: Vec<Vec<f32>> =
+            shapes.iter().enumerate().map(|(i, s)| values(s.iter().product(), 7 + i as u64)).collect();
+        let tensor = |d: &[f32], s: &[usize]| Tensor::from_slice(d, s, &Device::Cpu).unwrap();
+        let vars: Vec<Var> =
+            data.iter().zip(shapes).map(|(d, s)| Var::from_tensor(&tensor(d, s)).unwrap()).collect();
+        let args: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let out = f(&args).unwrap();
+        let weight = tensor(&values(out.elem_count(), 99), out.dims());
+        let grads = (&out * &weight).unwrap().sum_all().unwrap().backward().unwrap();
+        let score = |data: &[Vec<f32>]| {
+            let args: Vec<Tensor> = data.iter().zip(shapes).map(|(d, s)| tensor(d, s)).collect();
+            let y = f(&args).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let w = weight.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            y.iter().zip(&w).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>()
+        };
+        for (i, var) in vars.iter().enumerate() {
+            let grad = grads.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for k in 0..grad.len() {
+                let (mut up, mut down) = (data.clone(), data.clone());
+                let h = 2e-3;
+                up[i][k] += h;
+                down[i][k] -= h;
+                let expected = (score(&up) - score(&down)) / (up[i][k] as f64 - down[i][k] as f64);
+                let error = (grad[k] as f64 - expected).abs();
+                assert!(error < 2e-2 * (1.0 + expected.abs()), "argument {i}[{k}]: {} against {expected}", grad[k]);
+            }
+        }
+    }
+}

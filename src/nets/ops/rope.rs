@@ -1,0 +1,95 @@
+//! Rotary position embedding (arXiv:2104.09864), half-split, as the Parameter Golf baseline turns it:
+//! (u, v) -> (u cos + v sin, v cos − u sin), a rotation by minus the angle.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use super::{elements, output, with_elements};
+
+/// Cosines and sines of every position and pair.
+#[derive(Clone)]
+pub struct Rotary {
+    /// (T, half) cosines, then as many sines.
+    table: Arc<(Vec<f32>, Vec<f32>)>,
+    half: usize,
+}
+
+impl Rotary {
+    /// Angles p · base^(−2m / dims) for positions p < `length` and pairs m < dims / 2.
+    pub fn new(length: usize, dims: usize, base: f64) -> Self {
+        let half = dims / 2;
+        let mut table = (Vec::with_capacity(length * half), Vec::with_capacity(length * half));
+        for p in 0..length {
+            for m in 0..half {
+                // In f32, operation by operation, as the reference computes it.
+                let frequency = 1.0 / (base as f32).powf((2 * m) as f32 / dims as f32);
+                let angle = p as f32 * frequency;
+                table.0.push(angle.cos());
+                table.1.push(angle.sin());
+            }
+        }
+        Rotary { table: Arc::new(table), half }
+    }
+
+    /// Rotates x (B, T, heads, dims), contiguous.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1(RotaryOp { rotary: self.clone(), sign: 1.0 })
+    }
+
+    fn turn(&self, x: &[f32], dims: &[usize], sign: f32) -> Vec<f32> {
+        let (length, heads, width) = (dims[1], dims[2], dims[3]);
+        let half = self.half;
+        let mut y = vec![0f32; x.len()];
+        for (n, (x, y)) in x.chunks_exact(heads * width).zip(y.chunks_exact_mut(heads * width)).enumerate() {
+            let p = n % length;
+            let cos = &self.table.0[p * half..(p + 1) * half];
+            let sin = &self.table.1[p * half..(p + 1) * half];
+            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                for m in 0..half {
+                    let (u, v, s) = (x[m], x[m + half], sign * sin[m]);
+                    y[m] = u * cos[m] + v * s;
+                    y[m + half] = v * cos[m] - u * s;
+                }
+            }
+        }
+        y
+    }
+}
+
+struct RotaryOp {
+    rotary: Rotary,
+    sign: f32,
+}
+
+impl CustomOp1 for RotaryOp {
+    fn name(&self) -> &'static str {
+        "rotary"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = elements(storage, layout)?;
+        let dims = layout.dims();
+        if dims.len() != 4 || dims[3] != 2 * self.rotary.half || dims[1] * self.rotary.half > self.rotary.table.0.len() {
+            candle_core::bail!("rotary: input {dims:?} against a table for {} pairs", self.rotary.half);
+        }
+        output(self.rotary.turn(x, dims, self.sign), layout.shape().clone())
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let dx = with_elements([&grad], |[g]| self.rotary.turn(g, x.dims(), -self.sign))?;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::nets::ops::check;
+
+    #[test]
+    fn gradients() {
+        let rotary = super::Rotary::new(5, 6, 100.0);
+        check::gradients(&[&[2, 5, 2, 6]], move |a| rotary.apply(&a[0]));
+    }
+}
