@@ -5,3 +5,10 @@
 //! back, [`artifact`] is the container, [`verify`] proves the written file. See ARCHITECTURE.md.
 
 pub mod error;
+pub mod artifact;
+pub mod code;
+pub mod eval;
+pub mod ingest;
+pub mod measure;
+pub mod model;
+pub mod nets;

@@ -1,5 +1,133 @@
-pub struct Trellis { pub states: usize, pub next: Vec<[u8; 2]>, pub grid: Vec<u8> }
+//! The machines of trellis-coded quantization.
+//!
+//! Every state lies on one of two interleaved grids, even multiples of the step (grid 0) or odd ones (grid 1); the
+//! parity of the index leads to the next state. With [`Odd::WithZero`] this is the dependent quantization of VVC and
+//! ISO/IEC 15938-17, with [`Odd::Plain`] entropy-coded trellis-coded quantization with union quantizers (Fischer and
+//! Wang, IEEE Trans. Inf. Theory 38, 1992). Machines of more than four states come from Ungerboeck's codes for
+//! amplitude modulation (IEEE Trans. Inf. Theory 28, 1982, table I).
+//!
+//! Gap to the Gaussian rate-distortion bound in dB, measured with rate-aware Viterbi search (uniform grid: 1.53):
+//!
+//! | states | with zero, 5.1 / 2.6 / 2.0 / 1.6 bits | plain, 5.1 / 2.5 / 1.8 / 1.2 bits |
+//! |---|---|---|
+//! | 4 | .55 .68 .76 .85 | .52 .54 .53 .53 |
+//! | 8 | .43 .59 .65 .75 | .39 .45 .44 .46 |
+//! | 16 | .40 .51 .58 .64 | .36 .37 .39 .39 |
+//! | 32 | .32 .45 .50 .56 | .28 .31 .32 .33 |
+//! | 64 | .26 .38 .45 .48 | .24 .26 .26 .28 |
+//! | 128 | .22 .34 .37 .42 | .20 .22 .24 .23 |
+//! | 256 | .18 .29 .33 .37 | not measured |
+//!
+//! Below about one bit, or at 1.3 bits of a Laplacian source, the zero on grid 1 pays and plain odd grids do not.
+
+/// What grid 1 is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Odd {
+    /// Odd multiples and zero: q stands for 2q - sign(q).
+    WithZero,
+    /// Odd multiples only: q stands for 2q - 1.
+    Plain,
+}
+
+/// A state machine over the parities of the indices down a column; it starts in state 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trellis {
+    pub states: usize,
+    /// Next state by state and parity of the index.
+    pub next: Vec<[u8; 2]>,
+    /// Grid of each state.
+    pub grid: Vec<u8>,
+    pub odd: Odd,
+}
+
+/// Parity-check polynomials h0, h1 of Ungerboeck's rate-1/2 codes by number of delay elements, from 2 up.
+const CODES: [(u32, u32); 7] =
+    [(0o5, 0o2), (0o13, 0o4), (0o23, 0o4), (0o45, 0o10), (0o103, 0o24), (0o235, 0o126), (0o515, 0o362)];
+
 impl Trellis {
-    pub fn four() -> Self { Trellis { states: 4, next: vec![[0,2],[2,0],[1,3],[3,1]], grid: vec![0,0,1,1] } }
-    pub fn eight() -> Self { Trellis { states: 8, next: vec![[0,2],[5,7],[1,3],[6,4],[2,0],[4,6],[3,1],[7,5]].into_iter().collect(), grid: vec![0,0,0,0,1,1,1,1] } }
+    /// The plain uniform grid: one state, and q stands for 2q.
+    pub fn uniform() -> Self {
+        Trellis { states: 1, next: vec![[0, 0]], grid: vec![0], odd: Odd::WithZero }
+    }
+
+    /// The four-state machine of VVC.
+    pub fn four() -> Self {
+        Trellis { states: 4, next: vec![[0, 2], [2, 0], [1, 3], [3, 1]], grid: vec![0, 0, 1, 1], odd: Odd::WithZero }
+    }
+
+    /// The eight-state machine.
+    pub fn eight() -> Self {
+        Self::ungerboeck(3)
+    }
+
+    /// The same machine with another grid 1.
+    pub fn odd(self, odd: Odd) -> Self {
+        Trellis { odd, ..self }
+    }
+
+    /// What an index stands for, in steps.
+    #[inline]
+    pub fn value(&self, grid: u8, q: i32) -> i32 {
+        match (grid, self.odd) {
+            (0, _) => 2 * q,
+            (_, Odd::WithZero) => 2 * q - q.signum(),
+            (_, Odd::Plain) => 2 * q - 1,
+        }
+    }
+
+    /// Number of the grid's points on the same side of zero that are nearer to it: what the coder codes beside a sign.
+    #[inline]
+    pub fn rank(&self, grid: u8, q: i32) -> u32 {
+        if grid == 1 && self.odd == Odd::Plain { (if q > 0 { q - 1 } else { -q }) as u32 } else { q.unsigned_abs() }
+    }
+
+    /// Distance from zero in steps of the point with this rank.
+    #[inline]
+    pub fn magnitude(&self, grid: u8, rank: u32) -> u32 {
+        match (grid, self.odd) {
+            (0, _) => 2 * rank,
+            (_, Odd::WithZero) => 2 * rank - u32::from(rank > 0),
+            (_, Odd::Plain) => 2 * rank + 1,
+        }
+    }
+
+    /// The index of the point with this rank on the side given by `negative`.
+    #[inline]
+    pub fn index(&self, grid: u8, rank: u32, negative: bool) -> i32 {
+        match (grid == 1 && self.odd == Odd::Plain, negative) {
+            (true, false) => rank as i32 + 1,
+            (_, true) => -(rank as i32),
+            (false, false) => rank as i32,
+        }
+    }
+
+    /// The machine with this many states: 1, 4, 8, 16, 32, 64, 128 or 256.
+    pub fn with_states(states: usize) -> Option<Self> {
+        match states {
+            1 => Some(Self::uniform()),
+            4 => Some(Self::four()),
+            8..=256 if states.is_power_of_two() => Some(Self::ungerboeck(states.ilog2())),
+            _ => None,
+        }
+    }
+
+    /// Ungerboeck's code with `delays` delay elements as a systematic feedback encoder in observer form.
+    ///
+    /// Labels z0 (grid) and z1 (parity) satisfy h0(D) z0 + h1(D) z1 = 0. The registers hold the part of that sum which
+    /// the past has settled; as h0 begins with 1 and h1 with 0, the first of them is the grid.
+    pub fn ungerboeck(delays: u32) -> Self {
+        let (h0, h1) = CODES[delays as usize - 2];
+        let states = 1usize << delays;
+        let next = |state: u32, parity: u32| {
+            // Register k is bit k - 1; the shift moves register k + 1 to k.
+            let grid = state & 1;
+            ((state >> 1) ^ (grid * (h0 >> 1)) ^ (parity * (h1 >> 1))) as u8
+        };
+        Trellis {
+            states,
+            next: (0..states as u32).map(|s| [next(s, 0), next(s, 1)]).collect(),
+            grid: (0..states).map(|s| (s & 1) as u8).collect(),
+            odd: Odd::WithZero,
+        }
+    }
 }

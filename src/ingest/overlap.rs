@@ -2,12 +2,14 @@
 //!
 //! The packer tunes on calibration tokens, so a validation document among them would make the verdict too good. Texts
 //! of one kind share passages honestly (licences, templates, quotations), so a shared passage alone proves nothing.
-//! Two things do: a verbatim run longer than quotations get ([`RUN`]), or a share of the validation tokens larger
-//! than boilerplate gets ([`SHARE`], which also catches corpora of documents shorter than a run). Measured on a
-//! corpus of standards documents split by document (5.6 M and .67 M tokens): longest honest run 335 tokens, honest
-//! share {HONEST_SHARE}.
+//! Two things do: a verbatim run longer than quotations get (`RUN`), or a share of the validation tokens larger
+//! than boilerplate gets (`SHARE`, which also catches corpora of documents shorter than a run).
 //!
-//! Method: the validation tokens are cut into windows of [`WINDOW`] and hashed; a polynomial hash rolls over every
+//! The figures come from 736 standards documents (median 6,200 tokens, four below 512), split by document into 5.6 M
+//! training and .67 M validation tokens: longest run across the split 335 tokens, .9 % of the windows shared. Between
+//! any two of the 736, eight pairs were found to share a run of 512 or more, the longest 5,058 tokens.
+//!
+//! Method: the validation tokens are cut into windows of `WINDOW` and hashed; a polynomial hash rolls over every
 //! calibration position, so that any offset between the two is found; equal hashes are confirmed token by token.
 
 use std::path::Path;
@@ -19,7 +21,7 @@ const WINDOW: usize = 64;
 /// Verbatim tokens in a row that only a shared document has.
 const RUN: usize = 512;
 /// One validation window in this many found in the calibration tokens is more than boilerplate.
-const SHARE: usize = 10;
+const SHARE: usize = 20;
 /// Windows with fewer different tokens (rules, padding, table borders) say nothing about their origin.
 const DISTINCT: usize = 8;
 

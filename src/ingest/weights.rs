@@ -71,6 +71,10 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
     if path.to_string_lossy().ends_with(".index.json") {
         return read_sharded(path);
     }
+    read_file(path)
+}
+
+fn read_file(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
     // Mapping a folder or an empty file fails with a riddle of an errno.
@@ -128,7 +132,8 @@ fn read_sharded(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
     }
     let mut tensors = BTreeMap::new();
     for (file, listed) in files {
-        let found = read(&path.with_file_name(file))?;
+        // Never another index: one that lists itself would be read for ever.
+        let found = read_file(&path.with_file_name(file))?;
         if let Some(name) = listed.iter().find(|name| !found.contains_key(**name)) {
             return Err(place(Error::input(format!("the index puts {name} into {file}, which does not hold it"))));
         }

@@ -230,7 +230,7 @@ pub fn measure(model: &Model, windows: &Windows, random: u64, progress: &(dyn Fn
 
 fn sums_bytes(model: &Model, stored: usize) -> usize {
     match *model.shape(stored) {
-        [rows, cols] if model.form(stored) != Form::Vector => {
+        [rows, cols] if model.spec(stored).form != Form::Vector => {
             let output = if rows > FULL_OUTPUT_LIMIT { rows } else { rows * rows };
             4 * (cols * cols + output)
         }
@@ -240,7 +240,7 @@ fn sums_bytes(model: &Model, stored: usize) -> usize {
 
 impl Lane {
     fn new(model: &Model) -> Self {
-        let matrix = |i: usize| match (model.form(i), model.shape(i)) {
+        let matrix = |i: usize| match (model.spec(i).form, model.shape(i)) {
             (Form::Vector, _) => None,
             (_, &[rows, cols]) => Some(Arc::new(Slot::new(rows, cols))),
             _ => None,
@@ -248,7 +248,7 @@ impl Lane {
         let stored = 0..model.stored.len();
         Lane {
             matrices: stored.clone().map(matrix).collect(),
-            vectors: stored.map(|i| if model.form(i) == Form::Vector { vec![0.0; model.stored[i].data.len()] } else { Vec::new() }).collect(),
+            vectors: stored.map(|i| if model.spec(i).form == Form::Vector { vec![0.0; model.stored[i].data.len()] } else { Vec::new() }).collect(),
         }
     }
 
@@ -281,7 +281,7 @@ impl Lane {
             if !(sums.trace.is_finite() && sums.trace > 0.0) {
                 return Err(Error::compute(format!(
                     "the curvature of {} came out as {}: its gradient vanishes or overflows on the calibration tokens",
-                    model.name(i),
+                    model.spec(i).name,
                     sums.trace
                 )));
             }

@@ -1,10 +1,10 @@
 //! From files to a checked model: the right tensors, the declared ties, the undeclared ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ties::{self, Retie, TieReport};
-use super::{Model, Stored, elements};
+use super::{Checked, Model, Stored, elements};
 use crate::error::{Error, Result};
 use crate::ingest::{RawTensor, Source};
 use crate::nets::{Form, Net, TensorSpec};
@@ -51,7 +51,7 @@ pub fn build(source: Source, net: Arc<dyn Net>, retie: Option<Retie>) -> Result<
     let declared = group.iter().enumerate().filter(|(i, g)| i != *g).map(|(i, &g)| named(i, g)).collect();
     let copies = ties::layer_copies(&specs, &*net, &source);
     let ties = TieReport { declared, found, retied, copies };
-    Ok(Model { config, net, specs, stored, source, ties, _checked: () })
+    Ok(Model { config, net, specs, stored, source, ties, _checked: Checked })
 }
 
 /// Missing, wrongly shaped and foreign tensors, the first few of them listed.
@@ -73,7 +73,7 @@ fn check(specs: &[TensorSpec], group: &[usize], tensors: &BTreeMap<String, RawTe
             Some(tensor) => debug_assert_eq!(tensor.data.len(), elements(shape)),
         }
     }
-    let wanted: std::collections::BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
+    let wanted: BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
     let foreign = tensors.iter().filter(|(name, _)| !wanted.contains(name.as_str()));
     faults.extend(foreign.map(|(name, tensor)| format!("{name} {:?} is not expected", tensor.shape)));
     if faults.is_empty() {

@@ -31,6 +31,11 @@ pub struct Stored {
     pub data: Arc<Vec<f32>>,
 }
 
+/// Only this module can name it, so nobody else can write a [`Model`] down. `#[non_exhaustive]` would keep out other
+/// crates only.
+#[derive(Clone, Copy)]
+struct Checked;
+
 /// A checked model.
 #[derive(Clone)]
 pub struct Model {
@@ -43,8 +48,7 @@ pub struct Model {
     /// For every spec the index into `stored` of its tensor.
     pub source: Vec<usize>,
     pub ties: TieReport,
-    /// Keeps others from writing a `Model` down without a check.
-    _checked: (),
+    _checked: Checked,
 }
 
 impl Model {
@@ -77,10 +81,12 @@ impl Model {
                 }
                 continue;
             }
-            let next = if part == stored.len() { parts.next() } else { None };
-            let Some((dtype, data)) = next else {
-                let next = stored.len();
-                return Err(Error::verification(format!("{name} uses part {part} of {count}, wanted at most {next}")));
+            if part >= count {
+                return Err(Error::verification(format!("{name} uses part {part}, but there are only {count}")));
+            }
+            let next = stored.len();
+            let Some((dtype, data)) = parts.next().filter(|_| part == next) else {
+                return Err(Error::verification(format!("{name} uses part {part} before part {next} is used")));
             };
             let (found, wanted) = (data.len(), elements(shape));
             if found != wanted {
@@ -99,7 +105,7 @@ impl Model {
         let declared = source.iter().enumerate().filter_map(shared).collect();
         let copies = ties::layer_copies(&specs, &*net, &source);
         let ties = TieReport { declared, found: Vec::new(), retied: Vec::new(), copies };
-        Ok(Model { config, net, specs, stored, source, ties, _checked: () })
+        Ok(Model { config, net, specs, stored, source, ties, _checked: Checked })
     }
 
     /// The spec of the first use of a stored tensor.

@@ -16,6 +16,9 @@ pub enum Retie {
     Mean,
 }
 
+/// Tensors that were changed, each with the largest change of a weight.
+pub type Changes = Vec<(String, f32)>;
+
 /// The ties of a model, by tensor name: `(tensor, the one it shares)`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TieReport {
@@ -23,8 +26,8 @@ pub struct TieReport {
     pub declared: Vec<(String, String)>,
     /// Matrices that nobody declared tied and that are identical.
     pub found: Vec<(String, String)>,
-    /// Tensors that `--retie` changed, with the largest change of a weight.
-    pub retied: Vec<(String, f32)>,
+    /// What `--retie` changed.
+    pub retied: Changes,
     /// For every layer the first layer that shares all its tied roles, itself if there is none before it.
     pub copies: Vec<usize>,
 }
@@ -88,7 +91,7 @@ pub(super) fn unite(
     group: &[usize],
     tensors: Vec<Option<RawTensor>>,
     retie: Option<Retie>,
-) -> Result<(BTreeMap<usize, RawTensor>, Vec<(String, f32)>)> {
+) -> Result<(BTreeMap<usize, RawTensor>, Changes)> {
     let mut members: BTreeMap<usize, Vec<(usize, RawTensor)>> = BTreeMap::new();
     for (spec, tensor) in tensors.into_iter().enumerate() {
         members.entry(group[spec]).or_default().extend(tensor.map(|t| (spec, t)));
@@ -103,7 +106,7 @@ pub(super) fn unite(
                 for (spec, other) in members.iter().filter(|(_, other)| !same_bits(&other.data, &tensor.data)) {
                     let (by, name, source) =
                         (difference(&other.data, &tensor.data), &specs[*spec].name, &specs[*first].name);
-                    broken.push(format!("{name} differs from {source} by up to {by:e}"));
+                    broken.push(format!("{name} differs from {source} by up to {by:.2e}"));
                 }
                 continue;
             }

@@ -1,0 +1,11 @@
+//! The container: the only thing that knows where the bytes of an artifact lie. Specified in `formats/artifact.md`.
+//!
+//! It moves streams without looking inside them: what a codec id means, and what its parameters say, is
+//! [`crate::code`]'s business.
+
+pub mod layout;
+pub mod read;
+pub mod root;
+pub mod save;
+pub mod varint;
+pub mod write;

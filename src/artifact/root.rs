@@ -1,0 +1,48 @@
+//! One hash over everything a decoder must reproduce: the tensors bit by bit, which of them each name stands for, and
+//! the architecture.
+
+use rayon::prelude::*;
+
+/// A decoded tensor as the root sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Decoded<'a> {
+    pub shape: &'a [usize],
+    /// Row-major values.
+    pub data: &'a [f32],
+}
+
+/// Hash of one tensor: blake3 of rank and dimensions as u64, then the values as f32, all little-endian.
+pub fn tensor_hash(tensor: Decoded) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(tensor.shape.len() as u64).to_le_bytes());
+    for &d in tensor.shape {
+        hasher.update(&(d as u64).to_le_bytes());
+    }
+    // Through a small buffer, so that hashing a tensor does not take its size in memory again.
+    let mut buffer = [0u8; 4 * 4096];
+    for part in tensor.data.chunks(4096) {
+        for (bytes, value) in buffer.chunks_exact_mut(4).zip(part) {
+            bytes.copy_from_slice(&value.to_le_bytes());
+        }
+        hasher.update(&buffer[..4 * part.len()]);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// The root: blake3 of (number of stored tensors, their hashes, number of tensors of the architecture, the stored
+/// tensor each of them is, the config's text); numbers as u64, the map as u32, little-endian. `tensors` are the stored
+/// ones in their order, `source` and `config` those of the [`super::layout::Header`].
+pub fn root(tensors: &[Decoded], source: &[u32], config: &str) -> [u8; 32] {
+    let hashes: Vec<[u8; 32]> = tensors.par_iter().map(|&t| tensor_hash(t)).collect();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(hashes.len() as u64).to_le_bytes());
+    for hash in &hashes {
+        hasher.update(hash);
+    }
+    hasher.update(&(source.len() as u64).to_le_bytes());
+    for s in source {
+        hasher.update(&s.to_le_bytes());
+    }
+    hasher.update(config.as_bytes());
+    *hasher.finalize().as_bytes()
+}

@@ -1,0 +1,335 @@
+//! The lossless code of one matrix of trellis indices.
+//!
+//! Columns are coded one after the other (equal column scales together), each from the top: the order in which the
+//! trellis runs, so that both sides know the grid of every place. An index is coded as bits whose probabilities are
+//! sums of learned terms ([`super::mixing`]): a trained shape, interpolated at the expected magnitude
+//! ([`super::scales`]), plus corrections for what the last rows of the column were like and for the trellis state.
+//!
+//! Bits of an index: the upper part of its rank in unary, where the shift is such that it is about 1 (none at the usual
+//! rates), an Exp-Golomb escape beyond 14, the shifted-out bits from the top, the sign at one half. Signs and
+//! correlations between neighbours were measured: outside embeddings there are none to use.
+
+use super::logarithm::log16;
+use super::mixing::{Plain, Term, error, squash};
+use super::range::{BitIo, Decoder, Encoder};
+use super::scales::{Expected, Scales};
+use super::shape::SHAPE;
+use super::trellis::{Odd, Trellis};
+
+/// Largest index magnitude that can be coded.
+pub const MAX_INDEX: u32 = 1 << 28;
+
+/// Ranks with a price of their own in [`Prices`].
+pub const PRICED: usize = 64;
+
+/// Unary bits of the upper part, and with the lower bits' contexts all modelled bits.
+const UNARY: usize = 14;
+pub const BITS: usize = 28;
+
+/// Nodes of the expected magnitude, half an octave apart; one more wherever the shift changes.
+pub const NODES: usize = 25;
+const NODE_LOG: i32 = 8;
+const LOWEST_LOG: i32 = -96;
+/// Expected magnitude (log2 in 1/16) from which bits are shifted out, one more per octave.
+const SHIFT_LOG: i32 = 24;
+/// From this shift on the octaves share their nodes.
+const LAST_SHIFT: i32 = 3;
+
+/// Buckets of the expected magnitude for [`Prices`]: quarter octaves from 2^-6.
+pub const BUCKETS: usize = 64;
+const BUCKET_LOG: i32 = 4;
+
+/// What both sides know about a matrix beforehand. Indices are column-major: (C, R), `q[j * rows + i]`.
+#[derive(Clone, Copy)]
+pub struct Grid<'a> {
+    pub rows: usize,
+    pub cols: usize,
+    /// Row and column scales are 2^(exponent / 4).
+    pub row_exp: &'a [i16],
+    pub col_exp: &'a [i16],
+    pub trellis: &'a Trellis,
+}
+
+impl Grid<'_> {
+    fn len(&self) -> usize {
+        assert!(self.row_exp.len() == self.rows && self.col_exp.len() == self.cols, "one exponent per row and column");
+        self.rows * self.cols
+    }
+
+    /// Columns in coding order: neighbours should be alike.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.cols).collect();
+        order.sort_by_key(|&j| self.col_exp[j]);
+        order
+    }
+
+    /// Calls `f` with the magnitude in grid steps of every index, down the columns.
+    fn magnitudes(&self, q: &[i32], mut f: impl FnMut(u32)) {
+        for column in q.chunks_exact(self.rows) {
+            let mut state = 0;
+            for q in column {
+                f(self.trellis.value(self.trellis.grid[state], *q).unsigned_abs());
+                state = usize::from(self.trellis.next[state][(q & 1) as usize]);
+            }
+        }
+    }
+}
+
+/// Codes a matrix.
+///
+/// # Panics
+/// If `q` does not have the shape of `grid`, or an index exceeds [`MAX_INDEX`].
+pub fn encode(q: &[i32], grid: &Grid) -> Vec<u8> {
+    assert!(q.len() == grid.len(), "one index per place");
+    assert!(q.iter().all(|q| q.unsigned_abs() <= MAX_INDEX), "index out of range");
+    let mut encoder = Encoder::new();
+    if !q.is_empty() {
+        walk(&mut encoder, grid, level(q, grid), &mut q.to_vec(), |_, _| ());
+    }
+    encoder.finish()
+}
+
+/// The indices of a coded matrix, or `None` if the bytes are not what [`encode`] writes.
+pub fn decode(bytes: &[u8], grid: &Grid) -> Option<Vec<i32>> {
+    let mut q = vec![0; grid.len()];
+    let mut decoder = Decoder::new(bytes);
+    if !q.is_empty() {
+        walk(&mut decoder, grid, 0, &mut q, |_, _| ())?;
+    }
+    (!decoder.damaged()).then_some(q)
+}
+
+/// What indices cost, for rate-aware rounding in a second pass.
+pub struct Prices {
+    /// (BUCKETS, 2 grids, PRICED ranks of [`Trellis::rank`]): bits, the sign included.
+    pub table: Vec<f32>,
+    /// Column-major like the indices: the bucket of each place as the coder saw it.
+    pub bucket: Vec<u8>,
+}
+
+/// The prices that the coder has arrived at by the end of this matrix.
+pub fn prices(q: &[i32], grid: &Grid) -> Prices {
+    assert!(q.len() == grid.len(), "one index per place");
+    let mut bucket = vec![0u8; q.len()];
+    let mut table = vec![0f32; BUCKETS * 2 * PRICED];
+    if q.is_empty() {
+        return Prices { table, bucket };
+    }
+    let see = |at: usize, expected: Expected| {
+        bucket[at] = ((expected.log - LOWEST_LOG).div_euclid(BUCKET_LOG)).clamp(0, BUCKETS as i32 - 1) as u8;
+    };
+    let model = walk(&mut Meter::default(), grid, level(q, grid), &mut q.to_vec(), see);
+    let mut model = model.expect("a meter takes every index");
+    for (b, grids) in table.chunks_exact_mut(2 * PRICED).enumerate() {
+        let log = LOWEST_LOG + b as i32 * BUCKET_LOG + BUCKET_LOG / 2;
+        for (z, prices) in grids.chunks_exact_mut(PRICED).enumerate() {
+            let place = Place::shape_only(log, z);
+            for (rank, price) in prices.iter_mut().enumerate() {
+                let mut meter = Meter::default();
+                let coded = model.rank(&mut meter, &place, rank as u32, false);
+                debug_assert!(coded.is_some());
+                *price = meter.bits + f32::from(u8::from(grid.trellis.magnitude(z as u8, rank as u32) > 0));
+            }
+        }
+    }
+    Prices { table, bucket }
+}
+
+/// Counts the bits that a coder would write.
+#[derive(Default)]
+struct Meter {
+    bits: f32,
+}
+
+impl BitIo for Meter {
+    fn bit(&mut self, p: u32, bit: bool) -> bool {
+        self.bits -= ((if bit { p } else { 65536 - p }) as f32 / 65536.0).log2();
+        bit
+    }
+}
+
+/// Mean magnitude as eighths of an octave over 2^-12, the one figure that goes ahead of a stream.
+fn level(q: &[i32], grid: &Grid) -> u8 {
+    let mut sum = 0u64;
+    grid.magnitudes(q, |v| sum += u64::from(v));
+    let mean = ((u128::from(sum) << 12) / q.len() as u128) as u64;
+    ((log16(mean) + 1) / 2).min(255) as u8
+}
+
+/// 2^(k/8) in units of 2^-16.
+const EIGHTHS: [u64; 8] = [65_536, 71_468, 77_936, 84_990, 92_682, 101_070, 110_218, 120_194];
+
+/// Codes or decodes all indices; `see` hears what is expected at each place. `None`: the decoder met nonsense.
+fn walk<B: BitIo>(
+    io: &mut B,
+    grid: &Grid,
+    level: u8,
+    q: &mut [i32],
+    mut see: impl FnMut(usize, Expected),
+) -> Option<Model> {
+    let level = (0..8).fold(0, |l, k| (l << 1) | usize::from(io.even_bit((level >> (7 - k)) & 1 == 1)));
+    let level = (EIGHTHS[level % 8] << (level / 8)) >> 16;
+    let trellis = grid.trellis;
+    let mut model = Model::new(trellis);
+    let mut scales = Scales::new(grid.row_exp, grid.col_exp, level);
+    for j in grid.order() {
+        scales.begin_column(j);
+        let mut state = 0;
+        for (i, q) in q[j * grid.rows..(j + 1) * grid.rows].iter_mut().enumerate() {
+            let expected = scales.expect(i);
+            see(j * grid.rows + i, expected);
+            let z = trellis.grid[state];
+            let place = Place::new(expected, usize::from(z), state, trellis.states);
+            let rank = model.rank(io, &place, trellis.rank(z, *q), true)?;
+            let magnitude = trellis.magnitude(z, rank);
+            let negative = magnitude > 0 && io.even_bit(trellis.value(z, *q) < 0);
+            *q = trellis.index(z, rank, negative);
+            scales.see(i, magnitude);
+            state = usize::from(trellis.next[state][(*q & 1) as usize]);
+        }
+        scales.end_column();
+    }
+    Some(model)
+}
+
+/// Where the terms for one place lie.
+struct Place {
+    shift: u32,
+    /// The nodes on both sides and the share of the second in 1/16.
+    nodes: [usize; 2],
+    part: u32,
+    /// Corrections.
+    recent: usize,
+    state: usize,
+}
+
+impl Place {
+    #[inline]
+    fn new(expected: Expected, z: usize, state: usize, states: usize) -> Self {
+        let level = ((expected.log + 32) >> 4).clamp(0, 3) as usize;
+        let recent = ((expected.recent + 32) >> 2).clamp(0, 15) as usize;
+        let octave = ((expected.log + 48) >> 4).clamp(0, 15) as usize;
+        Place {
+            recent: 1 + (level * 16 + recent) * 2 + z,
+            state: 1 + octave * states + state,
+            ..Self::shape_only(expected.log, z)
+        }
+    }
+
+    /// A place of which only the expected magnitude is known: slot 0 of every correction stays empty.
+    #[inline]
+    fn shape_only(log: i32, z: usize) -> Self {
+        let log = log.clamp(LOWEST_LOG, 511);
+        let shift = ((log - SHIFT_LOG).div_euclid(16) + 1).max(0);
+        let log = log - 16 * (shift - LAST_SHIFT).max(0);
+        let offset = log - LOWEST_LOG;
+        let node = (offset / NODE_LOG + shift.min(LAST_SHIFT)) as usize;
+        Place {
+            shift: shift as u32,
+            nodes: [(node * 2 + z) * BITS, ((node + 1) * 2 + z) * BITS],
+            part: (2 * (offset % NODE_LOG) + 1) as u32,
+            recent: 0,
+            state: 0,
+        }
+    }
+}
+
+/// All learned terms of one stream.
+struct Model {
+    nodes: Vec<Term>,
+    recent: Vec<[Term; BITS]>,
+    state: Vec<[Term; BITS]>,
+    escape: [Plain; 32],
+}
+
+impl Model {
+    fn new(trellis: &Trellis) -> Self {
+        let shape = match trellis.odd {
+            Odd::WithZero => &SHAPE[0],
+            Odd::Plain => &SHAPE[1],
+        };
+        Model {
+            nodes: shape.as_flattened().as_flattened().iter().map(|s| Term::new(i32::from(*s) << 12)).collect(),
+            recent: vec![[Term::default(); BITS]; 1 + 4 * 16 * 2],
+            state: vec![[Term::default(); BITS]; 1 + 16 * trellis.states],
+            escape: [Plain::new(); 32],
+        }
+    }
+
+    /// One modelled bit.
+    #[inline]
+    fn bit<B: BitIo>(&mut self, io: &mut B, place: &Place, context: usize, bit: bool, learn: bool) -> bool {
+        let [a, b] = place.nodes.map(|n| n + context);
+        let (first, second) = (16 - place.part, place.part);
+        let shape = (self.nodes[a].value * first as i32 + self.nodes[b].value * second as i32) >> 4;
+        let sum = shape + self.recent[place.recent][context].value + self.state[place.state][context].value;
+        let p = squash(sum);
+        let bit = io.bit(p, bit);
+        if learn {
+            let error = error(bit, p);
+            self.nodes[a].learn_part(error, first);
+            self.nodes[b].learn_part(error, second);
+            self.recent[place.recent][context].learn(error);
+            self.state[place.state][context].learn(error);
+        }
+        bit
+    }
+
+    /// Codes a rank and returns it; a decoder finds it. `None` if it exceeds [`MAX_INDEX`].
+    #[inline]
+    fn rank<B: BitIo>(&mut self, io: &mut B, place: &Place, rank: u32, learn: bool) -> Option<u32> {
+        let shift = place.shift;
+        let upper = rank.checked_shr(shift).unwrap_or(0);
+        let mut high = 0;
+        while high < UNARY as u32 && self.bit(io, place, high as usize, upper > high, learn) {
+            high += 1;
+        }
+        if high == UNARY as u32 {
+            high += self.escape(io, upper.wrapping_sub(high), learn)?;
+        }
+        // The lower bits: the first two know the upper part, a third only next to zero; the rest is even.
+        let mut found = high;
+        let mut low = 0usize;
+        for k in 0..shift {
+            let bit = (rank.checked_shr(shift - 1 - k).unwrap_or(0)) & 1 == 1;
+            let context = match (k, high) {
+                (0, _) => Some(UNARY + high.min(5) as usize),
+                (1, 0) => Some(UNARY + 6 + low),
+                (1, _) => Some(UNARY + 8 + low),
+                (2, 0) => Some(UNARY + 10 + low),
+                _ => None,
+            };
+            let bit = match context {
+                Some(context) => self.bit(io, place, context, bit, learn),
+                None => io.even_bit(bit),
+            };
+            low = (low * 2 + usize::from(bit)) & 3;
+            found = found.checked_mul(2)? | u32::from(bit);
+        }
+        (found <= MAX_INDEX).then_some(found)
+    }
+
+    /// Exp-Golomb code with an adaptive length.
+    fn escape<B: BitIo>(&mut self, io: &mut B, value: u32, learn: bool) -> Option<u32> {
+        let length = value.wrapping_add(1).max(1).ilog2();
+        let mut k = 0;
+        loop {
+            let more = io.bit(self.escape[k as usize].p(), k < length);
+            if learn {
+                self.escape[k as usize].update(more);
+            }
+            if !more {
+                break;
+            }
+            k += 1;
+            if k > 29 {
+                return None;
+            }
+        }
+        let mut found = 1u32;
+        for m in (0..k).rev() {
+            found = found << 1 | u32::from(io.even_bit((value.wrapping_add(1) >> m) & 1 == 1));
+        }
+        Some(found - 1)
+    }
+}

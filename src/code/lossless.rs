@@ -1,0 +1,355 @@
+//! Tensors bit for bit: codec 0 of the artifact.
+//!
+//! A float is a sign, an exponent and a mantissa. Sign and mantissa are nearly noise; the exponent is not, because
+//! trained weights have a scale: about 2.5 of its 8 bits are left when one knows how large the weights of this row and
+//! this column are. So each value is coded as
+//!
+//! - its exponent: how many octaves below the largest of the stream, one yes/no question an octave;
+//! - its sign;
+//! - its mantissa, highest bit first. Within an octave a bell curve falls, so that the first bit is 0 more often than
+//!   not (0.946 bits on a trained model); from the fourth bit on nothing is left to win.
+//!
+//! The questions are answered by an adaptive binary arithmetic coder, whose probabilities are mixed (logistic mixing
+//! as in PAQ, Mahoney 2005) from counters that know the mean magnitude of the row so far, of the column so far, both
+//! together, and the neighbours on the left and above. A counter's context is where the *octave* lies relative to that
+//! mean, not the pair of both: "is this weight above half the usual size" has the same answer in every row, and is
+//! learned once.
+//!
+//! All arithmetic is in integers. One function walks over the values for both directions.
+
+use half::{bf16, f16};
+
+use super::mixing::{Counter, Mixer, stretch};
+use super::range::{Decoder, Encoder};
+use crate::error::{Error, Result};
+use crate::ingest::weights::Dtype;
+
+/// Octaves below the largest that are asked for one by one; smaller values (and zeros) say their octave in binary.
+const OCTAVES: usize = 24;
+/// Leading bits of the mantissa that are worth a context.
+const MODELLED: u32 = 3;
+/// Log-magnitudes are in 1/16 octave.
+const LOG_STEPS: usize = 16;
+/// Above every log-magnitude plus `OCTAVES` octaves.
+const LOG_END: usize = 1024;
+/// Probabilities stay this far (in 1/65536) from certainty, so one value costs at least 9 * log2(65536 / 65504) bits.
+const FLOOR: u32 = 32;
+/// Hence more values than this per byte of stream cannot be; bounds what a decoder allocates.
+const VALUES_PER_BYTE: usize = 2048;
+
+/// One tensor as bytes. `data` is row-major and in f32, whatever the type it is stored as.
+///
+/// # Errors
+/// As [`encode_group`].
+pub fn encode(data: &[f32], shape: &[usize], dtype: Dtype) -> Result<Vec<u8>> {
+    encode_group(&[(data, shape)], dtype)
+}
+
+/// The tensor that [`encode`] turned into `bytes`.
+///
+/// # Errors
+/// As [`decode_group`].
+pub fn decode(bytes: &[u8], shape: &[usize], dtype: Dtype) -> Result<Vec<f32>> {
+    decode_group(bytes, &[shape], dtype)?.pop().ok_or_else(damaged)
+}
+
+/// Several tensors (data, shape) of one type in one stream: small ones share what the coder learns.
+///
+/// # Errors
+/// Compute, when a shape does not fit its data, or a value is not exactly one of the type.
+pub fn encode_group(tensors: &[(&[f32], &[usize])], dtype: Dtype) -> Result<Vec<u8>> {
+    let mut all = Vec::with_capacity(tensors.len());
+    for &(data, shape) in tensors {
+        if count(shape) != Some(data.len()) {
+            let n = data.len();
+            return Err(Error::compute(format!("a tensor of shape {shape:?} cannot hold {n} values")));
+        }
+        all.push(data.iter().map(|&v| to_word(v, dtype)).collect::<Result<Vec<u32>>>()?);
+    }
+    let format = Format::of(dtype);
+    let top = all.iter().flatten().map(|&w| format.exponent(w)).max().unwrap_or(0);
+    let mut io = Encoder::new();
+    let mut model = Model::new(&mut io, format, top);
+    for (words, (_, shape)) in all.iter_mut().zip(tensors) {
+        model.code(&mut io, words, shape)?;
+    }
+    Ok(io.finish())
+}
+
+/// The tensors that [`encode_group`] turned into `bytes`, which may be anything.
+///
+/// # Errors
+/// Verification, when tensors of these shapes cannot be in so few bytes, or the bytes are damaged in a way that shows.
+/// Damage that does not show gives other values: the artifact's hashes find it.
+pub fn decode_group(bytes: &[u8], shapes: &[&[usize]], dtype: Dtype) -> Result<Vec<Vec<f32>>> {
+    let possible = bytes.len().saturating_add(8).saturating_mul(VALUES_PER_BYTE);
+    let total = shapes.iter().try_fold(0usize, |sum, shape| sum.checked_add(count(shape)?));
+    if total.is_none_or(|n| n > possible) {
+        let n = bytes.len();
+        return Err(Error::verification(format!("{n} bytes cannot hold tensors of shapes {shapes:?}")));
+    }
+    let mut io = Decoder::new(bytes);
+    let mut model = Model::new(&mut io, Format::of(dtype), 0);
+    shapes
+        .iter()
+        .map(|shape| {
+            let mut words = vec![0; count(shape).ok_or_else(damaged)?];
+            model.code(&mut io, &mut words, shape)?;
+            Ok(words.into_iter().map(|w| from_word(w, dtype)).collect())
+        })
+        .collect()
+}
+
+/// The coder's two directions. The encoder is given every bit and returns it; the decoder ignores what it is given.
+trait Bits {
+    fn bit(&mut self, bit: bool, p: u32) -> bool;
+}
+
+impl Bits for Encoder {
+    #[inline]
+    fn bit(&mut self, bit: bool, p: u32) -> bool {
+        self.encode(bit, p.clamp(FLOOR, 65_536 - FLOOR));
+        bit
+    }
+}
+
+impl Bits for Decoder<'_> {
+    #[inline]
+    fn bit(&mut self, _: bool, p: u32) -> bool {
+        self.decode(p.clamp(FLOOR, 65_536 - FLOOR))
+    }
+}
+
+/// Widths of the fields of a float in bits.
+#[derive(Clone, Copy)]
+struct Format {
+    exponent: u32,
+    mantissa: u32,
+}
+
+impl Format {
+    fn of(dtype: Dtype) -> Format {
+        let (exponent, mantissa) = match dtype {
+            Dtype::F32 => (8, 23),
+            Dtype::F16 => (5, 10),
+            Dtype::Bf16 => (8, 7),
+        };
+        Format { exponent, mantissa }
+    }
+
+    fn exponent(self, word: u32) -> u32 {
+        word >> self.mantissa & ((1 << self.exponent) - 1)
+    }
+}
+
+/// The bits of `value` in the type, in the low end of a word.
+fn to_word(value: f32, dtype: Dtype) -> Result<u32> {
+    let word = match dtype {
+        Dtype::F32 => value.to_bits(),
+        Dtype::F16 => u32::from(f16::from_f32(value).to_bits()),
+        Dtype::Bf16 => u32::from(bf16::from_f32(value).to_bits()),
+    };
+    if from_word(word, dtype).to_bits() != value.to_bits() {
+        return Err(Error::compute(format!("{value:e} is not exactly a {dtype:?} value")));
+    }
+    Ok(word)
+}
+
+fn from_word(word: u32, dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F32 => f32::from_bits(word),
+        Dtype::F16 => f16::from_bits(word as u16).to_f32(),
+        Dtype::Bf16 => bf16::from_bits(word as u16).to_f32(),
+    }
+}
+
+/// Values in a tensor of this shape, unless they are more than a machine can count.
+fn count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+fn damaged() -> Error {
+    Error::verification("the lossless stream is damaged: it holds an impossible exponent")
+}
+
+/// Log2 of a magnitude in steps of 1/`LOG_STEPS`, linear within an octave. Never above 31 octaves for what comes in
+/// here.
+fn log_magnitude(x: u64) -> usize {
+    let x = x.max(1);
+    let octave = x.ilog2() as usize;
+    octave * LOG_STEPS + ((x << 4 >> octave) as usize & (LOG_STEPS - 1))
+}
+
+/// Counters with N contexts for one kind of question, their mixer, and a constant opinion beside them.
+struct Mixed<const N: usize, const M: usize> {
+    counters: [Vec<Counter>; N],
+    mixer: Mixer<M>,
+}
+
+impl<const N: usize, const M: usize> Mixed<N, M> {
+    fn new(contexts: [usize; N], sets: usize, weights: [i32; M]) -> Self {
+        Mixed { counters: contexts.map(|n| vec![Counter::NEW; n]), mixer: Mixer::new(sets, weights) }
+    }
+
+    #[inline]
+    fn code(&mut self, io: &mut impl Bits, bit: bool, set: usize, contexts: [usize; N]) -> bool {
+        let mut opinions = [256; M];
+        for ((o, table), &c) in opinions.iter_mut().zip(&self.counters).zip(&contexts) {
+            *o = stretch(table[c].p());
+        }
+        let p = self.mixer.mix(set, &opinions);
+        let bit = io.bit(bit, p);
+        self.mixer.update(set, &opinions, bit, p);
+        for (table, &c) in self.counters.iter_mut().zip(&contexts) {
+            table[c].update(bit);
+        }
+        bit
+    }
+}
+
+/// Counts of a bit that has no context: exact frequencies, as the noise that these bits are deserves.
+#[derive(Clone, Copy, Default)]
+struct Frequency {
+    ones: u64,
+    all: u64,
+}
+
+impl Frequency {
+    #[inline]
+    fn code(&mut self, io: &mut impl Bits, bit: bool) -> bool {
+        let bit = io.bit(bit, ((2 * self.ones + 1) * 32_768 / (self.all + 1)) as u32);
+        self.ones += u64::from(bit);
+        self.all += 1;
+        bit
+    }
+}
+
+/// A mean magnitude that starts from the usual one.
+fn mean(sum: u64, n: usize, usual: u64) -> u64 {
+    const WEIGHT: u64 = 3;
+    (sum + WEIGHT * usual) / (n as u64 + WEIGHT)
+}
+
+/// What the coder knows at a place in a stream.
+struct Model {
+    format: Format,
+    /// Largest exponent of the stream.
+    top: u32,
+    /// Is the value in this octave? Contexts: octave against row and column mean, row mean, column mean; neighbours;
+    /// none.
+    octave: Mixed<5, 6>,
+    /// Octaves beyond the last, in binary.
+    beyond: Vec<Counter>,
+    /// Leading bits of the mantissa. Contexts: octave; octave against row and column mean; against row mean.
+    leading: Mixed<3, 4>,
+    /// Sign, then the bits of the mantissa by their place; apart for values beyond the last octave, which are mostly
+    /// zeros.
+    noise: [[Frequency; 32]; 2],
+    /// Sum of the magnitudes and number of values so far.
+    sum: u64,
+    n: usize,
+}
+
+impl Model {
+    fn new(io: &mut impl Bits, format: Format, top: u32) -> Model {
+        let part = |percent: i32| percent * 65_536 / 100;
+        let relative = LOG_END / 4;
+        let mut told = 0;
+        for b in (0..8).rev() {
+            told = told << 1 | u32::from(io.bit(top >> b & 1 == 1, 32_768));
+        }
+        Model {
+            format,
+            top: told,
+            octave: Mixed::new(
+                [relative, relative, relative, 32 * 32 * OCTAVES, OCTAVES],
+                OCTAVES,
+                [part(50), part(20), part(20), part(20), part(20), 0],
+            ),
+            beyond: vec![Counter::NEW; 256],
+            leading: Mixed::new(
+                [(OCTAVES + 1) << MODELLED, (LOG_END / 8) << MODELLED, (LOG_END / 8) << MODELLED],
+                1 << MODELLED,
+                [part(50), part(20), part(20), 0],
+            ),
+            noise: [[Frequency::default(); 32]; 2],
+            sum: 0,
+            n: 0,
+        }
+    }
+
+    /// Codes a tensor in either direction: `words` are read by the encoder and filled by the decoder.
+    fn code(&mut self, io: &mut impl Bits, words: &mut [u32], shape: &[usize]) -> Result<()> {
+        // The last dimension makes a row; a tensor without one is a single value.
+        let columns = shape.last().copied().unwrap_or(1).max(1);
+        let mut column_sums = vec![0u64; columns];
+        let mut above = vec![0usize; columns];
+        for (i, row) in words.chunks_mut(columns).enumerate() {
+            let (mut row_sum, mut left) = (0u64, 0usize);
+            for (j, word) in row.iter_mut().enumerate() {
+                let usual = (self.sum + (1 << 18)) / (self.n as u64 + 4);
+                let rows = log_magnitude(mean(row_sum, j, usual));
+                let cols = log_magnitude(mean(column_sums[j], i, usual));
+                let both = (rows + cols).saturating_sub(log_magnitude(usual)).min(LOG_END / 2);
+                let (value, octave) = self.value(io, *word, [both, rows, cols], left << 5 | above[j])?;
+                *word = value;
+                let leading = (value << 9 >> (self.format.mantissa + 2) & 127) | 128;
+                let magnitude = u64::from(leading) << 16 >> octave;
+                row_sum += magnitude;
+                column_sums[j] += magnitude;
+                self.sum += magnitude;
+                self.n += 1;
+                left = octave;
+                above[j] = octave;
+            }
+        }
+        Ok(())
+    }
+
+    /// One value; returns it with its octave. `scales`: log-magnitudes to expect, in the order of the contexts.
+    #[inline]
+    fn value(&mut self, io: &mut impl Bits, word: u32, scales: [usize; 3], near: usize) -> Result<(u32, usize)> {
+        let Format { exponent, mantissa } = self.format;
+        let distance = self.top.wrapping_sub(self.format.exponent(word));
+        let mut octave = 0;
+        while octave < OCTAVES {
+            let [both, rows, cols] = scales.map(|s| (s + octave * LOG_STEPS) / 4);
+            let contexts = [both, rows, cols, near * OCTAVES + octave, octave];
+            if self.octave.code(io, distance as usize == octave, octave, contexts) {
+                break;
+            }
+            octave += 1;
+        }
+        let mut below = octave as u32;
+        if octave == OCTAVES {
+            let rest = distance.wrapping_sub(OCTAVES as u32);
+            let mut node = 1;
+            for b in (0..8).rev() {
+                let counter = &mut self.beyond[node];
+                let bit = io.bit(rest >> b & 1 == 1, counter.p());
+                counter.update(bit);
+                node = node << 1 | usize::from(bit);
+            }
+            below += node as u32 & 255;
+        }
+        let mut value = self.top.checked_sub(below).ok_or_else(damaged)?;
+
+        let noise = &mut self.noise[usize::from(octave == OCTAVES)];
+        value |= u32::from(noise[31].code(io, word >> (exponent + mantissa) == 1)) << exponent;
+
+        let [both, rows, _] = scales.map(|s| (s + octave * LOG_STEPS) / 8);
+        let mut prefix = 1;
+        for b in (0..mantissa).rev() {
+            let bit = word >> b & 1 == 1;
+            let bit = if mantissa - b <= MODELLED {
+                let contexts = [octave, both, rows].map(|c| c << MODELLED | prefix);
+                self.leading.code(io, bit, prefix, contexts)
+            } else {
+                noise[b as usize].code(io, bit)
+            };
+            prefix = prefix << 1 | usize::from(bit);
+            value = value << 1 | u32::from(bit);
+        }
+        Ok((value, octave))
+    }
+}
