@@ -6,8 +6,9 @@
 //! ([`super::scales`]), plus corrections for what the last rows of the column were like and for the trellis state.
 //!
 //! Bits of an index: the upper part of its rank in unary, where the shift is such that it is about 1 (none at the usual
-//! rates), an Exp-Golomb escape beyond 14, the shifted-out bits from the top, the sign at one half. Signs and
-//! correlations between neighbours were measured: outside embeddings there are none to use.
+//! rates), an Exp-Golomb escape beyond 14, the shifted-out bits from the top, the sign. Correlations between places,
+//! signed or not, were looked for in trained transformers: beyond the row and column scales there are none to use
+//! except in embeddings, whose columns lean to one side.
 
 use super::logarithm::log16;
 use super::mixing::{Plain, Term, error, squash};
@@ -182,9 +183,9 @@ fn walk<B: BitIo>(
             let place = Place::new(expected, usize::from(z), state, trellis.states);
             let rank = model.rank(io, &place, trellis.rank(z, *q), true)?;
             let magnitude = trellis.magnitude(z, rank);
-            let negative = magnitude > 0 && io.even_bit(trellis.value(z, *q) < 0);
+            let negative = magnitude > 0 && model.sign(io, scales.lean(), magnitude, trellis.value(z, *q) < 0);
             *q = trellis.index(z, rank, negative);
-            scales.see(i, magnitude);
+            scales.see(i, magnitude, negative);
             state = usize::from(trellis.next[state][(*q & 1) as usize]);
         }
         scales.end_column();
@@ -207,7 +208,7 @@ impl Place {
     #[inline]
     fn new(expected: Expected, z: usize, state: usize, states: usize) -> Self {
         let level = ((expected.log + 32) >> 4).clamp(0, 3) as usize;
-        let recent = ((expected.recent + 32) >> 2).clamp(0, 15) as usize;
+        let recent = ((expected.recent + 64) >> 3).clamp(0, 15) as usize;
         let octave = ((expected.log + 48) >> 4).clamp(0, 15) as usize;
         Place {
             recent: 1 + (level * 16 + recent) * 2 + z,
@@ -240,6 +241,7 @@ struct Model {
     recent: Vec<[Term; BITS]>,
     state: Vec<[Term; BITS]>,
     escape: [Plain; 32],
+    sign: [Term; 17 * 4],
 }
 
 impl Model {
@@ -253,6 +255,7 @@ impl Model {
             recent: vec![[Term::default(); BITS]; 1 + 4 * 16 * 2],
             state: vec![[Term::default(); BITS]; 1 + 16 * trellis.states],
             escape: [Plain::new(); 32],
+            sign: [Term::default(); 17 * 4],
         }
     }
 
@@ -309,6 +312,16 @@ impl Model {
         (found <= MAX_INDEX).then_some(found)
     }
 
+    /// The sign: columns of an embedding lean to one side, others do not.
+    #[inline]
+    fn sign<B: BitIo>(&mut self, io: &mut B, lean: i32, magnitude: u32, negative: bool) -> bool {
+        let term = &mut self.sign[((lean + 8) * 4 + magnitude.ilog2().min(3) as i32) as usize];
+        let p = squash(term.value);
+        let negative = io.bit(p, negative);
+        term.learn(error(negative, p));
+        negative
+    }
+
     /// Exp-Golomb code with an adaptive length.
     fn escape<B: BitIo>(&mut self, io: &mut B, value: u32, learn: bool) -> Option<u32> {
         let length = value.wrapping_add(1).max(1).ilog2();
@@ -331,5 +344,123 @@ impl Model {
             found = found << 1 | u32::from(io.even_bit((value.wrapping_add(1) >> m) & 1 == 1));
         }
         Some(found - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn machines() -> Vec<Trellis> {
+        let many = [4, 8, 64, 256].into_iter().filter_map(Trellis::with_states);
+        many.flat_map(|t| [t.clone(), t.odd(Odd::Plain)]).chain([Trellis::uniform()]).collect()
+    }
+
+    /// Indices of all sizes, the small ones often.
+    fn index() -> impl Strategy<Value = i32> {
+        prop_oneof![
+            8 => -3..=3i32,
+            4 => -40..=40i32,
+            1 => -(1 << 20)..=1i32 << 20,
+            1 => Just(0),
+        ]
+    }
+
+    fn matrix() -> impl Strategy<Value = (usize, usize, Vec<i32>, Vec<i16>, Vec<i16>)> {
+        (prop_oneof![Just(1usize), 1..40usize], prop_oneof![Just(1usize), 1..40usize]).prop_flat_map(|(r, c)| {
+            (
+                Just(r),
+                Just(c),
+                prop::collection::vec(index(), r * c),
+                prop::collection::vec(any::<i16>(), r),
+                prop::collection::vec(-8..8i16, c),
+            )
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_matrix_comes_back((rows, cols, q, row_exp, col_exp) in matrix()) {
+            for trellis in machines() {
+                let grid = Grid { rows, cols, row_exp: &row_exp, col_exp: &col_exp, trellis: &trellis };
+                let bytes = encode(&q, &grid);
+                prop_assert_eq!(decode(&bytes, &grid), Some(q.clone()));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600), rows in 1..40usize, cols in 1..40usize) {
+            for trellis in machines() {
+                let (row_exp, col_exp) = (vec![0; rows], vec![0; cols]);
+                let grid = Grid { rows, cols, row_exp: &row_exp, col_exp: &col_exp, trellis: &trellis };
+                if let Some(q) = decode(&bytes, &grid) {
+                    prop_assert!(q.len() == rows * cols && q.iter().all(|q| q.unsigned_abs() <= MAX_INDEX + 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_come_back() {
+        let large = MAX_INDEX as i32;
+        for trellis in machines() {
+            for (rows, cols) in [(0, 0), (0, 3), (3, 0), (1, 1), (1, 300), (300, 1), (64, 64)] {
+                for fill in [0, 1, -1, 7, large, -large] {
+                    let (row_exp, col_exp) = (vec![i16::MAX; rows], vec![i16::MIN; cols]);
+                    let grid = Grid { rows, cols, row_exp: &row_exp, col_exp: &col_exp, trellis: &trellis };
+                    let q: Vec<i32> = (0..rows * cols).map(|k| if k % 7 == 3 { -fill } else { fill }).collect();
+                    assert_eq!(decode(&encode(&q, &grid), &grid), Some(q), "{rows}x{cols} of {fill}");
+                }
+            }
+        }
+    }
+
+    /// Rounded noise whose scale varies by row and column.
+    fn noise(rows: usize, cols: usize, scale: f64) -> Vec<i32> {
+        let mut seed = 7u64;
+        let mut uniform = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 40) as f64 / f64::from(1 << 24)
+        };
+        let mut q = Vec::new();
+        for j in 0..cols {
+            for i in 0..rows {
+                let sum: f64 = (0..12).map(|_| uniform()).sum::<f64>() - 6.0;
+                let local = scale * (1.0 + (i % 5) as f64) * (1.0 + (j % 3) as f64) / 6.0;
+                q.push((sum * local).round() as i32);
+            }
+        }
+        q
+    }
+
+    #[test]
+    fn prices_add_up_to_the_bytes() {
+        let (rows, cols) = (128, 128);
+        for scale in [0.5, 2.0, 9.0] {
+            let (row_exp, col_exp) = (vec![0; rows], vec![0; cols]);
+            let trellis = Trellis::uniform();
+            let grid = Grid { rows, cols, row_exp: &row_exp, col_exp: &col_exp, trellis: &trellis };
+            let q = noise(rows, cols, scale);
+            let prices = prices(&q, &grid);
+            let bits: f32 = q
+                .iter()
+                .zip(&prices.bucket)
+                .map(|(q, b)| prices.table[usize::from(*b) * 2 * PRICED + (q.unsigned_abs() as usize).min(PRICED - 1)])
+                .sum();
+            let bytes = encode(&q, &grid).len() as f32;
+            assert!((bits / 8.0 / bytes - 1.0).abs() < 0.02, "scale {scale}: {} priced, {bytes} coded", bits / 8.0);
+        }
+    }
+
+    #[test]
+    fn a_cut_stream_is_refused() {
+        let (rows, cols) = (64, 64);
+        let (row_exp, col_exp) = (vec![0; rows], vec![0; cols]);
+        let trellis = Trellis::four();
+        let grid = Grid { rows, cols, row_exp: &row_exp, col_exp: &col_exp, trellis: &trellis };
+        let bytes = encode(&noise(rows, cols, 2.0), &grid);
+        assert!(decode(&bytes[..bytes.len() / 2], &grid).is_none());
+        assert!(decode(&[&bytes[..], &[0; 9]].concat(), &grid).is_none());
     }
 }

@@ -31,3 +31,15 @@ pub fn log16(x: u64) -> i32 {
     let mantissa = if octave >= 8 { x >> (octave - 8) } else { x << (8 - octave) } & 255;
     octave as i32 * 16 + i32::from(FRACTION[mantissa as usize])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn within_a_step_of_the_real_one() {
+        for x in (1..5000).chain((0..60).map(|k| (1u64 << k) + 12_345)) {
+            assert!((f64::from(log16(x)) - 16.0 * (x as f64).log2()).abs() < 0.65, "{x}");
+        }
+    }
+}

@@ -19,8 +19,8 @@
 
 use half::{bf16, f16};
 
-use super::mixing::{Counter, Mixer, stretch};
-use super::range::{Decoder, Encoder};
+use super::ensemble::{Counter, Mixer, stretch};
+use super::range::{BitIo, Decoder, Encoder};
 use crate::error::{Error, Result};
 use crate::ingest::weights::Dtype;
 
@@ -90,34 +90,22 @@ pub fn decode_group(bytes: &[u8], shapes: &[&[usize]], dtype: Dtype) -> Result<V
     }
     let mut io = Decoder::new(bytes);
     let mut model = Model::new(&mut io, Format::of(dtype), 0);
-    shapes
-        .iter()
-        .map(|shape| {
-            let mut words = vec![0; count(shape).ok_or_else(damaged)?];
-            model.code(&mut io, &mut words, shape)?;
-            Ok(words.into_iter().map(|w| from_word(w, dtype)).collect())
-        })
-        .collect()
-}
-
-/// The coder's two directions. The encoder is given every bit and returns it; the decoder ignores what it is given.
-trait Bits {
-    fn bit(&mut self, bit: bool, p: u32) -> bool;
-}
-
-impl Bits for Encoder {
-    #[inline]
-    fn bit(&mut self, bit: bool, p: u32) -> bool {
-        self.encode(bit, p.clamp(FLOOR, 65_536 - FLOOR));
-        bit
+    let mut tensors = Vec::with_capacity(shapes.len());
+    for shape in shapes {
+        let mut words = vec![0; count(shape).ok_or_else(damaged)?];
+        model.code(&mut io, &mut words, shape)?;
+        tensors.push(words.into_iter().map(|w| from_word(w, dtype)).collect());
     }
+    if io.damaged() {
+        return Err(damaged());
+    }
+    Ok(tensors)
 }
 
-impl Bits for Decoder<'_> {
-    #[inline]
-    fn bit(&mut self, _: bool, p: u32) -> bool {
-        self.decode(p.clamp(FLOOR, 65_536 - FLOOR))
-    }
+/// Codes one bit, kept [`FLOOR`] from certainty.
+#[inline]
+fn code(io: &mut impl BitIo, bit: bool, p: u32) -> bool {
+    io.bit(p.clamp(FLOOR, 65_536 - FLOOR), bit)
 }
 
 /// Widths of the fields of a float in bits.
@@ -169,7 +157,7 @@ fn count(shape: &[usize]) -> Option<usize> {
 }
 
 fn damaged() -> Error {
-    Error::verification("the lossless stream is damaged: it holds an impossible exponent")
+    Error::verification("the lossless stream is damaged")
 }
 
 /// Log2 of a magnitude in steps of 1/`LOG_STEPS`, linear within an octave. Never above 31 octaves for what comes in
@@ -192,13 +180,13 @@ impl<const N: usize, const M: usize> Mixed<N, M> {
     }
 
     #[inline]
-    fn code(&mut self, io: &mut impl Bits, bit: bool, set: usize, contexts: [usize; N]) -> bool {
+    fn code(&mut self, io: &mut impl BitIo, bit: bool, set: usize, contexts: [usize; N]) -> bool {
         let mut opinions = [256; M];
         for ((o, table), &c) in opinions.iter_mut().zip(&self.counters).zip(&contexts) {
             *o = stretch(table[c].p());
         }
         let p = self.mixer.mix(set, &opinions);
-        let bit = io.bit(bit, p);
+        let bit = code(io, bit, p);
         self.mixer.update(set, &opinions, bit, p);
         for (table, &c) in self.counters.iter_mut().zip(&contexts) {
             table[c].update(bit);
@@ -216,8 +204,8 @@ struct Frequency {
 
 impl Frequency {
     #[inline]
-    fn code(&mut self, io: &mut impl Bits, bit: bool) -> bool {
-        let bit = io.bit(bit, ((2 * self.ones + 1) * 32_768 / (self.all + 1)) as u32);
+    fn code(&mut self, io: &mut impl BitIo, bit: bool) -> bool {
+        let bit = code(io, bit, ((2 * self.ones + 1) * 32_768 / (self.all + 1)) as u32);
         self.ones += u64::from(bit);
         self.all += 1;
         bit
@@ -251,12 +239,12 @@ struct Model {
 }
 
 impl Model {
-    fn new(io: &mut impl Bits, format: Format, top: u32) -> Model {
+    fn new(io: &mut impl BitIo, format: Format, top: u32) -> Model {
         let part = |percent: i32| percent * 65_536 / 100;
         let relative = LOG_END / 4;
         let mut told = 0;
         for b in (0..8).rev() {
-            told = told << 1 | u32::from(io.bit(top >> b & 1 == 1, 32_768));
+            told = told << 1 | u32::from(code(io, top >> b & 1 == 1, 32_768));
         }
         Model {
             format,
@@ -279,7 +267,7 @@ impl Model {
     }
 
     /// Codes a tensor in either direction: `words` are read by the encoder and filled by the decoder.
-    fn code(&mut self, io: &mut impl Bits, words: &mut [u32], shape: &[usize]) -> Result<()> {
+    fn code(&mut self, io: &mut impl BitIo, words: &mut [u32], shape: &[usize]) -> Result<()> {
         // The last dimension makes a row; a tensor without one is a single value.
         let columns = shape.last().copied().unwrap_or(1).max(1);
         let mut column_sums = vec![0u64; columns];
@@ -308,7 +296,7 @@ impl Model {
 
     /// One value; returns it with its octave. `scales`: log-magnitudes to expect, in the order of the contexts.
     #[inline]
-    fn value(&mut self, io: &mut impl Bits, word: u32, scales: [usize; 3], near: usize) -> Result<(u32, usize)> {
+    fn value(&mut self, io: &mut impl BitIo, word: u32, scales: [usize; 3], near: usize) -> Result<(u32, usize)> {
         let Format { exponent, mantissa } = self.format;
         let distance = self.top.wrapping_sub(self.format.exponent(word));
         let mut octave = 0;
@@ -326,7 +314,7 @@ impl Model {
             let mut node = 1;
             for b in (0..8).rev() {
                 let counter = &mut self.beyond[node];
-                let bit = io.bit(rest >> b & 1 == 1, counter.p());
+                let bit = code(io, rest >> b & 1 == 1, counter.p());
                 counter.update(bit);
                 node = node << 1 | usize::from(bit);
             }

@@ -130,3 +130,27 @@ impl Default for Plain {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squash_is_the_logistic_function() {
+        for x in -12 * 256..=12 * 256 {
+            let exact = 65536.0 / (1.0 + (-f64::from(x.clamp(-11 * 256, 11 * 256)) / 256.0).exp());
+            assert!((f64::from(squash(x << 8)) - exact).abs() <= 0.5 + 1e-6, "{x}");
+        }
+        assert!(squash(i32::MIN / 2) >= 1 && squash(i32::MAX / 2) <= 65535);
+    }
+
+    #[test]
+    fn a_term_finds_the_probability() {
+        let mut term = Term::default();
+        for k in 0..20_000 {
+            let p = squash(term.value);
+            term.learn_part(error(k % 10 == 0, p), PARTS);
+        }
+        assert!((squash(term.value) as i32 - 6554).abs() < 300, "{}", squash(term.value));
+    }
+}

@@ -154,3 +154,53 @@ impl BitIo for Decoder<'_> {
         bit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn code(bits: &[(u32, bool)]) -> Vec<u8> {
+        let mut encoder = Encoder::new();
+        for &(p, bit) in bits {
+            encoder.bit(p, bit);
+        }
+        encoder.finish()
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(bits in prop::collection::vec((1u32..=65535, any::<bool>()), 0..3000)) {
+            let bytes = code(&bits);
+            let mut decoder = Decoder::new(&bytes);
+            for &(p, bit) in &bits {
+                prop_assert_eq!(decoder.bit(p, false), bit);
+            }
+            prop_assert!(!decoder.damaged());
+        }
+
+        #[test]
+        fn likely_bits_cost_what_they_should(bits in prop::collection::vec((1u32..=65535, 0u32..65536), 500..3000)) {
+            let bits: Vec<(u32, bool)> = bits.into_iter().map(|(p, draw)| (p, draw < p)).collect();
+            let ideal: f64 = bits.iter().map(|&(p, bit)| -(f64::from(if bit { p } else { 65536 - p }) / 65536.0).log2()).sum();
+            prop_assert!((code(&bits).len() as f64) < ideal / 8.0 * 1.0001 + 2.0);
+        }
+    }
+
+    #[test]
+    fn carries_run_through_waiting_bytes() {
+        // Ends of the interval close below a carry: first far up, then up again by almost nothing.
+        for run in 1..64 {
+            let bits: Vec<(u32, bool)> = (0..run).map(|k| (if k % 9 == 8 { 1 } else { 65535 }, k % 9 == 8 || k % 2 == 0)).collect();
+            let bytes = code(&bits);
+            let mut decoder = Decoder::new(&bytes);
+            assert!(bits.iter().all(|&(p, bit)| decoder.bit(p, false) == bit) && !decoder.damaged());
+        }
+    }
+
+    #[test]
+    fn nothing_takes_no_bytes() {
+        assert!(code(&[]).is_empty());
+        assert!(code(&[(65535, true); 100]).is_empty());
+    }
+}

@@ -1,32 +1,27 @@
 //! Rounds a matrix to a trellis-coded lattice under its error metric: the encoder's search.
 
+use super::indices::{PRICED, Prices};
 use super::metric::Metric;
-use super::trellis::Trellis;
+use super::trellis::{Odd, Trellis};
 use crate::nets::ops::product::{View, product};
 
-/// Rows behind the current one for which every survivor answers with its own errors; older rows are settled.
-const MEMORY: usize = 16;
+/// Rows after which the survivors' histories are put in order and their common feedback is found in one product.
+const SPAN: usize = 16;
 
 /// Columns whose feedback onto the later ones is applied in one matrix product.
 const BLOCK: usize = 64;
 
-/// Magnitudes with a price of their own; larger ones cost as much as the last plus 2 bits per doubling.
-pub const PRICED: usize = 64;
-
-/// Price in bits of an index, by the grid it lies on and what the coder expects at its place.
-pub struct Prices {
-    /// (buckets, 2 grids, PRICED magnitudes), the sign included.
-    pub table: Vec<f32>,
-    /// (C, R) column-major: bucket of each place.
-    pub bucket: Vec<u8>,
+/// What rounding pays for bits.
+pub struct Rate {
+    pub prices: Prices,
     /// Metric units per bit.
     pub lambda: f32,
 }
 
-impl Prices {
+impl Rate {
     /// Rounding without regard to the rate.
     pub fn free() -> Self {
-        Prices { table: vec![0.0; 2 * PRICED], bucket: Vec::new(), lambda: 0.0 }
+        Rate { prices: Prices { table: vec![0.0; 2 * PRICED], bucket: Vec::new() }, lambda: 0.0 }
     }
 }
 
@@ -39,13 +34,13 @@ pub struct Rounded {
 }
 
 /// Rounds `w` (R, C) row-major to indices on steps `row[i] * col[j]`.
-pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Trellis, prices: &Prices) -> Rounded {
+pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Trellis, rate: &Rate) -> Rounded {
     let (rows, cols) = (metric.rows, metric.cols);
     let mut indices = vec![0i32; rows * cols];
     // Total errors and pending shifts, (C, R) column-major in rounding order.
     let mut errors = vec![0f32; rows * cols];
     let mut shift = vec![0f32; BLOCK * rows];
-    let mut column = Column::new(rows, trellis);
+    let mut column = Column::new(rows, !metric.across.is_empty(), trellis);
     let mut target = vec![0f32; rows];
     let mut total = 0f64;
     for start in (0..cols).step_by(BLOCK) {
@@ -66,9 +61,9 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
             for i in 0..rows {
                 target[i] = w[i * cols + j] + own[i];
             }
-            let bucket = if prices.bucket.is_empty() { &[][..] } else { &prices.bucket[j * rows..(j + 1) * rows] };
+            let bucket = if rate.prices.bucket.is_empty() { &[][..] } else { &rate.prices.bucket[j * rows..(j + 1) * rows] };
             let out = &mut indices[j * rows..(j + 1) * rows];
-            total += column.round(&target, metric, row, col[j], metric.input[k], trellis, prices, bucket, out);
+            total += column.round(&target, metric, row, col[j], metric.input[k], trellis, rate, bucket, out);
             let errors = &mut errors[k * rows..(k + 1) * rows];
             for i in 0..rows {
                 // Column-level innovation minus the shift is the plain error W − Ŵ.
@@ -80,36 +75,51 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
 }
 
 /// Working memory of the search down one column.
+///
+/// Every survivor answers with the errors of its own path (per-survivor processing): what rows before the current span
+/// ask of this one is found for all survivors at once at the start of the span, the span itself as it goes.
 struct Column {
     /// Target minus reconstruction of every row, once the path is known.
     innovation: Vec<f32>,
-    settled: Vec<f32>,
     came: Vec<u8>,
     index: Vec<i32>,
     value: Vec<f32>,
-    /// (states, MEMORY) innovations of the last rows, at row mod MEMORY.
-    history: Vec<f32>,
-    next_history: Vec<f32>,
+    /// (states, R): innovations of the rows before the span, for each state at the start of the span.
+    past: Vec<f32>,
+    next_past: Vec<f32>,
+    /// (states, SPAN): what they ask of each row of the span.
+    asked: Vec<f32>,
+    /// For each state: its ancestor at the start of the span, and its innovations since.
+    origin: Vec<u8>,
+    next_origin: Vec<u8>,
+    recent: Vec<[f32; SPAN]>,
+    next_recent: Vec<[f32; SPAN]>,
     cost: Vec<f32>,
     next_cost: Vec<f32>,
 }
 
 impl Column {
-    fn new(rows: usize, trellis: &Trellis) -> Self {
+    fn new(rows: usize, two_sided: bool, trellis: &Trellis) -> Self {
         let s = trellis.states;
+        let past = if two_sided { rows * s } else { 0 };
         Column {
             innovation: vec![0.0; rows],
-            settled: vec![0.0; rows],
             came: vec![0; rows * s],
             index: vec![0; rows * s],
             value: vec![0.0; rows * s],
-            history: vec![0.0; s * MEMORY],
-            next_history: vec![0.0; s * MEMORY],
+            past: vec![0.0; past],
+            next_past: vec![0.0; past],
+            asked: vec![0.0; s * SPAN],
+            origin: vec![0; s],
+            next_origin: vec![0; s],
+            recent: vec![[0.0; SPAN]; s],
+            next_recent: vec![[0.0; SPAN]; s],
             cost: vec![0.0; s],
             next_cost: vec![0.0; s],
         }
     }
 
+    /// Searches the column; returns d · ẽᵀ O ẽ of the chosen path.
     #[allow(clippy::too_many_arguments)]
     fn round(
         &mut self,
@@ -119,91 +129,77 @@ impl Column {
         col: f32,
         input: f32,
         trellis: &Trellis,
-        prices: &Prices,
+        rate: &Rate,
         bucket: &[u8],
         out: &mut [i32],
     ) -> f64 {
         let (rows, states) = (target.len(), trellis.states);
         let two_sided = !metric.across.is_empty();
-        self.settled.fill(0.0);
         self.cost.fill(f32::INFINITY);
         self.cost[0] = 0.0;
-        self.history.fill(0.0);
-        let mut band = [0f32; MEMORY];
-        let mut base = 0f64;
-        for i in 0..rows {
-            let step = row[i] * col;
-            let weight = metric.output[i] * input;
-            let inverse = 1.0 / step;
-            let here = target[i] + self.settled[i];
+        let mut band = [0f32; SPAN];
+        for start in (0..rows).step_by(SPAN) {
+            let span = SPAN.min(rows - start);
             if two_sided {
-                band.fill(0.0);
-                for m in 1..=MEMORY.min(i) {
-                    band[(i - m) % MEMORY] = metric.across[(i - m) * rows + i];
-                }
+                self.begin_span(metric, start, span);
             }
-            let b = bucket.get(i).map_or(0, |b| usize::from(*b));
-            let table = &prices.table[b * 2 * PRICED..(b + 1) * 2 * PRICED];
-            self.next_cost.fill(f32::INFINITY);
-            for s in 0..states {
-                let cost = self.cost[s];
-                if cost == f32::INFINITY {
-                    continue;
-                }
-                let mut goal = here;
+            for i in start..start + span {
+                let step = row[i] * col;
+                let scale = Scale { step, inverse: 1.0 / step, weight: metric.output[i] * input };
+                let at = i - start;
                 if two_sided {
-                    let h = &self.history[s * MEMORY..(s + 1) * MEMORY];
-                    goal += h.iter().zip(&band).map(|(h, b)| h * b).sum::<f32>();
-                }
-                let x = goal * inverse;
-                let grid = usize::from(trellis.grid[s]);
-                let half = if grid == 0 { x * 0.5 } else { (x + 1f32.copysign(x)) * 0.5 };
-                // floor(), which the baseline instruction set lacks.
-                let low = half as i32 - i32::from(half < 0.0);
-                let price = &table[grid * PRICED..(grid + 1) * PRICED];
-                for t in -1..=2 {
-                    let q = low + t;
-                    let v = (2 * q - if grid == 0 { 0 } else { q.signum() }) as f32;
-                    let e = (x - v) * step;
-                    let c = cost + weight * e * e + prices.lambda * price[(q.unsigned_abs() as usize).min(PRICED - 1)];
-                    let n = usize::from(trellis.next[s][(q & 1) as usize]);
-                    if c < self.next_cost[n] {
-                        self.next_cost[n] = c;
-                        self.came[i * states + n] = s as u8;
-                        self.index[i * states + n] = q;
-                        // The innovation at column level: the row shifts are not part of the error.
-                        self.value[i * states + n] = target[i] - v * step;
+                    band.fill(0.0);
+                    for m in 0..at {
+                        band[m] = metric.across[(start + m) * rows + i];
                     }
                 }
-            }
-            let mut best = 0;
-            for n in 0..states {
-                if self.next_cost[n] < self.next_cost[best] {
-                    best = n;
-                }
-            }
-            if two_sided {
-                for n in 0..states {
-                    if self.next_cost[n] < f32::INFINITY {
-                        let from = usize::from(self.came[i * states + n]);
-                        let to = &mut self.next_history[n * MEMORY..(n + 1) * MEMORY];
-                        to.copy_from_slice(&self.history[from * MEMORY..(from + 1) * MEMORY]);
-                        to[i % MEMORY] = self.value[i * states + n];
+                let b = bucket.get(i).map_or(0, |b| usize::from(*b));
+                let table = &rate.prices.table[b * 2 * PRICED..(b + 1) * 2 * PRICED];
+                self.next_cost.fill(f32::INFINITY);
+                let (came, index) = (&mut self.came[i * states..], &mut self.index[i * states..]);
+                let value = &mut self.value[i * states..];
+                for s in 0..states {
+                    let cost = self.cost[s];
+                    if cost == f32::INFINITY {
+                        continue;
+                    }
+                    let mut goal = target[i];
+                    if two_sided {
+                        let recent = &self.recent[s];
+                        let mut sums = [0f32; 4];
+                        for m in 0..SPAN {
+                            sums[m % 4] += recent[m] * band[m];
+                        }
+                        let asked = self.asked[usize::from(self.origin[s]) * SPAN + at];
+                        goal += asked + (sums[0] + sums[1]) + (sums[2] + sums[3]);
+                    }
+                    for (parity, (q, v, c)) in scale.branches(goal, trellis, trellis.grid[s], table, rate.lambda) {
+                        let n = usize::from(trellis.next[s][parity]);
+                        if cost + c < self.next_cost[n] {
+                            self.next_cost[n] = cost + c;
+                            came[n] = s as u8;
+                            index[n] = q;
+                            // The innovation at column level: what the rows ask is not part of the error.
+                            value[n] = target[i] - v * step;
+                        }
                     }
                 }
-                std::mem::swap(&mut self.history, &mut self.next_history);
-                if i + 1 >= MEMORY && i + 1 < rows {
-                    // Row i + 1 − MEMORY leaves the window of row i + 2's survivors: settle it.
-                    let old = i + 1 - MEMORY;
-                    let e = self.history[best * MEMORY + old % MEMORY];
-                    let across = &metric.across[old * rows + i + 2..(old + 1) * rows];
-                    self.settled[(i + 2).min(rows)..].iter_mut().zip(across).for_each(|(s, a)| *s += e * a);
+                if two_sided {
+                    for n in 0..states {
+                        let from = usize::from(came[n]);
+                        self.next_origin[n] = self.origin[from];
+                        self.next_recent[n] = self.recent[from];
+                        self.next_recent[n][at] = value[n];
+                    }
+                    std::mem::swap(&mut self.origin, &mut self.next_origin);
+                    std::mem::swap(&mut self.recent, &mut self.next_recent);
+                }
+                // Costs relative to the best one stay small, so that f32 can tell them apart.
+                let low = self.next_cost.iter().fold(f32::INFINITY, |m, c| m.min(*c));
+                for (cost, next) in self.cost.iter_mut().zip(&self.next_cost) {
+                    *cost = next - low;
                 }
             }
-            let low = self.next_cost[best];
-            base += f64::from(low);
-            self.next_cost.iter_mut().for_each(|c| *c -= low);
-            std::mem::swap(&mut self.cost, &mut self.next_cost);
         }
         let mut s = 0;
         for n in 0..states {
@@ -216,26 +212,144 @@ impl Column {
             self.innovation[i] = self.value[i * states + s];
             s = usize::from(self.came[i * states + s]);
         }
-        let _ = base;
-        self.true_cost(metric, input)
+        self.cost_of_path(metric, input)
+    }
+
+    /// Gives every survivor its own past in order, and finds what it asks of rows `start..start + span`.
+    fn begin_span(&mut self, metric: &Metric, start: usize, span: usize) {
+        let (rows, states) = (self.innovation.len(), self.cost.len());
+        if start > 0 {
+            let before = start - SPAN;
+            for s in 0..states {
+                let from = usize::from(self.origin[s]) * rows;
+                let to = &mut self.next_past[s * rows..s * rows + start];
+                to[..before].copy_from_slice(&self.past[from..from + before]);
+                to[before..].copy_from_slice(&self.recent[s]);
+            }
+            std::mem::swap(&mut self.past, &mut self.next_past);
+            let past = View::strided(&self.past, states, start, rows);
+            let across = View::strided(&metric.across[start..], start, span, rows);
+            product(&mut self.asked, SPAN, past, across, 1.0, false);
+        } else {
+            self.asked.fill(0.0);
+        }
+        for s in 0..states {
+            self.origin[s] = s as u8;
+        }
+        self.recent.fill([0.0; SPAN]);
     }
 
     /// d · ẽᵀ O ẽ of the chosen path.
-    fn true_cost(&mut self, metric: &Metric, input: f32) -> f64 {
+    fn cost_of_path(&self, metric: &Metric, input: f32) -> f64 {
         let rows = self.innovation.len();
-        if metric.across.is_empty() {
-            let sum: f64 = self.innovation.iter().zip(&metric.output).map(|(e, o)| f64::from(o * e * e)).sum();
-            return sum * f64::from(input);
-        }
-        self.settled.fill(0.0);
+        let mut asked = vec![0f32; if metric.across.is_empty() { 0 } else { rows }];
         let mut total = 0f64;
-        for i in 0..rows {
-            let e = self.innovation[i];
-            let v = e + self.settled[i];
+        for (i, e) in self.innovation.iter().enumerate() {
+            let v = e + asked.get(i).unwrap_or(&0.0);
             total += f64::from(metric.output[i] * v * v);
-            let across = &metric.across[i * rows + i + 1..(i + 1) * rows];
-            self.settled[i + 1..].iter_mut().zip(across).for_each(|(s, a)| *s += e * a);
+            if !asked.is_empty() {
+                let across = &metric.across[i * rows + i + 1..(i + 1) * rows];
+                asked[i + 1..].iter_mut().zip(across).for_each(|(s, a)| *s += e * a);
+            }
         }
         total * f64::from(input)
+    }
+}
+
+/// The grid at one place and what an error there costs.
+struct Scale {
+    step: f32,
+    inverse: f32,
+    weight: f32,
+}
+
+impl Scale {
+    /// For each parity the cheaper of the two nearest points: (parity, (index, value in steps, cost)).
+    #[inline(always)]
+    fn branches(
+        &self,
+        goal: f32,
+        trellis: &Trellis,
+        grid: u8,
+        table: &[f32],
+        lambda: f32,
+    ) -> [(usize, (i32, f32, f32)); 2] {
+        let x = goal * self.inverse;
+        let half = match (grid, trellis.odd) {
+            (0, _) => x * 0.5,
+            (_, Odd::WithZero) => (x + 1f32.copysign(x)) * 0.5,
+            (_, Odd::Plain) => (x + 1.0) * 0.5,
+        };
+        // floor(), which the baseline instruction set lacks.
+        let low = half as i32 - i32::from(half < 0.0);
+        let price = &table[usize::from(grid) * PRICED..(usize::from(grid) + 1) * PRICED];
+        let point = |q: i32| {
+            let v = trellis.value(grid, q) as f32;
+            let e = (x - v) * self.step;
+            (q, v, self.weight * e * e + lambda * price[(trellis.rank(grid, q) as usize).min(PRICED - 1)])
+        };
+        let cheaper = |a: (i32, f32, f32), b: (i32, f32, f32)| if a.2 <= b.2 { a } else { b };
+        let near = cheaper(point(low), point(low + 2));
+        let far = cheaper(point(low + 1), point(low - 1));
+        [((low & 1) as usize, near), ((low & 1 ^ 1) as usize, far)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::metric::Damping;
+    use crate::measure::curvature::Factors;
+    use crate::nets::ops::check::values;
+
+    fn gram(n: usize, seed: u64) -> Vec<f32> {
+        let x = values(n * (n + 3), seed);
+        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
+        (0..n * n).map(|k| dot(k / n, k % n)).collect()
+    }
+
+    /// tr(O E H Eᵀ) by definition.
+    fn quadratic(e: &[f32], f: &Factors) -> f64 {
+        let (r, c) = (f.rows, f.cols);
+        let mut total = 0f64;
+        for i in 0..r {
+            for k in 0..r {
+                for a in 0..c {
+                    for b in 0..c {
+                        let term = f.output[i * r + k] * e[i * c + a] * f.input[a * c + b] * e[k * c + b];
+                        total += f64::from(term);
+                    }
+                }
+            }
+        }
+        total
+    }
+
+    #[test]
+    fn reported_error_is_the_quadratic_form_and_feedback_beats_plain_rounding() {
+        let (r, c) = (37, 11);
+        let factors = Factors { rows: r, cols: c, input: gram(c, 1), output: gram(r, 2) };
+        let metric = Metric::new(&factors, Damping { input: 0.0, output: 0.0 }).unwrap();
+        let w: Vec<f32> = values(r * c, 3).iter().map(|v| v * 4.0).collect();
+        let (row, col) = (vec![0.25; r], vec![1.0; c]);
+        let plain: Vec<f32> = w.iter().map(|w| w - (w / 0.5).round() * 0.5).collect();
+        let mut last = quadratic(&plain, &factors);
+        for states in [1, 4, 8, 32] {
+            let trellis = Trellis::with_states(states).unwrap();
+            let rounded = round(&w, &metric, &row, &col, &trellis, &Rate::free());
+            let mut e = vec![0f32; r * c];
+            for j in 0..c {
+                let mut s = 0;
+                for i in 0..r {
+                    let q = rounded.indices[j * r + i];
+                    e[i * c + j] = w[i * c + j] - trellis.value(trellis.grid[s], q) as f32 * row[i] * col[j];
+                    s = usize::from(trellis.next[s][(q & 1) as usize]);
+                }
+            }
+            let error = quadratic(&e, &factors);
+            assert!((error - rounded.error).abs() < 1e-2 * error, "{states}: {error} against {}", rounded.error);
+            assert!(error < last, "{states} states: {error}, before {last}");
+            last = error;
+        }
     }
 }

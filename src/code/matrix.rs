@@ -1,0 +1,113 @@
+//! One quantized matrix as a stream: how fine its grid is, then the indices on it (codec 1).
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | trellis: log2 of the states, plus 16 if grid 1 is odd multiples without zero |
+//! | 2 | base step exponent, little-endian, sixteenths of an octave |
+//! | varint | length of the next part |
+//! | … | row and column exponents ([`super::exponents`]) |
+//! | rest | indices ([`super::indices`]) |
+
+use super::exponents;
+use super::indices::{self, Grid, Prices};
+use super::metric::Metric;
+use super::steps::{BASE_LIMIT, Exponents, Steps};
+use super::trellis::{Odd, Trellis};
+use super::viterbi::{Rate, round};
+
+/// How a matrix is searched and coded. The same for all matrices of a model.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub trellis: Trellis,
+    pub exponents: Exponents,
+    /// Price of a bit in units of c²: what the loss per weight changes by with one bit at high rate.
+    pub lambda: f32,
+    /// Searches after the first, each with the prices that the one before it led to.
+    pub passes: usize,
+}
+
+/// A coded matrix, and what it is worth.
+pub struct Coded {
+    pub bytes: Vec<u8>,
+    /// Predicted loss against the original, nats per token.
+    pub loss: f64,
+    /// What the coder charged in the end: where a search at a nearby knob can start.
+    pub prices: Prices,
+}
+
+/// Quantizes and codes `w` (R, C) row-major at knob `c`; `prices` come from an earlier search of the same matrix.
+pub fn encode(w: &[f32], metric: &Metric, c: f64, settings: &Settings, prices: Option<Prices>) -> Coded {
+    let trellis = &settings.trellis;
+    let steps = Steps::new(metric, c, settings.exponents);
+    let (row, col) = steps.factors();
+    let grid = Grid { rows: metric.rows, cols: metric.cols, row_exp: &steps.rows, col_exp: &steps.cols, trellis };
+    let lambda = settings.lambda * (c * c) as f32;
+    let mut prices = prices.unwrap_or_else(|| {
+        // A cheap first search without prices, only to learn what indices cost.
+        let coarse = Trellis::eight().odd(trellis.odd);
+        let grid = Grid { trellis: &coarse, ..grid };
+        indices::prices(&round(w, metric, &row, &col, &coarse, &Rate::free()).indices, &grid)
+    });
+    let mut passes = settings.passes.max(1);
+    loop {
+        let rounded = round(w, metric, &row, &col, trellis, &Rate { prices, lambda });
+        prices = indices::prices(&rounded.indices, &grid);
+        passes -= 1;
+        if passes == 0 {
+            return Coded { bytes: write(&rounded.indices, &steps, &grid), loss: 0.5 * rounded.error, prices };
+        }
+    }
+}
+
+fn write(q: &[i32], steps: &Steps, grid: &Grid) -> Vec<u8> {
+    let odd = if grid.trellis.odd == Odd::Plain { 16 } else { 0 };
+    let mut out = vec![grid.trellis.states.ilog2() as u8 | odd];
+    out.extend(steps.base.to_le_bytes());
+    let scales = exponents::encode(&[&steps.rows, &steps.cols]);
+    let mut length = scales.len();
+    while length >= 128 {
+        out.push(length as u8 | 128);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend(scales);
+    out.extend(indices::encode(q, grid));
+    out
+}
+
+/// The matrix (R, C) row-major in a stream, or `None` if it is damaged in a way that shows.
+///
+/// Every weight is its integer times its step, one correctly rounded f32 product: the same on every machine.
+pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Option<Vec<f32>> {
+    let (&kind, rest) = bytes.split_first()?;
+    let odd = if kind & 16 != 0 { Odd::Plain } else { Odd::WithZero };
+    let trellis = (kind & !31 == 0).then(|| Trellis::with_states(1 << (kind & 15)))??.odd(odd);
+    let (base, mut rest) = rest.split_at_checked(2)?;
+    let base = i16::from_le_bytes([base[0], base[1]]);
+    if base.abs() > BASE_LIMIT {
+        return None;
+    }
+    let mut length = 0usize;
+    for shift in [0, 7, 14, 21, 28] {
+        let (&byte, after) = rest.split_first()?;
+        rest = after;
+        length |= usize::from(byte & 127) << shift;
+        if byte < 128 {
+            break;
+        }
+    }
+    let (scales, coded) = rest.split_at_checked(length)?;
+    let [row_exp, col_exp]: [Vec<i16>; 2] = exponents::decode(scales, &[rows, cols])?.try_into().ok()?;
+    let steps = Steps { base, rows: row_exp, cols: col_exp };
+    let grid = Grid { rows, cols, row_exp: &steps.rows, col_exp: &steps.cols, trellis: &trellis };
+    let q = indices::decode(coded, &grid)?;
+    let mut w = vec![0f32; rows * cols];
+    for (j, column) in q.chunks_exact(rows.max(1)).enumerate() {
+        let mut state = 0;
+        for (i, q) in column.iter().enumerate() {
+            w[i * cols + j] = trellis.value(trellis.grid[state], *q) as f32 * steps.at(i, j);
+            state = usize::from(trellis.next[state][(q & 1) as usize]);
+        }
+    }
+    Some(w)
+}

@@ -1,0 +1,103 @@
+//! How fine a matrix's grid is: one knob for the whole model, and scales from the curvature.
+//!
+//! At high rate every halving of a step costs one bit and quarters the loss, so at the optimum the loss per weight is
+//! the same everywhere: the step of weight (i, j) is c / √(o_i d_j), with o and d the conditional curvatures of
+//! [`super::metric`] and c the one knob. Reverse water-filling over columns is WaterSIC's rule (arXiv:2603.04956).
+//! Curvatures are sampled, so the rule is followed to a power below 1.
+
+use super::exponents::LIMIT;
+use super::metric::Metric;
+
+/// Scales are quarter octaves; the base step is in sixteenths, so that one table serves both.
+const FINE: i32 = 16;
+const QUARTERS: i32 = FINE / 4;
+
+/// 2^(k/16), rounded to f32.
+const ROOTS: [f32; FINE as usize] = [
+    1.0, 1.044_273_8, 1.090_507_7, 1.138_788_6, 1.189_207_1, 1.241_857_8, 1.296_839_6, 1.354_255_6, 1.414_213_5,
+    1.476_826_1, 1.542_210_8, 1.610_490_3, 1.681_792_9, 1.756_252_2, 1.834_008_1, 1.915_206_6,
+];
+
+/// Exponents of base steps that f32 can hold with room for the scales on both sides.
+pub const BASE_LIMIT: i16 = 100 * FINE as i16;
+
+/// The grid of one matrix: the step of weight (i, j) is 2^(base/16 + (row\[i\] + column\[j\])/4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steps {
+    /// Sixteenths of an octave, within ±[`BASE_LIMIT`].
+    pub base: i16,
+    /// Quarter octaves, within ±[`LIMIT`].
+    pub rows: Vec<i16>,
+    pub cols: Vec<i16>,
+}
+
+/// How closely scales follow the curvature: 1 is the rule of high-rate theory, 0 gives one step per matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct Exponents {
+    pub rows: f32,
+    pub cols: f32,
+}
+
+/// 2^(n/16) in f32: a table value times a power of two, so the same on every machine. Zero or infinite far out.
+pub fn power(n: i32) -> f32 {
+    let octave = n.div_euclid(FINE);
+    let scale = match octave {
+        -126..=127 => f32::from_bits(((octave + 127) as u32) << 23),
+        i32::MIN..=-127 => 0.0,
+        _ => f32::INFINITY,
+    };
+    ROOTS[n.rem_euclid(FINE) as usize] * scale
+}
+
+impl Steps {
+    /// The rule for a matrix with this metric at knob `c` (nats^½ per step).
+    pub fn new(metric: &Metric, c: f64, exponents: Exponents) -> Self {
+        let (out, input) = (log_mean(&metric.output), log_mean(&metric.input));
+        let base = (f64::from(FINE) * (c.log2() - 0.5 * (out + input))).round();
+        let limit = f64::from(BASE_LIMIT);
+        let scales = |values: &[f32], mean: f64, power: f32| -> Vec<i16> {
+            let exponent = |v: &f32| 4.0 * 0.5 * f64::from(power) * (mean - f64::from(*v).log2());
+            values.iter().map(|v| exponent(v).round().clamp(-f64::from(LIMIT), f64::from(LIMIT)) as i16).collect()
+        };
+        let in_order = scales(&metric.input, input, exponents.cols);
+        let mut cols = vec![0; metric.cols];
+        for (k, j) in metric.order.iter().enumerate() {
+            cols[*j] = in_order[k];
+        }
+        Steps { base: base.clamp(-limit, limit) as i16, rows: scales(&metric.output, out, exponents.rows), cols }
+    }
+
+    /// Step of weight (i, j).
+    #[inline]
+    pub fn at(&self, i: usize, j: usize) -> f32 {
+        power(i32::from(self.base) + QUARTERS * (i32::from(self.rows[i]) + i32::from(self.cols[j])))
+    }
+
+    /// Row factors times column factors give the steps up to rounding: what the search computes with.
+    pub fn factors(&self) -> (Vec<f32>, Vec<f32>) {
+        let base = i32::from(self.base);
+        let rows = self.rows.iter().map(|r| power(base + QUARTERS * i32::from(*r))).collect();
+        let cols = self.cols.iter().map(|c| power(QUARTERS * i32::from(*c))).collect();
+        (rows, cols)
+    }
+}
+
+/// Mean log2 of positive values.
+fn log_mean(values: &[f32]) -> f64 {
+    values.iter().map(|v| f64::from(*v).log2()).sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_are_correctly_rounded_in_the_table() {
+        for k in 0..FINE {
+            assert_eq!(power(k), (f64::from(k) / 16.0).exp2() as f32, "2^({k}/16)");
+        }
+        assert_eq!(power(-32), 0.25);
+        assert_eq!(power(-127 * 16), 0.0);
+        assert_eq!(power(128 * 16), f32::INFINITY);
+    }
+}
