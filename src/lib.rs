@@ -7,8 +7,11 @@
 pub mod error;
 pub mod artifact;
 pub mod code;
+pub mod compile;
 pub mod eval;
 pub mod ingest;
 pub mod measure;
 pub mod model;
 pub mod nets;
+pub mod plan;
+pub mod progress;

@@ -4,6 +4,7 @@
 //! [`crate::code`]'s business.
 
 pub mod layout;
+pub mod open;
 pub mod read;
 pub mod root;
 pub mod save;

@@ -32,7 +32,7 @@ pub struct Coded {
     /// Predicted loss against the original, nats per token.
     pub loss: f64,
     /// What the coder charged in the end: where a search at a nearby knob can start.
-    pub prices: Prices,
+    pub prices: Option<Prices>,
 }
 
 /// Quantizes and codes `w` (R, C) row-major at knob `c`; `prices` come from an earlier search of the same matrix.
@@ -54,7 +54,7 @@ pub fn encode(w: &[f32], metric: &Metric, c: f64, settings: &Settings, prices: O
         prices = indices::prices(&rounded.indices, &grid);
         passes -= 1;
         if passes == 0 {
-            return Coded { bytes: write(&rounded.indices, &steps, &grid), loss: 0.5 * rounded.error, prices };
+            return Coded { bytes: write(&rounded.indices, &steps, &grid), loss: 0.5 * rounded.error, prices: Some(prices) };
         }
     }
 }

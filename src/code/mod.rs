@@ -13,4 +13,5 @@ mod scales;
 mod shape;
 pub mod steps;
 pub mod trellis;
+pub mod vectors;
 pub mod viterbi;

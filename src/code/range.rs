@@ -191,7 +191,8 @@ mod tests {
     fn carries_run_through_waiting_bytes() {
         // Ends of the interval close below a carry: first far up, then up again by almost nothing.
         for run in 1..64 {
-            let bits: Vec<(u32, bool)> = (0..run).map(|k| (if k % 9 == 8 { 1 } else { 65535 }, k % 9 == 8 || k % 2 == 0)).collect();
+            let bits: Vec<(u32, bool)> =
+                (0..run).map(|k| (if k % 9 == 8 { 1 } else { 65535 }, k % 9 == 8 || k % 2 == 0)).collect();
             let bytes = code(&bits);
             let mut decoder = Decoder::new(&bytes);
             assert!(bits.iter().all(|&(p, bit)| decoder.bit(p, false) == bit) && !decoder.damaged());

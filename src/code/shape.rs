@@ -5,8 +5,9 @@ use super::indices::{BITS, NODES};
 /// ln(p / (1 - p)) in units of 1/16 that the bit is one: by node of the expected magnitude, grid and bit.
 ///
 /// Bits: "greater than 0", "greater than 1", ... up to 14 of the upper part, then the lower bits by context. Trained on
-/// 18 million indices of a transformer quantized with four trellis states at 1.4 to 6 bits a weight; the shape of such
-/// distributions depends on little but the expected magnitude, and a stream corrects it as it goes.
+/// 54 million indices of one transformer quantized with 4 to 32 trellis states at 1.5 to 6 bits a weight (grid 1 with
+/// zero first, then plain); the shape of such distributions depends on little but the expected magnitude, a second
+/// transformer is coded as well by it, and a stream corrects it as it goes.
 #[rustfmt::skip]
 pub const SHAPE: [[[[i8; BITS]; 2]; NODES]; 2] = [
     [

@@ -189,12 +189,12 @@ mod tests {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let x = (seed >> 40) as f64 / f64::from(1 << 24) * 64.0 + 32.0;
             new.fill(f64::INFINITY);
-            for s in 0..t.states {
+            for (s, cost) in cost.iter().enumerate() {
                 let low = (x / 2.0).floor() as i32;
                 for q in low - 1..=low + 2 {
                     let e = x - f64::from(t.value(t.grid[s], q));
                     let to = usize::from(t.next[s][(q & 1) as usize]);
-                    new[to] = new[to].min(cost[s] + e * e);
+                    new[to] = new[to].min(cost + e * e);
                 }
             }
             std::mem::swap(&mut cost, &mut new);

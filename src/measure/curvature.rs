@@ -29,7 +29,7 @@ pub const FULL_OUTPUT_LIMIT: usize = 1024;
 const BATCH_TOKENS: usize = 512;
 
 /// Memory that running sums may take, over all lanes.
-const LANE_BUDGET: usize = 512 << 20;
+const LANE_BUDGET: usize = 1 << 30;
 
 /// Curvature of one stored matrix (R, C): a change E costs about ½ Σ (O E H) ∘ E nats per token.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +43,16 @@ pub struct Factors {
 }
 
 impl Factors {
+    /// Length of the output factor of a stored matrix; `None` for control tensors.
+    pub fn output_len(model: &Model, stored: usize) -> Option<usize> {
+        match *model.shape(stored) {
+            [rows, _] if model.spec(stored).form != Form::Vector => {
+                Some(if rows > FULL_OUTPUT_LIMIT { rows } else { rows * rows })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether `output` is only a diagonal.
     pub fn diagonal_output(&self) -> bool {
         self.output.len() == self.rows && self.rows > 1
@@ -177,7 +187,8 @@ pub fn measure(model: &Model, windows: &Windows, random: u64, progress: &(dyn Fn
     let stored: HashMap<&str, usize> = model.specs.iter().zip(&model.source).map(|(s, i)| (s.name.as_str(), *i)).collect();
     let batches = windows.batches((BATCH_TOKENS / windows.length()).max(1));
     let lane_bytes: usize = (0..model.stored.len()).map(|i| sums_bytes(model, i)).sum();
-    let lanes = (LANE_BUDGET / lane_bytes.max(1)).clamp(1, 16).min(batches.len());
+    // A power of two divides evenly among the usual numbers of threads.
+    let lanes = 1 << (LANE_BUDGET / lane_bytes.max(1)).clamp(1, 8).min(batches.len()).ilog2();
     let params = model.params()?;
     let mut done: Vec<Lane> = (0..lanes)
         .into_par_iter()
@@ -229,11 +240,8 @@ pub fn measure(model: &Model, windows: &Windows, random: u64, progress: &(dyn Fn
 }
 
 fn sums_bytes(model: &Model, stored: usize) -> usize {
-    match *model.shape(stored) {
-        [rows, cols] if model.spec(stored).form != Form::Vector => {
-            let output = if rows > FULL_OUTPUT_LIMIT { rows } else { rows * rows };
-            4 * (cols * cols + output)
-        }
+    match (Factors::output_len(model, stored), model.shape(stored)) {
+        (Some(output), &[_, cols]) => 4 * (cols * cols + output),
         _ => 8 * model.stored[stored].data.len(),
     }
 }

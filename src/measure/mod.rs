@@ -1,4 +1,14 @@
 //! Finds how much every stored tensor matters: the curvature of the KL divergence to the original model.
 
+pub mod cache;
+pub mod correction;
 pub mod curvature;
 pub mod fisher;
+
+/// What is known about a model's loss.
+pub struct Statistics {
+    /// For every stored tensor.
+    pub curvature: Vec<curvature::Curvature>,
+    /// For every stored tensor: measured over predicted loss when it alone is quantized; 1 where it was not measured.
+    pub correction: Vec<f64>,
+}

@@ -23,6 +23,7 @@ pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&
 }
 
 /// Σ aᵢbᵢ in a fixed order with eight running sums: a plain sum cannot be vectorised without changing its value.
+#[inline]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -36,6 +37,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Σ aᵢ, in the order of [`dot`].
+#[inline]
 pub(crate) fn sum(a: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
     let chunks = a.chunks_exact(8);

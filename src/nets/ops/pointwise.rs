@@ -52,6 +52,7 @@ impl CustomOp1 for Softcap {
 
 /// tanh by its continued-fraction rational form below 1 and by [`exp`] above: the library call is several times
 /// slower and does not vectorise. Error below 3e-7.
+#[inline]
 fn tanh(x: f32) -> f32 {
     let a = x.abs();
     let x2 = x * x;
@@ -62,6 +63,7 @@ fn tanh(x: f32) -> f32 {
 }
 
 /// eˣ for x ≤ 0 in plain arithmetic that vectorises (Cephes' `expf`): relative error below 2e-7; 0 below −87.
+#[inline]
 pub fn exp(x: f32) -> f32 {
     let clamped = x.max(-87.0);
     // Adding and taking away 1.5·2²³ rounds to an integer without a call to the library.

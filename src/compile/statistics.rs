@@ -1,0 +1,111 @@
+//! Gathers what is known about a model's loss, from the cache where it is there.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use super::Options;
+use super::lattice::{DAMPING, nominal_knob, settings};
+use crate::code::matrix;
+use crate::code::metric::Metric;
+use crate::code::trellis::Odd;
+use crate::error::{Error, Result};
+use crate::eval::windows::Windows;
+use crate::measure::correction::{self, Change};
+use crate::measure::curvature::{self, Curvature};
+use crate::measure::{Statistics, cache};
+use crate::model::Model;
+use crate::progress::Progress;
+
+/// Tokens on which each matrix's correction is measured.
+const CORRECTION_TOKENS: usize = 8192;
+
+/// Statistics of `model` on `calib`, and whether they came from the cache.
+pub(super) fn gather(
+    model: &Model,
+    calib: &[u16],
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Statistics, bool)> {
+    let length = model.net.context();
+    let available = Windows::new(calib, length, None).rows();
+    if available == 0 {
+        return Err(Error::input(format!(
+            "the calibration shard has {} tokens, one row of this model takes {}",
+            calib.len(),
+            length + 1
+        )));
+    }
+    let wanted = options.calib_rows.unwrap_or_else(|| options.effort.calibration_tokens().div_ceil(length));
+    let rows = wanted.clamp(1, available);
+    let key = cache::key(model, calib, rows, options.seed);
+    if let Some(folder) = &options.cache
+        && let Some(statistics) = cache::load(folder, &key, model)
+    {
+        return Ok((statistics, true));
+    }
+    let sample = spread(calib, length, rows);
+    progress.begin("measuring curvature", rows as u64);
+    let done = AtomicU64::new(0);
+    let advance = |n: u64| {
+        done.fetch_add(n, Ordering::Relaxed);
+        progress.advance(n);
+    };
+    let curvature = curvature::measure(model, &Windows::new(&sample, length, None), options.seed, &advance)?;
+    progress.end();
+    let correction = corrections(model, &curvature, calib, progress)?;
+    let statistics = Statistics { curvature, correction };
+    if let Some(folder) = &options.cache
+        && let Err(e) = cache::save(folder, &key, &statistics)
+    {
+        // A pack without a cache is slower next time, not wrong.
+        progress.note(&format!("statistics were not cached: {e}"));
+    }
+    Ok((statistics, false))
+}
+
+/// `rows` rows of `length` tokens spread evenly over a token stream, so that many documents have a say.
+fn spread(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
+    let available = (tokens.len() - 1) / length;
+    let mut out = Vec::with_capacity(rows * length + 1);
+    for r in 0..rows {
+        let start = r * available / rows * length;
+        out.extend(&tokens[start..start + length]);
+    }
+    // Windows hold one target more than inputs; measuring does not look at it.
+    out.push(tokens[0]);
+    out
+}
+
+/// Quantizes every matrix alone at a usual knob and measures what it really costs.
+fn corrections(model: &Model, curvature: &[Curvature], calib: &[u16], progress: &dyn Progress) -> Result<Vec<f64>> {
+    let knob = nominal_knob(model);
+    let settings = settings(8, Odd::Plain);
+    let matrices: Vec<usize> =
+        (0..model.stored.len()).filter(|i| matches!(curvature[*i], Curvature::Matrix(_))).collect();
+    progress.begin("checking the curvature", 2 * matrices.len() as u64);
+    let changes: Vec<Change> = matrices
+        .into_par_iter()
+        .map(|i| {
+            let Curvature::Matrix(factors) = &curvature[i] else { unreachable!("only matrices were kept") };
+            let metric = Metric::new(factors, DAMPING).map_err(|e| e.at(&model.spec(i).name))?;
+            let coded = matrix::encode(&model.stored[i].data, &metric, knob, &settings, None);
+            let data = matrix::decode(&coded.bytes, metric.rows, metric.cols)
+                .ok_or_else(|| Error::compute(format!("{} did not survive its own coding", model.spec(i).name)))?;
+            progress.advance(1);
+            Ok(Change { stored: i, data, predicted: coded.loss })
+        })
+        .collect::<Result<_>>()?;
+    let length = model.net.context();
+    let rows = CORRECTION_TOKENS.div_ceil(length).min((calib.len() - 1) / length);
+    let sample = spread(calib, length, rows);
+    let measured = correction::measure(model, Windows::new(&sample, length, None), changes.into_iter(), &|| {
+        progress.advance(1);
+    })?;
+    progress.end();
+    let mut out = vec![1.0; model.stored.len()];
+    for (i, c) in measured {
+        out[i] = c;
+    }
+    Ok(out)
+}

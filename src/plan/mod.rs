@@ -1,0 +1,3 @@
+//! Decides how the bytes are spent.
+
+pub mod budget;

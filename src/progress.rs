@@ -1,0 +1,104 @@
+//! What a long run says while it works. Always on stderr: stdout belongs to the result.
+
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Receives the progress of stages that run one after the other. Threads of a stage may call [`Progress::advance`]
+/// at the same time.
+pub trait Progress: Sync {
+    /// A stage of `total` steps begins; 0 when their number is not known. Ends the one before it, if it has not ended.
+    fn begin(&self, stage: &str, total: u64);
+    /// `n` more steps of the stage are done.
+    fn advance(&self, n: u64);
+    /// Something worth a line of its own.
+    fn note(&self, message: &str);
+    /// The stage is over.
+    fn end(&self);
+}
+
+/// Says nothing.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: u64) {}
+
+    fn advance(&self, _: u64) {}
+
+    fn note(&self, _: &str) {}
+
+    fn end(&self) {}
+}
+
+/// A bar per stage on a terminal; elsewhere (a log file, a pipe) one plain line per finished stage.
+#[derive(Default)]
+pub struct Bars {
+    current: Mutex<Option<Stage>>,
+}
+
+struct Stage {
+    name: String,
+    started: Instant,
+    bar: ProgressBar,
+}
+
+impl Bars {
+    pub fn new() -> Self {
+        Bars::default()
+    }
+
+    fn change(&self, next: Option<Stage>) {
+        // A thread that panicked with the lock has left nothing half done: the stage is replaced as a whole.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Stage { name, started, bar }) = std::mem::replace(&mut *current, next) {
+            bar.finish_and_clear();
+            eprintln!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+        }
+    }
+
+    fn with_bar(&self, act: impl FnOnce(Option<&ProgressBar>)) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        act(current.as_ref().map(|stage| &stage.bar));
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, stage: &str, total: u64) {
+        self.change(None);
+        let hidden = !std::io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let length = (total > 0).then_some(total);
+        let bar = ProgressBar::with_draw_target(length, target);
+        let template = match length {
+            Some(_) => "{msg:24} [{bar:30}] {human_pos} of {human_len}, {elapsed}, {eta} to go",
+            None => "{msg:24} {human_pos} done, {elapsed}",
+        };
+        // Both templates are constants that parse; a bar in the wrong style would still be no reason to stop.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(stage.to_string());
+        self.change(Some(Stage { name: stage.to_string(), started: Instant::now(), bar }));
+    }
+
+    fn advance(&self, n: u64) {
+        self.with_bar(|bar| {
+            if let Some(bar) = bar {
+                bar.inc(n);
+            }
+        });
+    }
+
+    fn note(&self, message: &str) {
+        self.with_bar(|bar| match bar {
+            Some(bar) => bar.suspend(|| eprintln!("{message}")),
+            None => eprintln!("{message}"),
+        });
+    }
+
+    fn end(&self) {
+        self.change(None);
+    }
+}
