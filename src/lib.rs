@@ -6,12 +6,17 @@
 
 pub mod error;
 pub mod artifact;
+pub mod cli;
 pub mod code;
 pub mod compile;
 pub mod eval;
 pub mod ingest;
+pub mod inspect;
 pub mod measure;
 pub mod model;
 pub mod nets;
 pub mod plan;
 pub mod progress;
+pub mod text;
+pub mod unpack;
+pub mod verify;

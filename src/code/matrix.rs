@@ -3,7 +3,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | trellis: log2 of the states, plus 16 if grid 1 is odd multiples without zero |
-//! | 2 | base step exponent, little-endian, sixteenths of an octave |
+//! | 2 | base step exponent, signed little-endian, 64ths of an octave |
 //! | varint | length of the next part |
 //! | … | row and column exponents ([`super::exponents`]) |
 //! | rest | indices ([`super::indices`]) |
@@ -13,7 +13,7 @@ use super::indices::{self, Grid, Prices};
 use super::metric::Metric;
 use super::steps::{BASE_LIMIT, Exponents, Steps};
 use super::trellis::{Odd, Trellis};
-use super::viterbi::{Rate, round};
+use super::viterbi::{Rate, Rounded, round};
 
 /// How a matrix is searched and coded. The same for all matrices of a model.
 #[derive(Debug, Clone)]
@@ -22,8 +22,6 @@ pub struct Settings {
     pub exponents: Exponents,
     /// Price of a bit in units of c²: what the loss per weight changes by with one bit at high rate.
     pub lambda: f32,
-    /// Searches after the first, each with the prices that the one before it led to.
-    pub passes: usize,
 }
 
 /// A coded matrix, and what it is worth.
@@ -31,32 +29,37 @@ pub struct Coded {
     pub bytes: Vec<u8>,
     /// Predicted loss against the original, nats per token.
     pub loss: f64,
-    /// What the coder charged in the end: where a search at a nearby knob can start.
-    pub prices: Option<Prices>,
 }
 
-/// Quantizes and codes `w` (R, C) row-major at knob `c`; `prices` come from an earlier search of the same matrix.
-pub fn encode(w: &[f32], metric: &Metric, c: f64, settings: &Settings, prices: Option<Prices>) -> Coded {
-    let trellis = &settings.trellis;
+/// Quantizes and codes `w` (R, C) row-major at knob `c` at the prices that [`learn`] found at a knob nearby.
+pub fn encode(w: &[f32], metric: &Metric, c: f64, settings: &Settings, prices: &Prices) -> Coded {
     let steps = Steps::new(metric, c, settings.exponents);
-    let (row, col) = steps.factors();
-    let grid = Grid { rows: metric.rows, cols: metric.cols, row_exp: &steps.rows, col_exp: &steps.cols, trellis };
-    let lambda = settings.lambda * (c * c) as f32;
-    let mut prices = prices.unwrap_or_else(|| {
-        // A cheap first search without prices, only to learn what indices cost.
-        let coarse = Trellis::eight().odd(trellis.odd);
-        let grid = Grid { trellis: &coarse, ..grid };
-        indices::prices(&round(w, metric, &row, &col, &coarse, &Rate::free()).indices, &grid)
-    });
-    let mut passes = settings.passes.max(1);
-    loop {
-        let rounded = round(w, metric, &row, &col, trellis, &Rate { prices, lambda });
-        prices = indices::prices(&rounded.indices, &grid);
-        passes -= 1;
-        if passes == 0 {
-            return Coded { bytes: write(&rounded.indices, &steps, &grid), loss: 0.5 * rounded.error, prices: Some(prices) };
+    let grid = grid(&steps, &settings.trellis);
+    let rounded = search(w, metric, c, settings, &steps, prices);
+    Coded { bytes: write(&rounded.indices, &steps, &grid), loss: 0.5 * rounded.error }
+}
+
+/// What indices of `w` cost at knob `c`: from a first search that ignores the rate or goes by earlier prices.
+pub fn learn(w: &[f32], metric: &Metric, c: f64, settings: &Settings, earlier: Option<&Prices>) -> Prices {
+    let steps = Steps::new(metric, c, settings.exponents);
+    let rounded = match earlier {
+        Some(prices) => search(w, metric, c, settings, &steps, prices),
+        None => {
+            let (row, col) = steps.factors();
+            round(w, metric, &row, &col, &settings.trellis, &Rate::free())
         }
-    }
+    };
+    indices::prices(&rounded.indices, &grid(&steps, &settings.trellis))
+}
+
+fn grid<'a>(steps: &'a Steps, trellis: &'a Trellis) -> Grid<'a> {
+    Grid { rows: steps.rows.len(), cols: steps.cols.len(), row_exp: &steps.rows, col_exp: &steps.cols, trellis }
+}
+
+fn search(w: &[f32], metric: &Metric, c: f64, settings: &Settings, steps: &Steps, prices: &Prices) -> Rounded {
+    let (row, col) = steps.factors();
+    let rate = Rate { prices, lambda: settings.lambda * (c * c) as f32 };
+    round(w, metric, &row, &col, &settings.trellis, &rate)
 }
 
 fn write(q: &[i32], steps: &Steps, grid: &Grid) -> Vec<u8> {

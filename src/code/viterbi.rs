@@ -1,5 +1,7 @@
 //! Rounds a matrix to a trellis-coded lattice under its error metric: the encoder's search.
 
+use std::sync::LazyLock;
+
 use super::indices::{PRICED, Prices};
 use super::metric::Metric;
 use super::trellis::{Odd, Trellis};
@@ -12,16 +14,18 @@ const SPAN: usize = 16;
 const BLOCK: usize = 64;
 
 /// What rounding pays for bits.
-pub struct Rate {
-    pub prices: Prices,
+pub struct Rate<'a> {
+    pub prices: &'a Prices,
     /// Metric units per bit.
     pub lambda: f32,
 }
 
-impl Rate {
+impl Rate<'static> {
     /// Rounding without regard to the rate.
     pub fn free() -> Self {
-        Rate { prices: Prices { table: vec![0.0; 2 * PRICED], bucket: Vec::new() }, lambda: 0.0 }
+        static FREE: LazyLock<Prices> =
+            LazyLock::new(|| Prices { table: vec![0.0; 2 * PRICED], bucket: Vec::new() });
+        Rate { prices: &FREE, lambda: 0.0 }
     }
 }
 

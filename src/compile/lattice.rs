@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::measure::Statistics;
 use crate::measure::curvature::Curvature;
 use crate::model::{Dtype, Model};
-use crate::plan::budget::{Encoder, Outcome, Part, meet};
+use crate::plan::budget::{Encoder, Outcome, Part, approach, meet};
 use crate::progress::Progress;
 
 /// Found on models that are not part of this project; 1 % is also GPTQ's.
@@ -30,8 +30,8 @@ const NATS_PER_BYTE: f64 = 8.0 * 2.0 * std::f64::consts::LN_2 * GRANULAR / 2.0;
 /// States while looking for the knob: sizes hardly depend on them.
 const SEARCH_STATES: usize = 8;
 /// How near the budget the knob must be before the final trellis is tried.
-const SEARCH_CLOSE: f64 = 2e-3;
-const FINAL_CLOSE: f64 = 3e-4;
+const SEARCH_CLOSE: f64 = 4e-3;
+const FINAL_CLOSE: f64 = 5e-4;
 
 /// A knob at which most models lose about .02 nats per token: where searches start and corrections are measured.
 pub(super) fn nominal_knob(model: &Model) -> f64 {
@@ -40,33 +40,37 @@ pub(super) fn nominal_knob(model: &Model) -> f64 {
 
 pub(super) fn settings(states: usize, odd: Odd) -> Settings {
     let trellis = Trellis::with_states(states).unwrap_or_else(Trellis::eight).odd(odd);
-    Settings { trellis, exponents: EXPONENTS, lambda: LAMBDA, passes: 1 }
+    Settings { trellis, exponents: EXPONENTS, lambda: LAMBDA }
 }
 
 /// One matrix on its way through the search.
 struct Matrix {
     stored: usize,
     metric: Metric,
-    /// What grid 1 of its trellis is made of, once that is decided.
-    odd: Option<Odd>,
-    /// The prices of its last search.
-    prices: Option<Prices>,
+    /// What grid 1 of its trellis is made of, and what indices cost, once a first search has found out.
+    found: Option<(Odd, Prices)>,
 }
 
 impl Matrix {
-    /// Codes the matrix at its own knob; the first time on both kinds of grid, to see which is cheaper.
-    fn encode(&mut self, w: &[f32], c: f64, states: usize) -> Coded {
-        let run = |odd, prices| matrix::encode(w, &self.metric, c, &settings(states, odd), prices);
-        let (odd, coded) = match self.odd {
-            Some(odd) => (odd, run(odd, self.prices.take())),
-            None => {
-                let tried = [Odd::Plain, Odd::WithZero].map(|odd| (odd, run(odd, None)));
-                let cost = |coded: &Coded| coded.loss + NATS_PER_BYTE * c * c * coded.bytes.len() as f64;
-                let [plain, zero] = tried;
-                if cost(&plain.1) <= cost(&zero.1) { plain } else { zero }
+    /// Codes the matrix at its own knob. The first time on both kinds of grid, to see which is cheaper; `learning`
+    /// lets the prices follow, which makes sizes jump a little from knob to knob.
+    fn encode(&mut self, w: &[f32], c: f64, states: usize, learning: bool) -> Coded {
+        let metric = &self.metric;
+        if let Some((odd, prices)) = &mut self.found {
+            let settings = settings(states, *odd);
+            if learning {
+                *prices = matrix::learn(w, metric, c, &settings, Some(prices));
             }
-        };
-        self.odd = Some(odd);
+            return matrix::encode(w, metric, c, &settings, prices);
+        }
+        let [plain, zero] = [Odd::Plain, Odd::WithZero].map(|odd| {
+            let settings = settings(states, odd);
+            let prices = matrix::learn(w, metric, c, &settings, None);
+            (matrix::encode(w, metric, c, &settings, &prices), odd, prices)
+        });
+        let cost = |coded: &Coded| coded.loss + NATS_PER_BYTE * c * c * coded.bytes.len() as f64;
+        let (coded, odd, prices) = if cost(&plain.0) <= cost(&zero.0) { plain } else { zero };
+        self.found = Some((odd, prices));
         coded
     }
 }
@@ -78,6 +82,7 @@ struct Parts<'a> {
     matrices: Vec<Matrix>,
     small: Vec<usize>,
     states: usize,
+    learning: bool,
     progress: &'a dyn Progress,
 }
 
@@ -120,15 +125,14 @@ impl Encoder for Parts<'_> {
     type Coded = Vec<u8>;
 
     fn encode(&mut self, c: f64) -> Result<Vec<Part<Vec<u8>>>> {
-        let (model, statistics, states, progress) = (self.model, self.statistics, self.states, self.progress);
+        let Parts { model, statistics, states, learning, progress, .. } = *self;
         let mut parts: Vec<Part<Vec<u8>>> = self
             .matrices
             .par_iter_mut()
             .with_max_len(1)
             .map(|m| {
                 let correction = statistics.correction[m.stored];
-                let mut coded = m.encode(&model.stored[m.stored].data, c / correction.sqrt(), states);
-                m.prices = coded.prices.take();
+                let coded = m.encode(&model.stored[m.stored].data, c / correction.sqrt(), states, learning);
                 progress.advance(1);
                 Part { bytes: coded.bytes.len(), loss: correction * coded.loss, coded: coded.bytes }
             })
@@ -161,29 +165,22 @@ pub(super) fn code(
         .filter_map(|(stored, c)| match c {
             Curvature::Matrix(f) => {
                 let metric = Metric::new(f, DAMPING).map_err(|e| e.at(&model.spec(stored).name));
-                Some(metric.map(|metric| Matrix { stored, metric, odd: None, prices: None }))
+                Some(metric.map(|metric| Matrix { stored, metric, found: None }))
             }
             Curvature::Vector(_) => None,
         })
         .collect::<Result<_>>()?;
     let small = (0..model.stored.len()).filter(|i| matches!(statistics.curvature[*i], Curvature::Vector(_))).collect();
     let states = options.effort.states();
-    let mut parts = Parts { model, statistics, matrices, small, states: states.min(SEARCH_STATES), progress };
-    let impossible = |needed| {
-        Err(too_large(options, needed).hint("raise the cap, include less, or pack a smaller model"))
-    };
+    let mut parts = Parts { model, statistics, matrices, small, states: states.min(SEARCH_STATES), learning: true, progress };
     progress.begin("searching", 0);
-    let mut start = nominal_knob(model);
-    if states > SEARCH_STATES {
-        match meet(&mut parts, budget, start, SEARCH_CLOSE)? {
-            Outcome::Fits { knob, .. } => start = knob,
-            Outcome::TooSmall { needed } => return impossible(needed),
-        }
-        parts.states = states;
-    }
+    let start = approach(&mut parts, budget, nominal_knob(model), SEARCH_CLOSE)?;
+    (parts.states, parts.learning) = (states, false);
     let found = match meet(&mut parts, budget, start, FINAL_CLOSE)? {
-        Outcome::Fits { parts, .. } => parts,
-        Outcome::TooSmall { needed } => return impossible(needed),
+        Outcome::Fits(found) => found,
+        Outcome::TooSmall { needed } => {
+            return Err(too_large(options, needed).hint("raise the cap, include less, or pack a smaller model"));
+        }
     };
     progress.end();
     let entries = parts.entries(&found.iter().map(|p| p.bytes).collect::<Vec<_>>());

@@ -89,7 +89,9 @@ fn corrections(model: &Model, curvature: &[Curvature], calib: &[u16], progress: 
         .map(|i| {
             let Curvature::Matrix(factors) = &curvature[i] else { unreachable!("only matrices were kept") };
             let metric = Metric::new(factors, DAMPING).map_err(|e| e.at(&model.spec(i).name))?;
-            let coded = matrix::encode(&model.stored[i].data, &metric, knob, &settings, None);
+            let w = &model.stored[i].data;
+            let prices = matrix::learn(w, &metric, knob, &settings, None);
+            let coded = matrix::encode(w, &metric, knob, &settings, &prices);
             let data = matrix::decode(&coded.bytes, metric.rows, metric.cols)
                 .ok_or_else(|| Error::compute(format!("{} did not survive its own coding", model.spec(i).name)))?;
             progress.advance(1);

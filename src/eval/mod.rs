@@ -1,5 +1,7 @@
 //! Runs a network over token rows and compares what two versions of it predict.
 
+pub mod bits;
 pub mod compare;
 pub mod logits;
+pub mod sliding;
 pub mod windows;

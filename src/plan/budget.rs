@@ -26,66 +26,127 @@ pub trait Encoder {
 
 /// The way a search went.
 pub enum Outcome<T> {
-    /// The chosen parts and the knob that most of them are at.
-    Fits { parts: Vec<Part<T>>, knob: f64 },
+    /// Parts that fit.
+    Fits(T),
     /// Not even the coarsest grids fit; the bytes that they need.
     TooSmall { needed: u64 },
 }
 
 /// Encodings at most; never seconds, so that speed does not change the result.
 const TRIALS: usize = 12;
-/// Knobs beyond this factor of the start are not tried.
-const REACH: f64 = 16384.0;
+/// Knobs more than this many octaves from the start are not tried.
+const REACH: f64 = 14.0;
+/// Knobs nearer than this many octaves differ by no more than the search's own noise.
+const NOISE: f64 = 3e-4;
 
-/// Finds the finest knob whose file fits `budget` bytes, starting at `start`, and spends what is left.
-///
-/// The knob is near enough when `close` of the budget is left or less: the exchange of parts spends most of the rest.
+/// A file at one knob.
+struct Trial<T> {
+    /// log2 of the knob.
+    log: f64,
+    size: f64,
+    parts: Vec<Part<T>>,
+}
+
+/// Where the next knob comes from: the last trials and how fast size falls with the knob.
+struct Search {
+    budget: f64,
+    start: f64,
+    /// Bytes per octave of the knob; one bit per weight at first.
+    slope: f64,
+    steepest: f64,
+    last: Option<(f64, f64)>,
+}
+
+impl Search {
+    fn new(weights: usize, budget: u64, start: f64) -> Self {
+        let slope = weights as f64 / 8.0;
+        Search { budget: budget as f64, start: start.log2(), slope, steepest: 1.5 * slope, last: None }
+    }
+
+    fn trial<E: Encoder>(&mut self, encoder: &mut E, log: f64) -> Result<Trial<E::Coded>> {
+        let parts = encoder.encode(log.exp2())?;
+        let size = encoder.file_size(&parts.iter().map(|p| p.bytes).collect::<Vec<_>>())? as f64;
+        if let Some((other, its_size)) = self.last
+            && (other - log).abs() > 0.02
+        {
+            let slope = (its_size - size) / (log - other);
+            self.slope = slope.clamp(self.steepest / 200.0, self.steepest);
+        }
+        self.last = Some((log, size));
+        Ok(Trial { log, size, parts })
+    }
+
+    /// The knob at which a trial's size would change to `aim`; at most four octaves away and never out of reach.
+    fn towards(&self, log: f64, size: f64, aim: f64) -> f64 {
+        let step = ((size - aim) / self.slope).clamp(-4.0, 4.0);
+        (log + step).clamp(self.start - REACH, self.start + REACH)
+    }
+}
+
+/// A knob whose file has `budget` bytes within `close` of it, starting at `start`; no nearer where it cannot get nearer.
 ///
 /// # Errors
 /// If encoding fails.
-pub fn meet<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) -> Result<Outcome<E::Coded>> {
-    struct Trial<T> {
-        log: f64,
-        size: u64,
-        parts: Vec<Part<T>>,
-    }
-    let close = (close * budget as f64).max(64.0);
-    let octave = encoder.weights() as f64 / 8.0;
-    let (mut fits, mut exceeds): (Option<Trial<_>>, Option<Trial<_>>) = (None, None);
-    let mut log = start.log2();
+pub fn approach<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) -> Result<f64> {
+    let mut search = Search::new(encoder.weights(), budget, start);
+    let mut log = search.start;
     for _ in 0..TRIALS {
-        let parts = encoder.encode(log.exp2())?;
-        let size = encoder.file_size(&parts.iter().map(|p| p.bytes).collect::<Vec<_>>())?;
-        let trial = Trial { log, size, parts };
-        let short = budget as f64 - size as f64;
-        if size <= budget { fits = Some(trial) } else { exceeds = Some(trial) }
-        if (0.0..=close).contains(&short) && exceeds.is_some() {
+        let trial = search.trial(encoder, log)?;
+        let next = search.towards(log, trial.size, search.budget);
+        if (trial.size - search.budget).abs() <= close * search.budget || (next - log).abs() < NOISE {
             break;
         }
-        let reach = REACH.log2();
-        log = match (&fits, &exceeds) {
-            // Between the two, where a straight line through them meets the budget; aim a little under it.
+        log = next;
+    }
+    Ok(log.exp2())
+}
+
+/// Finds the finest knob whose file fits `budget` bytes, starting at `start`, and spends what is left.
+///
+/// The knob is near enough when `close` of the budget is left or less and a slightly finer one exceeds it: the exchange
+/// of parts between the two spends most of the rest.
+///
+/// # Errors
+/// If encoding fails.
+pub fn meet<E: Encoder>(
+    encoder: &mut E,
+    budget: u64,
+    start: f64,
+    close: f64,
+) -> Result<Outcome<Vec<Part<E::Coded>>>> {
+    let mut search = Search::new(encoder.weights(), budget, start);
+    let close = (close * search.budget).max(64.0);
+    let (mut fits, mut exceeds): (Option<Trial<_>>, Option<Trial<_>>) = (None, None);
+    let mut log = search.start;
+    for _ in 0..TRIALS {
+        let trial = search.trial(encoder, log)?;
+        if trial.size <= search.budget { fits = Some(trial) } else { exceeds = Some(trial) }
+        let next = match (&fits, &exceeds) {
             (Some(f), Some(e)) => {
-                let share = (budget as f64 - 0.3 * close - f.size as f64) / (e.size - f.size) as f64;
-                f.log + (e.log - f.log) * share.clamp(0.02, 0.98)
+                let (left, over) = (search.budget - f.size, e.size - search.budget);
+                if left <= close && over <= 4.0 * close || (f.log - e.log).abs() < NOISE {
+                    break;
+                }
+                // On the straight line through the two, a little off the budget on the side that is still far.
+                let aim = search.budget + if left > close { -0.3 * close } else { close };
+                let share = (aim - f.size) / (e.size - f.size);
+                f.log + (e.log - f.log) * share.clamp(0.05, 0.95)
             }
-            // A finer neighbour is needed for the exchange even where the budget is nearly met.
-            (Some(f), None) => (f.log - (short / octave).max(0.002) * 1.05).max(start.log2() - reach),
-            (None, Some(e)) => (e.log + (-short / octave).clamp(0.002, 4.0) * 1.1).min(start.log2() + reach),
-            (None, None) => unreachable!("a trial was just made"),
+            (Some(f), None) => search.towards(f.log, f.size, search.budget + close).min(f.log - NOISE),
+            (None, Some(e)) => search.towards(e.log, e.size, search.budget - 0.3 * close).max(e.log + NOISE),
+            (None, None) => log,
         };
-        let bound = |t: &Option<Trial<_>>| t.as_ref().is_some_and(|t| (t.log - log).abs() < 1e-9);
-        if bound(&fits) || bound(&exceeds) {
+        if (next - search.start).abs() > REACH || next == log {
             break;
         }
+        log = next;
     }
     Ok(match (fits, exceeds) {
         (Some(fits), exceeds) => {
-            let knob = fits.log.exp2();
             let finer = exceeds.map(|e| e.parts).unwrap_or_default();
-            Outcome::Fits { parts: spend(encoder, fits.parts, finer, budget)?, knob }
+            Outcome::Fits(spend(encoder, fits.parts, finer, budget)?)
         }
-        (None, exceeds) => Outcome::TooSmall { needed: exceeds.map_or(0, |e| e.size) },
+        (None, exceeds) => Outcome::TooSmall { needed: exceeds.map_or(0, |e| e.size as u64) },
     })
 }
 
@@ -145,9 +206,9 @@ mod tests {
 
     fn size(budget: u64, start: f64) -> (Option<u64>, usize) {
         let mut fake = Fake { weights: vec![40_000, 10_000, 5_000, 65_000, 300], trials: 0 };
-        let outcome = meet(&mut fake, budget, start, 3e-4).unwrap();
-        let size = match outcome {
-            Outcome::Fits { parts, .. } => {
+        let knob = approach(&mut fake, budget, start, 4e-3).unwrap();
+        let size = match meet(&mut fake, budget, knob, 5e-4).unwrap() {
+            Outcome::Fits(parts) => {
                 Some(fake.file_size(&parts.iter().map(|p| p.bytes).collect::<Vec<_>>()).unwrap())
             }
             Outcome::TooSmall { .. } => None,
@@ -163,7 +224,7 @@ mod tests {
                 let size = size.expect("a budget that can be met");
                 let left = budget - size;
                 assert!(left as f64 <= 1e-3 * budget as f64 || left <= 64, "{left} of {budget} left from {start}");
-                assert!(trials <= TRIALS);
+                assert!(trials <= 14, "{trials} trials from {start} to {budget}");
             }
         }
     }
@@ -171,9 +232,9 @@ mod tests {
     #[test]
     fn says_what_the_coarsest_needs() {
         let mut fake = Fake { weights: vec![1_000_000], trials: 0 };
-        match meet(&mut fake, 2_000, 1.0, 3e-4).unwrap() {
+        match meet(&mut fake, 2_000, 1.0, 5e-4).unwrap() {
             Outcome::TooSmall { needed } => assert_eq!(needed, 6_350),
-            Outcome::Fits { .. } => panic!("1,000,000 weights at 0.05 bits do not fit 2,000 bytes"),
+            Outcome::Fits(_) => panic!("1,000,000 weights at 0.05 bits do not fit 2,000 bytes"),
         }
     }
 }

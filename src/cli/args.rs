@@ -1,0 +1,220 @@
+//! The command line as clap reads it. The doc comments are the help texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::bytes::{self, Rows};
+use crate::compile::Effort;
+use crate::ingest::Overrides;
+use crate::model;
+
+/// Compile a trained, layer-tied transformer into the best model that fits a hard byte cap, and prove it
+#[derive(Debug, Parser)]
+#[command(name = "tiepack", version, after_help = AFTER)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print one JSON document on stdout, errors included
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+    /// Show no progress on stderr
+    #[arg(long, short, global = true, help_heading = "Output")]
+    pub quiet: bool,
+    /// Threads to compute with [default: one per core]; the result does not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = threads, help_heading = "Output")]
+    pub threads: Option<usize>,
+}
+
+const AFTER: &str = "\
+MODEL is a folder (model.safetensors, config.json, ties.json, tokenizer.model, train_*.bin and val_*.bin
+are picked up when they are there) or a weights file. Exit codes: 0 done, 1 failed, 2 wrong usage,
+3 does not fit the cap, 4 verification failed.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Pack a model under a byte cap, then reopen the file and prove what it does
+    Pack(Box<PackArgs>),
+    /// Measure the loss of a model or an artifact
+    Eval(EvalArgs),
+    /// Check an artifact's hashes, and what it costs against the model it was made of
+    Verify(VerifyArgs),
+    /// Show where every byte of a model or an artifact goes
+    Inspect(InspectArgs),
+    /// Write an artifact out as safetensors
+    Unpack(UnpackArgs),
+}
+
+/// How a model's files are found and read.
+#[derive(Debug, Args)]
+pub struct ModelFiles {
+    /// Configuration [default: config.json beside the weights]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Tie map [default: ties.json beside the weights]
+    #[arg(long, value_name = "FILE")]
+    pub ties: Option<PathBuf>,
+    /// Make tensors equal that are declared tied and are not: `first` or `mean`
+    #[arg(long, value_name = "HOW", hide_possible_values = true)]
+    pub retie: Option<Retie>,
+}
+
+/// What to evaluate on.
+#[derive(Debug, Args)]
+pub struct ValidationFiles {
+    /// Validation shard, once for each [default: val_*.bin beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub val: Vec<PathBuf>,
+    /// SentencePiece model, for bits per byte [default: tokenizer.model beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct PackArgs {
+    /// Folder or weights file
+    pub model: PathBuf,
+    /// Artifact to write
+    #[arg(long, short, value_name = "OUT.tiepack")]
+    pub output: PathBuf,
+    /// Most bytes of the artifact and every --include: 16MB is 16,000,000, 16MiB is 16,777,216
+    #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
+    pub cap: u64,
+    /// File that counts against the cap, once for each
+    #[arg(long, value_name = "FILE")]
+    pub include: Vec<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
+    /// Calibration shard, once for each [default: train_*.bin beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub calib: Vec<PathBuf>,
+    #[command(flatten)]
+    pub validation: ValidationFiles,
+    /// Accept validation text that stands in the calibration tokens
+    #[arg(long)]
+    pub allow_overlap: bool,
+    /// How long to search: `fast`, `normal` or `max`
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Effort::Normal)]
+    pub effort: Effort,
+    /// Seed of everything random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Calibration rows to measure on: a number or `all` [default: as --effort says]
+    #[arg(long, value_name = "N", value_parser = bytes::parse_rows)]
+    pub calib_rows: Option<Rows>,
+    /// Validation rows of the verdict, from the first: a number or `all`
+    #[arg(long, value_name = "N", default_value = "512", value_parser = bytes::parse_rows)]
+    pub val_rows: Rows,
+    /// Keep every weight bit for bit; needs no calibration tokens
+    #[arg(long)]
+    pub lossless: bool,
+    /// Folder for measured statistics [default: tiepack in the user's cache folder]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub cache: Option<PathBuf>,
+    /// Neither use nor keep measured statistics
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Do not measure losses on validation tokens
+    #[arg(long)]
+    pub no_eval: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Folder, weights file or artifact
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub files: ModelFiles,
+    #[command(flatten)]
+    pub validation: ValidationFiles,
+    /// Validation rows, from the first: a number or `all`
+    #[arg(long, value_name = "N", default_value = "all", value_parser = bytes::parse_rows)]
+    pub val_rows: Rows,
+    /// Slide the window by N tokens; each token is scored once, after at least context - N others
+    /// (fewer in the first window)
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Artifact to verify
+    pub artifact: PathBuf,
+    /// The model it was made of
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
+    #[command(flatten)]
+    pub validation: ValidationFiles,
+    /// Validation rows, from the first: a number or `all`
+    #[arg(long, value_name = "N", default_value = "all", value_parser = bytes::parse_rows)]
+    pub val_rows: Rows,
+    /// Check that the artifact and every --include fit so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
+    pub cap: Option<u64>,
+    /// File that counts against the cap, once for each
+    #[arg(long, value_name = "FILE", requires = "cap")]
+    pub include: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Folder, weights file or artifact
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub files: ModelFiles,
+}
+
+#[derive(Debug, Args)]
+pub struct UnpackArgs {
+    /// Artifact to unpack
+    pub artifact: PathBuf,
+    /// A .safetensors file, or a folder (made if missing); config.json and ties.json go beside it
+    #[arg(long, short, value_name = "FILE|DIR")]
+    pub output: PathBuf,
+    /// Replace files that are already there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Retie {
+    /// All become the first
+    First,
+    /// All become their mean
+    Mean,
+}
+
+impl From<Retie> for model::Retie {
+    fn from(retie: Retie) -> Self {
+        match retie {
+            Retie::First => model::Retie::First,
+            Retie::Mean => model::Retie::Mean,
+        }
+    }
+}
+
+impl ModelFiles {
+    /// What to look for where, together with the shards that the other options name.
+    pub fn overrides(&self, validation: Option<&ValidationFiles>, calib: &[PathBuf]) -> Overrides {
+        Overrides {
+            config: self.config.clone(),
+            ties: self.ties.clone(),
+            tokenizer: validation.and_then(|files| files.tokenizer.clone()),
+            calib: calib.to_vec(),
+            val: validation.map_or_else(Vec::new, |files| files.val.clone()),
+        }
+    }
+
+    pub fn retie(&self) -> Option<model::Retie> {
+        self.retie.map(Into::into)
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1024) => Ok(n),
+        _ => Err("wanted 1 to 1024".into()),
+    }
+}

@@ -1,0 +1,149 @@
+//! From paths on the command line to what the stages want.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::args::ModelFiles;
+use super::bytes::Rows;
+use crate::artifact::write::MAGIC;
+use crate::error::{Error, Result};
+use crate::ingest::{self, Located, Overrides, Shard, TokenBytes, folder};
+use crate::model::{Model, build};
+use crate::nets;
+use crate::verify::Trial;
+
+/// Where validation tokens and the tokenizer are, if anywhere.
+#[derive(Debug, Default)]
+pub struct Validation {
+    pub shards: Vec<PathBuf>,
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// Whether a path is an artifact, by its first bytes. A folder is none.
+///
+/// # Errors
+/// The path cannot be read.
+pub fn is_artifact(path: &Path) -> Result<bool> {
+    let fail = |e| Error::io("read", path, e);
+    if std::fs::metadata(path).map_err(fail)?.is_dir() {
+        return Ok(false);
+    }
+    // All but the version: an artifact of another version is still no weights file.
+    let mut start = [0; MAGIC.len() - 1];
+    let read = File::open(path).and_then(|mut file| file.read(&mut start)).map_err(fail)?;
+    Ok(start[..read] == MAGIC[..MAGIC.len() - 1])
+}
+
+/// Finds, reads and checks a model.
+///
+/// # Errors
+/// As [`folder::locate`], [`ingest::read`] and [`build`].
+pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(Located, Model)> {
+    let located = folder::locate(path, overrides)?;
+    let source = ingest::read(&located)?;
+    let net = nets::build(&source.config).map_err(|e| e.at(located.config.display()))?;
+    let model = build(source, net, files.retie())?;
+    Ok((located, model))
+}
+
+/// What a person calls the model at `path`: its folder's name, or the weights file's if that is telling.
+pub fn name(path: &Path) -> String {
+    let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let generic = full.file_name().is_some_and(|name| name.to_string_lossy().starts_with("model.safetensors"));
+    let telling = if generic { full.parent().unwrap_or(&full) } else { &full };
+    telling.file_name().unwrap_or(telling.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Bytes of all `--include` files.
+///
+/// # Errors
+/// One of them cannot be read, or is no file.
+pub fn includes(paths: &[PathBuf]) -> Result<u64> {
+    paths.iter().try_fold(0, |sum, path| {
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+        if !metadata.is_file() {
+            return Err(
+                Error::input(format!("{} is not a file", path.display())).hint("--include its files one by one")
+            );
+        }
+        Ok(sum + metadata.len())
+    })
+}
+
+impl Validation {
+    /// Those that were found with a model.
+    pub fn of(located: &Located) -> Validation {
+        Validation { shards: located.val.clone(), tokenizer: located.tokenizer.clone() }
+    }
+
+    /// Those that the command line names, or that lie beside `path`.
+    ///
+    /// # Errors
+    /// The folder cannot be listed, or a named file does not exist.
+    pub fn beside(path: &Path, overrides: &Overrides) -> Result<Validation> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut found = Validation::default();
+        let fail = |e| Error::io("list", folder, e);
+        for entry in std::fs::read_dir(folder).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match () {
+                () if !path.is_file() => {}
+                () if name.starts_with("val_") && name.ends_with(".bin") => found.shards.push(path),
+                () if name == "tokenizer.model" => found.tokenizer = Some(path),
+                () => {}
+            }
+        }
+        found.shards.sort();
+        if !overrides.val.is_empty() {
+            found.shards = overrides.val.clone();
+        }
+        found.tokenizer = overrides.tokenizer.clone().or(found.tokenizer);
+        Ok(found)
+    }
+
+    /// Reads the tokenizer and the shards; `None` when there are no shards.
+    ///
+    /// # Errors
+    /// A file is unusable, or not of a model with `vocab` token ids.
+    pub fn read(&self, vocab: usize, rows: Rows) -> Result<Option<Trial>> {
+        let table = match &self.tokenizer {
+            None => None,
+            Some(path) => {
+                let table = TokenBytes::read(path)?;
+                table.check_vocab(vocab).map_err(|e| e.at(path.display()))?;
+                Some(table)
+            }
+        };
+        if self.shards.is_empty() {
+            return Ok(None);
+        }
+        let tokens = shards(&self.shards, vocab)?.into_iter().flat_map(|shard| shard.tokens).collect();
+        Ok(Some(Trial { tokens, table, rows: rows.limit() }))
+    }
+
+    /// The same where validation tokens are what the command is about.
+    ///
+    /// # Errors
+    /// As [`Validation::read`], and when there are no shards.
+    pub fn require(&self, vocab: usize, rows: Rows, path: &Path) -> Result<Trial> {
+        self.read(vocab, rows)?.ok_or_else(|| {
+            Error::input(format!("no validation tokens: there is no val_*.bin beside {}", path.display()))
+                .hint("name a token shard with --val")
+        })
+    }
+}
+
+/// Reads token shards one by one, so that later faults can name theirs.
+///
+/// # Errors
+/// A shard is unusable, or has ids that a model with `vocab` of them does not know.
+pub fn shards(paths: &[PathBuf], vocab: usize) -> Result<Vec<Shard>> {
+    let read = |path: &PathBuf| {
+        let shard = Shard::read(path)?;
+        shard.check_vocab(vocab)?;
+        Ok(shard)
+    };
+    paths.iter().map(read).collect()
+}

@@ -1,0 +1,129 @@
+//! The command line: reads arguments, runs one command, prints what it returns.
+//!
+//! Commands return data and print nothing; [`render`] and [`json`] make text of it. Data goes to stdout, progress and
+//! errors to stderr; with `--json` errors are data too.
+
+mod args;
+mod bytes;
+mod eval;
+mod figures;
+mod files;
+mod inspect;
+mod json;
+mod pack;
+mod render;
+mod unpack;
+mod verify;
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::inspect::Inventory;
+use crate::progress::{Bars, Progress, Silent};
+use args::{Cli, Command};
+
+/// What a command returns.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Report {
+    Pack(pack::Packed),
+    Eval(eval::Evaluated),
+    Verify(verify::Verified),
+    Inspect(Inventory),
+    Unpack(unpack::Unpacked),
+}
+
+impl Report {
+    fn command(&self) -> &'static str {
+        match self {
+            Report::Pack(_) => "pack",
+            Report::Eval(_) => "eval",
+            Report::Verify(_) => "verify",
+            Report::Inspect(_) => "inspect",
+            Report::Unpack(_) => "unpack",
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Report::Pack(packed) => render::packed(packed),
+            Report::Eval(evaluated) => render::evaluated(evaluated),
+            Report::Verify(verified) => render::verified(verified),
+            Report::Inspect(inventory) => render::inventory(inventory),
+            Report::Unpack(unpacked) => render::unpacked(unpacked),
+        }
+    }
+}
+
+/// Runs the command that `args` (the program's name first) ask for; the exit code is [`Error::exit_code`], or 0.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(refusal) => return refuse(&refusal, args.iter().any(|arg| arg == "--json")),
+    };
+    let bars = Bars::new();
+    let progress: &dyn Progress = if cli.quiet { &Silent } else { &bars };
+    let result = run(&cli, progress);
+    // A bar that an error left behind would stand in its way.
+    progress.end();
+    match result {
+        Ok(report) => {
+            print(&if cli.json { json::report(&report) } else { report.text() });
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, cli.json),
+    }
+}
+
+fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
+    if let Some(threads) = cli.threads {
+        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        built.map_err(|e| Error::compute(format!("cannot start {threads} threads: {e}")))?;
+    }
+    Ok(match &cli.command {
+        Command::Pack(args) => Report::Pack(pack::run(args, progress)?),
+        Command::Eval(args) => Report::Eval(eval::run(args, progress)?),
+        Command::Verify(args) => Report::Verify(verify::run(args, progress)?),
+        Command::Inspect(args) => Report::Inspect(inspect::run(args)?),
+        Command::Unpack(args) => Report::Unpack(unpack::run(args, progress)?),
+    })
+}
+
+/// What clap has to say: help and version are answers, everything else is wrong usage.
+fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
+    if !refusal.use_stderr() {
+        print(&refusal.render().to_string());
+        return ExitCode::SUCCESS;
+    }
+    let text = refusal.render().to_string();
+    if !json {
+        eprint!("{text}");
+        return ExitCode::from(2);
+    }
+    // clap's first paragraph is the fault, the rest repeats the usage.
+    let message = text.strip_prefix("error: ").unwrap_or(&text).split("\n\n").next().unwrap_or_default();
+    fail(&Error::usage(message.trim()).hint("`tiepack --help` shows the commands and their options"), true)
+}
+
+fn fail(error: &Error, json: bool) -> ExitCode {
+    match json {
+        true => print(&json::error(error)),
+        false => eprint!("{}", render::error(error)),
+    }
+    ExitCode::from(error.exit_code())
+}
+
+/// To stdout. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) {
+    if let Err(e) = std::io::stdout().write_all(text.as_bytes())
+        && e.kind() != ErrorKind::BrokenPipe
+    {
+        eprintln!("cannot write to stdout: {e}");
+    }
+}

@@ -1,0 +1,200 @@
+//! `tiepack pack`: compile, write, reopen, prove.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::args::PackArgs;
+use super::files::{self, Validation};
+use crate::artifact::save;
+use crate::compile::{Options, compile};
+use crate::error::{Error, Result};
+use crate::ingest::overlap;
+use crate::model::Model;
+use crate::progress::Progress;
+use crate::text::thousands;
+use crate::verify::verdict::{Budget, Note, Verdict};
+use crate::verify::{self, Trial};
+
+/// What a pack did.
+#[derive(Debug, Serialize)]
+pub struct Packed {
+    /// What a person calls the model.
+    pub model: String,
+    pub output: PathBuf,
+    pub verdict: Verdict,
+    /// Seconds of every stage of the compilation, in order.
+    pub steps: Vec<Step>,
+    /// Statistics were found from an earlier run.
+    pub cached_statistics: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Step {
+    pub stage: String,
+    pub seconds: f64,
+}
+
+/// # Errors
+/// Whatever is wrong with the files; Cap when the model does not fit; Verification when the written file is not what
+/// it should be. The old file at `--output` is only replaced by a complete new one.
+pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
+    // What can go wrong at once goes wrong before the hours of work.
+    let includes = files::includes(&args.include)?;
+    if includes >= args.cap {
+        let [includes, cap] = [includes, args.cap].map(thousands);
+        return Err(Error::cap(format!("the included files alone are {includes} bytes, the cap is {cap}"))
+            .hint("raise --cap, or include less"));
+    }
+    save::check(&args.output)?;
+    let overrides = args.files.overrides(Some(&args.validation), &args.calib);
+    let (located, model) = files::model(&args.model, &args.files, &overrides)?;
+    let vocab = model.net.vocab_size();
+    let mut notes = notes(&model);
+    let trial = match args.no_eval {
+        true => None,
+        false => Validation::of(&located).read(vocab, args.val_rows)?,
+    };
+    if let Some(trial) = &trial {
+        trial.windows(model.net.context())?;
+    }
+    let calib = match args.lossless {
+        true => None,
+        false => Some(calibration(args, &located.train, &located.val, &model, &mut notes)?),
+    };
+    let cache = cache(args, &mut notes)?;
+
+    let options = Options {
+        cap: args.cap,
+        includes,
+        effort: args.effort,
+        seed: args.seed,
+        lossless: args.lossless,
+        // More rows than there are is all of them.
+        calib_rows: args.calib_rows.map(|rows| rows.limit().unwrap_or(usize::MAX)),
+        cache,
+    };
+    let compiled = compile(&model, calib.as_deref(), &options, progress)?;
+    save::save(&args.output, &compiled.bytes)?;
+
+    let mut verdict = prove(args, &model, trial.as_ref(), &compiled.bytes, progress)?;
+    verdict.budget = Some(Budget::new(verdict.artifact.bytes, includes, args.cap)?);
+    if args.no_eval {
+        verdict.notes = vec![Note::NotEvaluated];
+    }
+    verdict.notes.splice(0..0, notes);
+    Ok(Packed {
+        model: files::name(&args.model),
+        output: args.output.clone(),
+        verdict,
+        steps: compiled.steps.into_iter().map(|(stage, seconds)| Step { stage, seconds }).collect(),
+        cached_statistics: compiled.cached_statistics,
+    })
+}
+
+/// Verifies the file on the disk, and that it is the one that was compiled.
+fn prove(
+    args: &PackArgs,
+    model: &Model,
+    trial: Option<&Trial>,
+    compiled: &[u8],
+    progress: &dyn Progress,
+) -> Result<Verdict> {
+    let verdict = verify::against(&args.output, (&args.model, model), trial, progress)
+        .map_err(|e| Error { message: format!("the written artifact does not verify: {}", e.message), ..e })?;
+    let output = args.output.display();
+    if verdict.artifact.blake3 != blake3::hash(compiled).to_hex().as_str() {
+        return Err(Error::verification(format!("{output} does not hold what was written to it"))
+            .hint("did something else write it meanwhile?"));
+    }
+    if let Some(against) = verdict.against.as_ref().filter(|_| args.lossless)
+        && against.identical != against.tensors
+    {
+        let (same, all) = (against.identical, against.tensors);
+        return Err(Error::verification(format!("{output}: only {same} of {all} tensors came through unchanged")));
+    }
+    Ok(verdict)
+}
+
+/// What is worth knowing about the model before it is packed.
+fn notes(model: &Model) -> Vec<Note> {
+    let mut notes = Vec::new();
+    if !model.ties.found.is_empty() {
+        notes.push(Note::UndeclaredTies(model.ties.found.len()));
+    }
+    if !model.ties.retied.is_empty() {
+        let largest = model.ties.retied.iter().map(|(_, change)| *change).fold(0.0, f32::max);
+        notes.push(Note::Retied(model.ties.retied.len(), format!("{largest:.2e}")));
+    }
+    notes
+}
+
+/// The calibration tokens, which share no document with the validation tokens.
+fn calibration(
+    args: &PackArgs,
+    train: &[PathBuf],
+    val: &[PathBuf],
+    model: &Model,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<u16>> {
+    if train.is_empty() {
+        let model = args.model.display();
+        return Err(Error::input(format!("no calibration tokens: there is no train_*.bin beside {model}"))
+            .hint("name a token shard with --calib, or pack with --lossless, which needs none"));
+    }
+    let vocab = model.net.vocab_size();
+    let train = files::shards(train, vocab)?;
+    // Also with --no-eval: the artifact will be judged on these tokens sooner or later.
+    for val in files::shards(val, vocab)? {
+        for shard in &train {
+            match overlap::refuse((&shard.path, &shard.tokens), (&val.path, &val.tokens)) {
+                Ok(()) => {}
+                Err(found) if args.allow_overlap => notes.push(Note::Overlap(found.message)),
+                Err(found) => return Err(found),
+            }
+        }
+    }
+    let tokens: Vec<u16> = train.into_iter().flat_map(|shard| shard.tokens).collect();
+    let (found, wanted) = (tokens.len(), model.net.context() + 1);
+    if found < wanted {
+        return Err(Error::input(format!("{found} calibration tokens fill no row, one takes {wanted}"))
+            .hint("name another token shard with --calib, or pack with --lossless"));
+    }
+    Ok(tokens)
+}
+
+/// The folder for measured statistics, there by now.
+fn cache(args: &PackArgs, notes: &mut Vec<Note>) -> Result<Option<PathBuf>> {
+    if args.no_cache || args.lossless {
+        return Ok(None);
+    }
+    if let Some(folder) = &args.cache {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        return Ok(Some(folder.clone()));
+    }
+    // Nobody asked for this one: that it cannot be had is worth a note, not a failure.
+    let made = user_cache().ok_or_else(|| "there is no home folder".to_string()).and_then(|folder| {
+        std::fs::create_dir_all(&folder).map(|()| folder.clone()).map_err(|e| format!("{}: {e}", folder.display()))
+    });
+    match made {
+        Ok(folder) => Ok(Some(folder)),
+        Err(why) => {
+            notes.push(Note::NoCache(why));
+            Ok(None)
+        }
+    }
+}
+
+/// `tiepack` in the folder that the platform has for caches.
+fn user_cache() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = |below: &str| set("HOME").map(|home| home.join(below));
+    let base = if cfg!(windows) {
+        set("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        home("Library/Caches")
+    } else {
+        set("XDG_CACHE_HOME").or_else(|| home(".cache"))
+    };
+    base.map(|base| base.join(Path::new("tiepack")))
+}

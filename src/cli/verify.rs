@@ -1,0 +1,39 @@
+//! `tiepack verify`: does the file hold what it claims, and what did packing cost?
+
+use serde::Serialize;
+
+use super::args::VerifyArgs;
+use super::files::{self, Validation};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::verify::verdict::{Budget, Verdict};
+use crate::verify::{against, alone};
+
+/// A verified artifact.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    pub verdict: Verdict,
+}
+
+/// # Errors
+/// Verification when the artifact is damaged or not of the model; Cap when it does not fit `--cap`; Input when a file
+/// is unusable.
+pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
+    let overrides = args.files.overrides(Some(&args.validation), &[]);
+    let includes = files::includes(&args.include)?;
+    let mut verdict = match &args.against {
+        Some(path) => {
+            let (located, model) = files::model(path, &args.files, &overrides)?;
+            let trial = Validation::of(&located).read(model.net.vocab_size(), args.val_rows)?;
+            against(&args.artifact, (path, &model), trial.as_ref(), progress)?
+        }
+        None => {
+            let validation = Validation::beside(&args.artifact, &overrides)?;
+            alone(&args.artifact, |vocab| validation.read(vocab, args.val_rows), progress)?
+        }
+    };
+    if let Some(cap) = args.cap {
+        verdict.budget = Some(Budget::new(verdict.artifact.bytes, includes, cap)?);
+    }
+    Ok(Verified { verdict })
+}

@@ -1,0 +1,179 @@
+//! Where the bytes of a file go: every one of them in exactly one row.
+
+mod artifact;
+mod model;
+
+use serde::Serialize;
+
+pub use artifact::artifact;
+pub use model::model;
+
+use crate::error::{Error, Result};
+
+/// The bytes of an artifact, or of a model's weights files.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inventory {
+    pub path: String,
+    /// What was looked at.
+    pub kind: Kind,
+    pub arch: String,
+    pub layers: usize,
+    /// For every layer the first layer that shares all its tied roles, itself if there is none before it.
+    pub copies: Vec<usize>,
+    /// Tensors of the architecture.
+    pub names: usize,
+    /// Distinct tensors.
+    pub tensors: usize,
+    /// Weights of all tensors, tied ones once for every use.
+    pub parameters: usize,
+    /// Weights of all distinct tensors.
+    pub stored: usize,
+    pub bytes: u64,
+    /// In the order of the file (of an artifact) or of the architecture (of a model).
+    pub rows: Vec<Row>,
+    /// The same bytes by role, in order of first appearance.
+    pub roles: Vec<Role>,
+    /// Ties that nobody declared: (tensor, the one it equals).
+    pub undeclared: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Artifact,
+    Model,
+}
+
+/// A run of bytes with one purpose.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// The role of a matrix, `vectors`, or a part of the container.
+    pub part: String,
+    /// Layers that use it; empty when it belongs to none.
+    pub layers: Vec<usize>,
+    /// Names in the architecture of the tensors that it holds, those of later uses left out; empty for the container.
+    pub tensors: Vec<String>,
+    /// Of a single tensor.
+    pub shape: Option<Vec<usize>>,
+    /// Distinct weights; 0 for the container.
+    pub weights: usize,
+    /// First byte in an artifact. A model's tensors may be written several times, so they have none.
+    pub offset: Option<u64>,
+    pub bytes: u64,
+    /// `None` for the container.
+    pub bits_per_weight: Option<f64>,
+    /// How it is coded, or the element type; `None` for the container.
+    pub codec: Option<String>,
+}
+
+/// All rows of one part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Role {
+    pub part: String,
+    /// Rows of this part.
+    pub rows: usize,
+    pub weights: usize,
+    pub bytes: u64,
+    pub bits_per_weight: Option<f64>,
+    /// Of the whole file, 0 to 1.
+    pub share: f64,
+}
+
+impl Row {
+    /// A part of the container itself.
+    fn container(part: &str, offset: Option<u64>, bytes: u64) -> Row {
+        Row {
+            part: part.into(),
+            layers: Vec::new(),
+            tensors: Vec::new(),
+            shape: None,
+            weights: 0,
+            offset,
+            bytes,
+            bits_per_weight: None,
+            codec: None,
+        }
+    }
+}
+
+/// Bits of each of `weights`; `None` when there are none.
+fn bits_per_weight(bytes: u64, weights: usize) -> Option<f64> {
+    (weights > 0).then(|| 8.0 * bytes as f64 / weights as f64)
+}
+
+/// Sums the rows of equal parts.
+fn by_role(rows: &[Row], total: u64) -> Vec<Role> {
+    let mut roles: Vec<Role> = Vec::new();
+    for row in rows {
+        let role = match roles.iter_mut().find(|role| role.part == row.part) {
+            Some(role) => role,
+            None => {
+                roles.push(Role {
+                    part: row.part.clone(),
+                    rows: 0,
+                    weights: 0,
+                    bytes: 0,
+                    bits_per_weight: None,
+                    share: 0.0,
+                });
+                let last = roles.len() - 1;
+                &mut roles[last]
+            }
+        };
+        role.rows += 1;
+        role.weights += row.weights;
+        role.bytes += row.bytes;
+    }
+    for role in &mut roles {
+        role.bits_per_weight = bits_per_weight(role.bytes, role.weights);
+        role.share = role.bytes as f64 / total.max(1) as f64;
+    }
+    roles
+}
+
+/// Holds the rows against the size of the file.
+///
+/// # Errors
+/// Compute: some bytes are in no row or in several, so the table would lie.
+fn account(rows: &[Row], total: u64) -> Result<()> {
+    let sum: u64 = rows.iter().map(|row| row.bytes).sum();
+    let mut at = 0;
+    let gap = rows.iter().filter_map(|row| row.offset.map(|offset| (row, offset))).find(|(row, offset)| {
+        let gap = *offset != at;
+        at = offset + row.bytes;
+        gap
+    });
+    if let Some((row, offset)) = gap {
+        return Err(Error::compute(format!("{} begins at byte {offset}, not where the row before it ends", row.part)));
+    }
+    if sum != total {
+        return Err(Error::compute(format!("the rows add up to {sum} bytes, the file has {total}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_overlaps_and_missing_bytes_are_found() {
+        let rows = |second| vec![Row::container("a", Some(0), 4), Row::container("b", Some(second), 6)];
+        assert!(account(&rows(4), 10).is_ok());
+        for (second, total) in [(3, 10), (5, 10), (4, 11), (4, 9)] {
+            assert!(account(&rows(second), total).is_err(), "{second} {total}");
+        }
+    }
+
+    #[test]
+    fn roles_sum_their_rows() {
+        let mut rows = vec![Row::container("a", None, 4), Row::container("b", None, 6), Row::container("a", None, 10)];
+        rows[0].weights = 7;
+        let roles = by_role(&rows, 20);
+        assert_eq!(
+            roles.iter().map(|r| (&r.part[..], r.rows, r.bytes)).collect::<Vec<_>>(),
+            [("a", 2, 14), ("b", 1, 6)]
+        );
+        assert_eq!((roles[0].bits_per_weight, roles[1].bits_per_weight, roles[0].share), (Some(16.0), None, 0.7));
+    }
+}

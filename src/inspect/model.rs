@@ -1,0 +1,88 @@
+//! The rows of a model's weights files: its distinct tensors, with the bytes that all their copies take there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::{Inventory, Kind, Row, account, bits_per_weight, by_role};
+use crate::error::{Error, Result};
+use crate::ingest::Source;
+use crate::model::{Model, Retie, build};
+use crate::nets;
+use crate::text::type_name;
+
+/// Where the bytes of a model's weights files go; `source` is what was read from them.
+///
+/// # Errors
+/// As [`crate::model::build`], and Input when a file cannot be read.
+pub fn model(source: Source, retie: Option<Retie>) -> Result<Inventory> {
+    let path = source.path.clone();
+    let total = files(&path)?.iter().map(|file| size(file)).sum::<Result<u64>>()?;
+    // Taken down before the model is built: what is tied is stored once there, and may be written several times here.
+    let written: BTreeMap<String, u64> = source
+        .tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), (tensor.data.len() * tensor.dtype.size()) as u64))
+        .collect();
+    let net = nets::build(&source.config)?;
+    let model = build(source, net, retie)?;
+    let mut rows: Vec<Row> = (0..model.stored.len()).map(|stored| tensor_row(&model, stored, &written)).collect();
+    let tensors: u64 = rows.iter().map(|row| row.bytes).sum();
+    let rest = total
+        .checked_sub(tensors)
+        .ok_or_else(|| Error::input(format!("{} changed while it was being read", path.display())))?;
+    rows.push(Row::container("safetensors headers", None, rest));
+    account(&rows, total)?;
+    Ok(Inventory {
+        path: path.display().to_string(),
+        kind: Kind::Model,
+        arch: model.config.arch.clone(),
+        layers: model.net.layers(),
+        copies: model.ties.copies.clone(),
+        names: model.specs.len(),
+        tensors: model.stored.len(),
+        parameters: model.source.iter().map(|&stored| model.stored[stored].data.len()).sum(),
+        stored: model.stored.iter().map(|stored| stored.data.len()).sum(),
+        bytes: total,
+        roles: by_role(&rows, total),
+        rows,
+        undeclared: model.ties.found,
+    })
+}
+
+fn tensor_row(model: &Model, stored: usize, written: &BTreeMap<String, u64>) -> Row {
+    let uses = model.uses(stored);
+    let mut layers: Vec<usize> = uses.iter().filter_map(|&spec| model.specs[spec].layer).collect();
+    layers.dedup();
+    let bytes = uses.iter().filter_map(|&spec| written.get(&model.specs[spec].name)).sum();
+    let weights = model.stored[stored].data.len();
+    let spec = model.spec(stored);
+    Row {
+        part: spec.role.clone(),
+        layers,
+        tensors: vec![spec.name.clone()],
+        shape: Some(spec.shape.clone()),
+        weights,
+        offset: None,
+        bytes,
+        bits_per_weight: bits_per_weight(bytes, weights),
+        codec: Some(type_name(model.stored[stored].dtype).into()),
+    }
+}
+
+/// The weights file, or those that a checked index names, and the index itself.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = vec![path.to_path_buf()];
+    if path.to_string_lossy().ends_with(".index.json") {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let index: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+        let entries = index["weight_map"].as_object().into_iter().flatten();
+        let names: BTreeSet<&str> = entries.filter_map(|(_, file)| file.as_str()).collect();
+        files.extend(names.into_iter().map(|name| path.with_file_name(name)));
+    }
+    Ok(files)
+}
+
+fn size(path: &Path) -> Result<u64> {
+    std::fs::metadata(path).map(|metadata| metadata.len()).map_err(|e| Error::io("read", path, e))
+}

@@ -1,0 +1,209 @@
+//! Opens an artifact as a stranger would and finds out what it holds: decoding and hashes, the agreement with the
+//! model it was made of, and the losses of both on validation tokens.
+//!
+//! Nothing here takes the packer's word: every figure comes from the file on the disk.
+
+pub mod statistics;
+pub mod verdict;
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::artifact::open::{Opened, open};
+use crate::error::{Error, Result};
+use crate::eval::bits::target_bytes;
+use crate::eval::compare::{compare, losses};
+use crate::eval::windows::Windows;
+use crate::ingest::TokenBytes;
+use crate::model::Model;
+use crate::nets::Form;
+use crate::progress::Progress;
+
+use verdict::{Against, Evaluation, File, Note, Sample, Verdict};
+
+/// Validation tokens, every id below the model's vocabulary.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    pub tokens: Vec<u16>,
+    /// `None`: no losses in bits per byte.
+    pub table: Option<TokenBytes>,
+    /// At most so many rows, from the first; `None`: all.
+    pub rows: Option<usize>,
+}
+
+impl Trial {
+    /// The rows to evaluate, of `length` tokens.
+    ///
+    /// # Errors
+    /// There are too few tokens for one row.
+    pub fn windows(&self, length: usize) -> Result<Windows<'_>> {
+        let windows = Windows::new(&self.tokens, length, self.rows);
+        if windows.rows() == 0 {
+            let (found, wanted) = (self.tokens.len(), length + 1);
+            return Err(Error::input(format!("{found} validation tokens fill no row, one takes {wanted}")));
+        }
+        Ok(windows)
+    }
+
+    /// What is known about the rows of [`Trial::windows`].
+    pub fn sample(&self, windows: &Windows) -> Sample {
+        let rows_available = Windows::new(&self.tokens, windows.length(), None).rows();
+        Sample { rows_available, text_bytes: self.table.as_ref().map(|table| target_bytes(windows, table)) }
+    }
+}
+
+/// Verifies an artifact alone: that it decodes, that its hashes are right, and, given validation tokens, its loss.
+/// `trial` reads these, knowing the size of the artifact's vocabulary.
+///
+/// # Errors
+/// Verification when the file is damaged; Input when it cannot be read or the tokens fill no row; those of `trial`.
+pub fn alone(
+    path: &Path,
+    trial: impl FnOnce(usize) -> Result<Option<Trial>>,
+    progress: &dyn Progress,
+) -> Result<Verdict> {
+    let started = Instant::now();
+    let opened = decode(path, progress)?;
+    let artifact = describe(path, &opened)?;
+    let trial = trial(opened.model.net.vocab_size())?;
+    let evaluation = match &trial {
+        None => None,
+        Some(trial) => Some(evaluate(&opened.model, trial, progress)?),
+    };
+    let notes = notes(trial.as_ref());
+    Ok(Verdict { artifact, budget: None, against: None, evaluation, notes, seconds: seconds(started) })
+}
+
+/// Verifies an artifact against the model it was made of: all that [`alone`] does, that architecture and ties are the
+/// model's, which tensors are, and what packing cost.
+///
+/// # Errors
+/// As [`alone`], and Verification when the artifact is not of this model.
+pub fn against(
+    path: &Path,
+    original: (&Path, &Model),
+    trial: Option<&Trial>,
+    progress: &dyn Progress,
+) -> Result<Verdict> {
+    let started = Instant::now();
+    let (model_path, model) = original;
+    let opened = decode(path, progress)?;
+    let artifact = describe(path, &opened)?;
+    let place = |e: Error| e.at(path.display()).hint(format!("was it packed from {}?", model_path.display()));
+    agree(&opened.model, model).map_err(place)?;
+    let against = Against {
+        path: model_path.display().to_string(),
+        tensors: model.specs.len(),
+        identical: identical(&opened.model, model),
+    };
+    let evaluation = match trial {
+        None => None,
+        Some(trial) => {
+            let windows = trial.windows(model.net.context())?;
+            progress.begin("compare on validation", windows.rows() as u64);
+            let (before, after) = (model.params()?, opened.model.params()?);
+            let comparison = compare(&*model.net, &before, &after, &windows, &|n| progress.advance(n))?;
+            progress.end();
+            Some(Evaluation::of(&comparison, trial.sample(&windows)))
+        }
+    };
+    let against = Some(against);
+    Ok(Verdict { artifact, budget: None, against, evaluation, notes: notes(trial), seconds: seconds(started) })
+}
+
+/// The loss of one model.
+///
+/// # Errors
+/// The tokens fill no row, or the forward pass fails.
+pub fn evaluate(model: &Model, trial: &Trial, progress: &dyn Progress) -> Result<Evaluation> {
+    let windows = trial.windows(model.net.context())?;
+    progress.begin("evaluate on validation", windows.rows() as u64);
+    let losses = losses(&*model.net, &model.params()?, &windows, &|n| progress.advance(n))?;
+    progress.end();
+    Ok(Evaluation::alone(&losses, trial.sample(&windows)))
+}
+
+fn decode(path: &Path, progress: &dyn Progress) -> Result<Opened> {
+    progress.begin("decode the artifact", 0);
+    let opened = open(path)?;
+    progress.end();
+    Ok(opened)
+}
+
+fn describe(path: &Path, opened: &Opened) -> Result<File> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    if bytes.len() as u64 != opened.size {
+        return Err(Error::verification(format!("{} changed while it was being verified", path.display())));
+    }
+    let model = &opened.model;
+    let weights = model.weights();
+    Ok(File {
+        path: path.display().to_string(),
+        bytes: opened.size,
+        blake3: blake3::Hasher::new().update_rayon(&bytes).finalize().to_hex().to_string(),
+        root: blake3::Hash::from_bytes(opened.parsed.root).to_hex().to_string(),
+        arch: model.config.arch.clone(),
+        layers: model.net.layers(),
+        tensors: model.stored.len(),
+        weights,
+        bits_per_weight: 8.0 * opened.size as f64 / weights.max(1) as f64,
+    })
+}
+
+/// Refuses an artifact whose architecture or ties are not the model's.
+fn agree(packed: &Model, model: &Model) -> Result<()> {
+    if packed.config != model.config {
+        let key = |(key, value): (&String, &serde_json::Value)| {
+            (packed.config.fields.get(key) != Some(value)).then(|| key.clone())
+        };
+        let foreign = packed.config.fields.keys().find(|key| !model.config.fields.contains_key(*key)).cloned();
+        let key = model.config.fields.iter().find_map(key).or(foreign).unwrap_or_else(|| "arch".into());
+        let show = |model: &Model| model.config.fields.get(&key).map_or("nothing".into(), ToString::to_string);
+        let (here, there) = (show(packed), show(model));
+        return Err(Error::verification(format!("the configuration's {key} is {here}, in the model it is {there}")));
+    }
+    // Equal configurations give equal names and shapes; the ties are the artifact's own.
+    for (index, spec) in model.specs.iter().enumerate() {
+        // Vectors are small: that equal ones are stored once is the coder's thrift and no tie.
+        if spec.form == Form::Vector {
+            continue;
+        }
+        let leader = |of: &Model| of.stored[of.source[index]].spec;
+        let (here, there) = (leader(packed), leader(model));
+        if here != there {
+            let say = |leader: usize| match leader == index {
+                true => "a tensor of its own".to_string(),
+                false => format!("tied to {}", model.specs[leader].name),
+            };
+            return Err(Error::verification(format!(
+                "{} is {}, in the model it is {}",
+                spec.name,
+                say(here),
+                say(there)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Tensors of the architecture that have the same values in both, bit for bit.
+fn identical(packed: &Model, model: &Model) -> usize {
+    let same = |index: &usize| {
+        let data = |of: &Model| of.stored[of.source[*index]].data.clone();
+        let (a, b) = (data(packed), data(model));
+        a.len() == b.len() && a.iter().zip(b.iter()).all(|(x, y)| x.to_bits() == y.to_bits())
+    };
+    (0..model.specs.len()).filter(same).count()
+}
+
+fn notes(trial: Option<&Trial>) -> Vec<Note> {
+    match trial {
+        None => vec![Note::NoValidation],
+        Some(trial) if trial.table.is_none() => vec![Note::NoTokenizer],
+        Some(_) => Vec::new(),
+    }
+}
+
+fn seconds(started: Instant) -> f64 {
+    started.elapsed().as_secs_f64()
+}

@@ -1,0 +1,287 @@
+//! The verdict: everything that is claimed about an artifact, each figure measured on the file as it lies on the disk.
+
+use serde::{Serialize, Serializer};
+
+use super::statistics::{Estimate, quantile};
+use crate::error::{Error, Result};
+use crate::eval::bits::bits_per_byte;
+use crate::eval::compare::{Comparison, Losses};
+use crate::text::thousands;
+
+/// What was found out about an artifact.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verdict {
+    pub artifact: File,
+    /// `None`: no cap was named.
+    pub budget: Option<Budget>,
+    /// `None`: the artifact was not held against a model.
+    pub against: Option<Against>,
+    /// `None`: there were no validation tokens, or nobody wanted an evaluation.
+    pub evaluation: Option<Evaluation>,
+    /// What the reader should know about these figures.
+    pub notes: Vec<Note>,
+    /// Wall-clock seconds of the verification.
+    pub seconds: f64,
+}
+
+/// The file, decoded, its hashes found right.
+#[derive(Debug, Clone, Serialize)]
+pub struct File {
+    pub path: String,
+    pub bytes: u64,
+    /// Of the whole file, in hexadecimal.
+    pub blake3: String,
+    /// The root over all decoded tensors, in hexadecimal.
+    pub root: String,
+    pub arch: String,
+    pub layers: usize,
+    /// Distinct tensors.
+    pub tensors: usize,
+    /// Weights of distinct matrices and embeddings; tied ones counted once, vectors not at all.
+    pub weights: usize,
+    /// All bytes of the file over `weights`.
+    pub bits_per_weight: f64,
+}
+
+/// The file under its cap, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Budget {
+    pub cap: u64,
+    /// Files that count against the cap beside the artifact.
+    pub includes: u64,
+    /// Artifact and includes.
+    pub total: u64,
+    pub free: u64,
+}
+
+impl Budget {
+    /// # Errors
+    /// Cap: artifact and includes are more than `cap`.
+    pub fn new(artifact: u64, includes: u64, cap: u64) -> Result<Budget> {
+        let total = artifact.saturating_add(includes);
+        let free = cap.checked_sub(total).ok_or_else(|| {
+            let [artifact, includes, over, all, cap] = [artifact, includes, total - cap, total, cap].map(thousands);
+            Error::cap(format!(
+                "{artifact} bytes of artifact and {includes} of includes are {over} over the cap of {cap}"
+            ))
+            .hint(format!("the smallest cap that they fit is {all}"))
+        })?;
+        Ok(Budget { cap, includes, total, free })
+    }
+}
+
+/// How many tensors came through unchanged.
+#[derive(Debug, Clone, Serialize)]
+pub struct Against {
+    pub path: String,
+    /// Tensors of the architecture.
+    pub tensors: usize,
+    /// Those whose values are the model's, bit for bit.
+    pub identical: usize,
+}
+
+/// Losses on validation tokens.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Rows used, from the first.
+    pub rows: usize,
+    /// Rows there are.
+    pub rows_available: usize,
+    /// Tokens of a row.
+    pub row_length: usize,
+    /// Tokens predicted.
+    pub tokens: usize,
+    /// Bytes of text that they stand for; `None` without a tokenizer.
+    pub text_bytes: Option<u64>,
+    pub packed: Loss,
+    /// What packing cost; `None` when there was no model to compare with.
+    pub cost: Option<Cost>,
+}
+
+/// A mean loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Loss {
+    pub nats_per_token: f64,
+    pub bits_per_byte: Option<f64>,
+}
+
+/// The packed network held against its original, on the same rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cost {
+    pub original: Loss,
+    /// Packed minus original, row by row: that they share their text takes most of the noise out.
+    pub nats_per_token: Estimate,
+    pub bits_per_byte: Option<Estimate>,
+    pub divergence: Divergence,
+    /// Share of positions at which both hold the same token for the most probable, 0 to 1.
+    pub same_top: f64,
+}
+
+/// KL(original ‖ packed) in nats, over positions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Divergence {
+    /// The standard error is over rows.
+    pub mean: Estimate,
+    pub median: f64,
+    pub percentile_99: f64,
+    pub largest: f64,
+}
+
+/// The rows of an evaluation.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    pub rows_available: usize,
+    pub text_bytes: Option<u64>,
+}
+
+impl Loss {
+    /// The mean loss of `nats` over `tokens`, which stand for `bytes`.
+    pub fn new(nats: f64, tokens: usize, bytes: Option<u64>) -> Loss {
+        let bits = bytes.and_then(|bytes| bits_per_byte(nats, bytes));
+        Loss { nats_per_token: nats / tokens as f64, bits_per_byte: bits }
+    }
+}
+
+impl Evaluation {
+    /// Of an artifact alone.
+    pub fn alone(losses: &Losses, sample: Sample) -> Evaluation {
+        let (rows, row_length) = (losses.rows.len(), losses.length);
+        let Sample { rows_available, text_bytes } = sample;
+        let packed = Loss::new(losses.total(), rows * row_length, text_bytes);
+        let tokens = rows * row_length;
+        Evaluation { rows, rows_available, row_length, tokens, text_bytes, packed, cost: None }
+    }
+
+    /// Of an artifact and its original.
+    ///
+    /// # Panics
+    /// The comparison is over no rows.
+    pub fn of(comparison: &Comparison, sample: Sample) -> Evaluation {
+        let Comparison { original, changed, divergence, same_top } = comparison;
+        let alone = Evaluation::alone(changed, sample);
+        let per_token = 1.0 / alone.row_length as f64;
+        let differences: Vec<f64> =
+            changed.rows.iter().zip(&original.rows).map(|(packed, original)| (packed - original) * per_token).collect();
+        let by_row: Vec<f64> = divergence
+            .chunks_exact(alone.row_length)
+            .map(|row| row.iter().map(|d| f64::from(*d)).sum::<f64>() * per_token)
+            .collect();
+        let mut sorted = divergence.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let difference = Estimate::of(&differences);
+        let to_bits = sample.text_bytes.and_then(|bytes| bits_per_byte(alone.tokens as f64, bytes));
+        let cost = Cost {
+            original: Loss::new(original.total(), alone.tokens, sample.text_bytes),
+            nats_per_token: difference,
+            bits_per_byte: to_bits.map(|factor| difference.scaled(factor)),
+            divergence: Divergence {
+                mean: Estimate::of(&by_row),
+                median: quantile(&sorted, 0.5),
+                percentile_99: quantile(&sorted, 0.99),
+                largest: quantile(&sorted, 1.0),
+            },
+            same_top: *same_top as f64 / alone.tokens as f64,
+        };
+        Evaluation { cost: Some(cost), ..alone }
+    }
+}
+
+/// What a reader of a verdict should know, each with the way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// There were no validation tokens.
+    NoValidation,
+    /// `--no-eval`.
+    NotEvaluated,
+    /// Losses in bits per byte need the lengths of the tokens.
+    NoTokenizer,
+    /// `--allow-overlap` let this text through.
+    Overlap(String),
+    /// So many matrices are equal to others without being declared tied.
+    UndeclaredTies(usize),
+    /// `--retie` changed so many tensors; the largest change of a weight, as text.
+    Retied(usize, String),
+    /// The folder for cached statistics cannot be used, and why.
+    NoCache(String),
+}
+
+impl Note {
+    pub fn message(&self) -> String {
+        match self {
+            Note::NoValidation => "not evaluated: there are no validation tokens".into(),
+            Note::NotEvaluated => "not evaluated, as --no-eval asks".into(),
+            Note::NoTokenizer => "no bits per byte: there is no tokenizer".into(),
+            Note::Overlap(what) => format!("the losses are too good: {what}"),
+            Note::UndeclaredTies(n) => format!("matrices equal to others but not declared tied, stored once: {n}"),
+            Note::Retied(n, largest) => {
+                format!("tensors made equal by --retie: {n}; the largest change of a weight is {largest}")
+            }
+            Note::NoCache(why) => format!("measured statistics are not kept: {why}"),
+        }
+    }
+
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Note::NoValidation => "name a token shard with --val",
+            Note::NotEvaluated => "`tiepack verify ARTIFACT --against MODEL` makes up for it",
+            Note::NoTokenizer => "name the SentencePiece model with --tokenizer",
+            Note::Overlap(_) => "validate on tokens that the packer has not seen",
+            Note::UndeclaredTies(_) => "declare them in ties.json to have them checked",
+            Note::Retied(..) => "losses are against the model as changed, not as it was trained",
+            Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
+        }
+    }
+}
+
+impl Serialize for Note {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Text {
+            message: String,
+            hint: &'static str,
+        }
+        Text { message: self.message(), hint: self.hint() }.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn losses(rows: &[f64]) -> Losses {
+        Losses { rows: rows.to_vec(), length: 2 }
+    }
+
+    #[test]
+    fn a_cost_is_paired_by_row() {
+        let comparison = Comparison {
+            original: losses(&[2.0, 8.0]),
+            changed: losses(&[2.2, 8.6]),
+            divergence: vec![0.0, 0.5, 0.25, 0.25],
+            same_top: 3,
+        };
+        let sample = Sample { rows_available: 5, text_bytes: Some(8) };
+        let evaluation = Evaluation::of(&comparison, sample);
+        let cost = evaluation.cost.unwrap();
+        assert_eq!((evaluation.rows, evaluation.rows_available, evaluation.tokens), (2, 5, 4));
+        assert!((evaluation.packed.nats_per_token - 2.7).abs() < 1e-12);
+        assert_eq!(cost.original.nats_per_token, 2.5);
+        // Differences per token .1 and .3: mean .2, standard error .1, though the losses themselves are far apart.
+        assert!((cost.nats_per_token.value - 0.2).abs() < 1e-12);
+        assert!((cost.nats_per_token.standard_error.unwrap() - 0.1).abs() < 1e-12);
+        // Half a token to a byte.
+        assert!((cost.bits_per_byte.unwrap().value - 0.1 / std::f64::consts::LN_2).abs() < 1e-12);
+        assert_eq!((cost.divergence.mean.value, cost.divergence.mean.standard_error), (0.25, Some(0.0)));
+        assert_eq!((cost.divergence.median, cost.divergence.largest, cost.same_top), (0.25, 0.5, 0.75));
+    }
+
+    #[test]
+    fn a_budget_counts_the_includes() {
+        let budget = Budget::new(90, 8, 100).unwrap();
+        assert_eq!((budget.total, budget.free), (98, 2));
+        assert_eq!(Budget::new(90, 10, 100).unwrap().free, 0);
+        let error = Budget::new(90, 11, 100).unwrap_err();
+        assert_eq!((error.kind, error.hint.as_deref()), (Kind::Cap, Some("the smallest cap that they fit is 101")));
+    }
+}

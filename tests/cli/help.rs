@@ -1,0 +1,68 @@
+//! The help texts, and what is said to a wrong command line.
+
+use std::path::Path;
+
+use crate::{run, tiepack};
+
+#[test]
+fn help_texts() {
+    for command in ["", "pack", "eval", "verify", "inspect", "unpack"] {
+        let name = if command.is_empty() { "tiepack" } else { command };
+        let run = run(&format!("{command} --help"), Path::new("")).good();
+        assert_eq!(run.stderr, "");
+        insta::assert_snapshot!(format!("help_{name}"), run.stdout);
+    }
+    let version = tiepack(&["--version"]).good();
+    assert_eq!(version.stdout, format!("tiepack {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_usage() {
+    let mut told = String::new();
+    for line in [
+        "",
+        "squeeze",
+        "pack MODEL -o out.tiepack",
+        "pack MODEL --cap 16MB",
+        "pack MODEL -o out.tiepack --cap 0",
+        "pack MODEL -o out.tiepack --cap 16Mb",
+        "pack MODEL -o out.tiepack --cap big",
+        "pack MODEL -o out.tiepack --cap 1.00001kB",
+        "pack MODEL -o out.tiepack --cap 16MB --effort heroic",
+        "pack MODEL -o out.tiepack --cap 16MB --retie last",
+        "pack MODEL -o out.tiepack --cap 16MB --val-rows 0",
+        "pack MODEL -o out.tiepack --cap 16MB --calib-rows some",
+        "pack MODEL -o out.tiepack --cap 16MB --no-cache --cache here",
+        "eval MODEL --threads 0",
+        "eval MODEL --stride 0",
+        "eval MODEL --stride 129",
+        "verify out.tiepack --include train_gpt.py",
+    ] {
+        let run = run(line, Path::new("[none]"));
+        assert_eq!((run.code, &run.stdout[..]), (2, ""), "{line}: {}", run.stderr);
+        // The usage that clap repeats below is in the help texts.
+        let first = run.stderr.split("\n\n").next().unwrap();
+        told += &format!("$ tiepack {line}\n{}\n\n", first.trim_end());
+    }
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn errors_are_json_when_json_is_asked_for() {
+    for (line, kind, code) in [
+        ("pack MODEL -o out.tiepack --cap 0 --json", "usage", 2),
+        ("eval MODEL --stride 129 --json", "usage", 2),
+        ("inspect nowhere --json", "input", 1),
+        ("pack MODEL -o {}/out.tiepack --cap 1kB --lossless --no-eval --json", "cap", 3),
+        ("verify MODEL/config.json --json", "verification", 4),
+    ] {
+        let dir = crate::scratch();
+        let run = run(&line.replace("MODEL", crate::MODEL), dir.path());
+        let document = run.json();
+        assert_eq!((run.code, &document["schema"]), (code, &1.into()), "{line}");
+        let error = &document["error"];
+        assert_eq!((error["kind"].as_str(), error["exit_code"].as_i64()), (Some(kind), Some(code.into())), "{line}");
+        assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()), "{line}");
+        assert!(!run.stderr.contains("error"), "{line}: {}", run.stderr);
+    }
+}

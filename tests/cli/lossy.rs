@@ -1,0 +1,47 @@
+//! Packing below what every bit takes: the figures of the verdict are those of a network that was changed.
+
+use std::fs;
+
+use crate::{run, scratch};
+
+const CAP: u64 = 100_000;
+
+#[test]
+fn a_model_is_packed_under_a_cap_and_proved() {
+    let dir = scratch();
+    let pack = |out: &str, more: &str| {
+        let line = format!(
+            "pack MODEL -o {{}}/{out} --cap {CAP} --effort fast --calib-rows 16 --val-rows 16 --no-cache --json {more}"
+        );
+        run(&line, dir.path()).good().json()
+    };
+    let document = pack("out.tiepack", "--threads 1");
+    let verdict = &document["verdict"];
+    let bytes = fs::metadata(dir.path().join("out.tiepack")).unwrap().len();
+    assert_eq!((&verdict["artifact"]["bytes"], verdict["budget"]["free"].as_u64()), (&bytes.into(), Some(CAP - bytes)));
+    assert!(bytes <= CAP && bytes > CAP - CAP / 50, "{bytes} bytes of {CAP}: the cap is there to be used");
+
+    let cost = &verdict["evaluation"]["cost"];
+    let number = |path: &str| cost.pointer(path).and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{path} in {cost}"));
+    let (kl, median) = (number("/divergence/mean/value"), number("/divergence/median"));
+    let (high, largest) = (number("/divergence/percentile_99"), number("/divergence/largest"));
+    assert!(0.0 < median && median < kl && kl < high && high <= largest, "{cost}");
+    assert!(number("/nats_per_token/standard_error") > 0.0 && number("/same_top") > 0.5, "{cost}");
+    assert!(number("/nats_per_token/value").abs() < 0.2, "{cost}");
+
+    // The verdict can be had again from the file alone, and unpacking changes nothing.
+    let verify = "verify {}/out.tiepack --against MODEL --val-rows 16 --json";
+    let again = run(verify, dir.path()).good().json();
+    assert_eq!(&again["verdict"]["evaluation"]["cost"], cost);
+    run("unpack {}/out.tiepack -o {}/out", dir.path()).good();
+    let loss = |model: &str| {
+        let line = format!("eval {model} --val fixtures/pep-tiny/val_000.bin --val-rows 4 --json");
+        run(&line, dir.path()).good().json()["evaluation"]["packed"].clone()
+    };
+    assert_eq!(loss("{}/out"), loss("{}/out.tiepack"));
+
+    // The same seed gives the same file, whatever the number of threads.
+    pack("two.tiepack", "--threads 2");
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    assert!(read("out.tiepack") == read("two.tiepack"), "the file depends on the number of threads");
+}
