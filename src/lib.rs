@@ -4,11 +4,11 @@
 //! finds the curvature of the loss, [`plan`] decides how fine every grid is, [`code`] turns matrices into bytes and
 //! back, [`artifact`] is the container, [`verify`] proves the written file. See ARCHITECTURE.md.
 
-pub mod error;
 pub mod artifact;
 pub mod cli;
 pub mod code;
 pub mod compile;
+pub mod error;
 pub mod eval;
 pub mod ingest;
 pub mod inspect;

@@ -58,10 +58,14 @@ pub fn decode(bytes: &[u8]) -> Result<Opened> {
             None => return Err(Error::verification(format!("{} uses tensor {s}, which is not stored", spec.name))),
         }
     }
-    let total = shapes.iter().try_fold(0usize, |n, s| s.iter().try_fold(1usize, |p, d| p.checked_mul(*d))?.checked_add(n));
+    let total =
+        shapes.iter().try_fold(0usize, |n, s| s.iter().try_fold(1usize, |p, d| p.checked_mul(*d))?.checked_add(n));
     let limit = bytes.len().saturating_mul(WEIGHTS_PER_BYTE);
     if total.is_none_or(|n| n > limit) {
-        return Err(Error::verification(format!("{} bytes cannot hold the model that the header describes", bytes.len())));
+        return Err(Error::verification(format!(
+            "{} bytes cannot hold the model that the header describes",
+            bytes.len()
+        )));
     }
     let decoded: Vec<Vec<Vec<f32>>> = header
         .streams

@@ -14,12 +14,42 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Input, when the folder is missing or not writable, the disk is full, or `path` is something other than a file.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+    stage(path, bytes)?.commit()
+}
+
+/// A file that is complete on the disk but not yet in its place; it vanishes unless it is committed.
+pub struct Staged {
+    path: PathBuf,
+    target: PathBuf,
+    file: NamedTempFile,
+}
+
+/// Writes `bytes` beside `path`, so that they can be read back before they replace what is there.
+///
+/// # Errors
+/// As [`save`].
+pub fn stage(path: &Path, bytes: &[u8]) -> Result<Staged> {
     let (target, mut file) = open_beside(path)?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io("write", path, e))?;
-    file.persist(&target).map_err(|e| Error::io("write", path, e.error))?;
-    // The rename lies in the folder; some file systems cannot sync one, and the file is in its place by now.
-    let _ = fs::File::open(folder_of(&target)).and_then(|folder| folder.sync_all());
-    Ok(())
+    Ok(Staged { path: path.to_path_buf(), target, file })
+}
+
+impl Staged {
+    /// Where the bytes are for now.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// As [`save`]; what was there before is untouched.
+    pub fn commit(self) -> Result<()> {
+        self.file.persist(&self.target).map_err(|e| Error::io("write", &self.path, e.error))?;
+        // The rename lies in the folder; some file systems cannot sync one, and the file is in its place by now.
+        let _ = fs::File::open(folder_of(&self.target)).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
 }
 
 /// Finds out whether [`save`] could write there, so that hours of work do not end in an error. Leaves no trace.

@@ -75,9 +75,11 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         cache,
     };
     let compiled = compile(&model, calib.as_deref(), &options, progress)?;
-    save::save(&args.output, &compiled.bytes)?;
-
-    let mut verdict = prove(args, &model, trial.as_ref(), &compiled.bytes, progress)?;
+    // What was there before gives way only to a file that has been read back and proved.
+    let staged = save::stage(&args.output, &compiled.bytes)?;
+    let mut verdict = prove(args, staged.path(), &model, trial.as_ref(), &compiled.bytes, progress)?;
+    staged.commit()?;
+    verdict.artifact.path = args.output.display().to_string();
     verdict.budget = Some(Budget::new(verdict.artifact.bytes, includes, args.cap)?);
     if args.no_eval {
         verdict.notes = vec![Note::NotEvaluated];
@@ -92,15 +94,16 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     })
 }
 
-/// Verifies the file on the disk, and that it is the one that was compiled.
+/// Verifies the written file, read back from the disk, and that it is the one that was compiled.
 fn prove(
     args: &PackArgs,
+    written: &Path,
     model: &Model,
     trial: Option<&Trial>,
     compiled: &[u8],
     progress: &dyn Progress,
 ) -> Result<Verdict> {
-    let verdict = verify::against(&args.output, (&args.model, model), trial, progress)
+    let verdict = verify::against(written, (&args.model, model), trial, progress)
         .map_err(|e| Error { message: format!("the written artifact does not verify: {}", e.message), ..e })?;
     let output = args.output.display();
     if verdict.artifact.blake3 != blake3::hash(compiled).to_hex().as_str() {

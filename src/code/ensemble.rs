@@ -22,7 +22,8 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| {
     }
     let lower = upper[1..].iter().rev().map(|&p| (65_536 - u32::from(p)) as u16);
     let squash: Vec<u16> = lower.chain(upper.iter().copied()).collect();
-    let stretch = (0..4096u16).map(|i| squash.partition_point(|&p| p < i * 16 + 8).min(2 * LIMIT as usize) as i16 - LIMIT as i16);
+    let stretch =
+        (0..4096u16).map(|i| squash.partition_point(|&p| p < i * 16 + 8).min(2 * LIMIT as usize) as i16 - LIMIT as i16);
     Tables { stretch: stretch.collect(), squash }
 });
 

@@ -65,13 +65,12 @@ fn upper_factor(matrix: &[f32], order: &[usize], damping: f64) -> Result<(Vec<f3
     let damp = damping * mean;
     // The upper factor is the lower factor of the matrix with its order reversed.
     let place = |i: usize| order[n - 1 - i];
-    let reversed = Mat::<f64>::from_fn(n, n, |i, j| {
-        f64::from(matrix[place(i) * n + place(j)]) + if i == j { damp } else { 0.0 }
-    });
+    let reversed =
+        Mat::<f64>::from_fn(n, n, |i, j| f64::from(matrix[place(i) * n + place(j)]) + if i == j { damp } else { 0.0 });
     faer::set_global_parallelism(Par::Seq);
-    let factor = reversed
-        .llt(faer::Side::Lower)
-        .map_err(|_| Error::compute(format!("a curvature of size {n} is not positive definite, mean diagonal {mean:e}")))?;
+    let factor = reversed.llt(faer::Side::Lower).map_err(|_| {
+        Error::compute(format!("a curvature of size {n} is not positive definite, mean diagonal {mean:e}"))
+    })?;
     let lower = factor.L();
     let diagonal = |k: usize| lower[(n - 1 - k, n - 1 - k)];
     let squared = (0..n).map(|k| (diagonal(k) * diagonal(k)) as f32).collect();

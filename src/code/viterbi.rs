@@ -23,8 +23,7 @@ pub struct Rate<'a> {
 impl Rate<'static> {
     /// Rounding without regard to the rate.
     pub fn free() -> Self {
-        static FREE: LazyLock<Prices> =
-            LazyLock::new(|| Prices { table: vec![0.0; 2 * PRICED], bucket: Vec::new() });
+        static FREE: LazyLock<Prices> = LazyLock::new(|| Prices { table: vec![0.0; 2 * PRICED], bucket: Vec::new() });
         Rate { prices: &FREE, lambda: 0.0 }
     }
 }
@@ -44,7 +43,7 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
     // Total errors and pending shifts, (C, R) column-major in rounding order.
     let mut errors = vec![0f32; rows * cols];
     let mut shift = vec![0f32; BLOCK * rows];
-    let mut column = Column::new(rows, !metric.across.is_empty(), trellis);
+    let mut column = Column::new(Job { metric, row, trellis, rate });
     let mut target = vec![0f32; rows];
     let mut total = 0f64;
     for start in (0..cols).step_by(BLOCK) {
@@ -65,9 +64,10 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
             for i in 0..rows {
                 target[i] = w[i * cols + j] + own[i];
             }
-            let bucket = if rate.prices.bucket.is_empty() { &[][..] } else { &rate.prices.bucket[j * rows..(j + 1) * rows] };
+            let bucket =
+                if rate.prices.bucket.is_empty() { &[][..] } else { &rate.prices.bucket[j * rows..(j + 1) * rows] };
             let out = &mut indices[j * rows..(j + 1) * rows];
-            total += column.round(&target, metric, row, col[j], metric.input[k], trellis, rate, bucket, out);
+            total += column.round(&target, [col[j], metric.input[k]], bucket, out);
             let errors = &mut errors[k * rows..(k + 1) * rows];
             for i in 0..rows {
                 // Column-level innovation minus the shift is the plain error W − Ŵ.
@@ -78,11 +78,21 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
     Rounded { indices, error: total }
 }
 
+/// What all columns of a matrix have in common.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    metric: &'a Metric,
+    row: &'a [f32],
+    trellis: &'a Trellis,
+    rate: &'a Rate<'a>,
+}
+
 /// Working memory of the search down one column.
 ///
 /// Every survivor answers with the errors of its own path (per-survivor processing): what rows before the current span
 /// ask of this one is found for all survivors at once at the start of the span, the span itself as it goes.
-struct Column {
+struct Column<'a> {
+    job: Job<'a>,
     /// Target minus reconstruction of every row, once the path is known.
     innovation: Vec<f32>,
     came: Vec<u8>,
@@ -102,11 +112,12 @@ struct Column {
     next_cost: Vec<f32>,
 }
 
-impl Column {
-    fn new(rows: usize, two_sided: bool, trellis: &Trellis) -> Self {
-        let s = trellis.states;
-        let past = if two_sided { rows * s } else { 0 };
+impl<'a> Column<'a> {
+    fn new(job: Job<'a>) -> Self {
+        let (rows, s) = (job.metric.rows, job.trellis.states);
+        let past = if job.metric.across.is_empty() { 0 } else { rows * s };
         Column {
+            job,
             innovation: vec![0.0; rows],
             came: vec![0; rows * s],
             index: vec![0; rows * s],
@@ -123,20 +134,9 @@ impl Column {
         }
     }
 
-    /// Searches the column; returns d · ẽᵀ O ẽ of the chosen path.
-    #[allow(clippy::too_many_arguments)]
-    fn round(
-        &mut self,
-        target: &[f32],
-        metric: &Metric,
-        row: &[f32],
-        col: f32,
-        input: f32,
-        trellis: &Trellis,
-        rate: &Rate,
-        bucket: &[u8],
-        out: &mut [i32],
-    ) -> f64 {
+    /// Searches a column of this scale and input curvature; returns d · ẽᵀ O ẽ of the chosen path.
+    fn round(&mut self, target: &[f32], [col, input]: [f32; 2], bucket: &[u8], out: &mut [i32]) -> f64 {
+        let Job { metric, row, trellis, rate } = self.job;
         let (rows, states) = (target.len(), trellis.states);
         let two_sided = !metric.across.is_empty();
         self.cost.fill(f32::INFINITY);
@@ -145,7 +145,7 @@ impl Column {
         for start in (0..rows).step_by(SPAN) {
             let span = SPAN.min(rows - start);
             if two_sided {
-                self.begin_span(metric, start, span);
+                self.begin_span(start, span);
             }
             for i in start..start + span {
                 let step = row[i] * col;
@@ -153,8 +153,8 @@ impl Column {
                 let at = i - start;
                 if two_sided {
                     band.fill(0.0);
-                    for m in 0..at {
-                        band[m] = metric.across[(start + m) * rows + i];
+                    for (m, b) in band.iter_mut().enumerate().take(at) {
+                        *b = metric.across[(start + m) * rows + i];
                     }
                 }
                 let b = bucket.get(i).map_or(0, |b| usize::from(*b));
@@ -216,11 +216,12 @@ impl Column {
             self.innovation[i] = self.value[i * states + s];
             s = usize::from(self.came[i * states + s]);
         }
-        self.cost_of_path(metric, input)
+        self.cost_of_path(input)
     }
 
     /// Gives every survivor its own past in order, and finds what it asks of rows `start..start + span`.
-    fn begin_span(&mut self, metric: &Metric, start: usize, span: usize) {
+    fn begin_span(&mut self, start: usize, span: usize) {
+        let metric = self.job.metric;
         let (rows, states) = (self.innovation.len(), self.cost.len());
         if start > 0 {
             let before = start - SPAN;
@@ -244,7 +245,8 @@ impl Column {
     }
 
     /// d · ẽᵀ O ẽ of the chosen path.
-    fn cost_of_path(&self, metric: &Metric, input: f32) -> f64 {
+    fn cost_of_path(&self, input: f32) -> f64 {
+        let metric = self.job.metric;
         let rows = self.innovation.len();
         let mut asked = vec![0f32; if metric.across.is_empty() { 0 } else { rows }];
         let mut total = 0f64;
@@ -338,7 +340,7 @@ mod tests {
         let (row, col) = (vec![0.25; r], vec![1.0; c]);
         let plain: Vec<f32> = w.iter().map(|w| w - (w / 0.5).round() * 0.5).collect();
         let mut last = quadratic(&plain, &factors);
-        for states in [1, 4, 8, 32] {
+        for states in [1, 4, 64] {
             let trellis = Trellis::with_states(states).unwrap();
             let rounded = round(&w, &metric, &row, &col, &trellis, &Rate::free());
             let mut e = vec![0f32; r * c];

@@ -14,7 +14,7 @@ use crate::code::vectors;
 use crate::error::{Error, Result};
 use crate::measure::Statistics;
 use crate::measure::curvature::Curvature;
-use crate::model::{Dtype, Model};
+use crate::model::Model;
 use crate::plan::budget::{Encoder, Outcome, Part, approach, meet};
 use crate::progress::Progress;
 
@@ -109,7 +109,7 @@ impl Parts<'_> {
             codec,
             params: Vec::new(),
             tensors: tensors.iter().map(|i| *i as u32).collect(),
-            dtypes: vec![Dtype::F32; tensors.len()],
+            dtypes: tensors.iter().map(|i| self.model.stored[*i].dtype).collect(),
             len: len as u64,
         };
         let mut entries: Vec<StreamEntry> =
@@ -172,7 +172,8 @@ pub(super) fn code(
         .collect::<Result<_>>()?;
     let small = (0..model.stored.len()).filter(|i| matches!(statistics.curvature[*i], Curvature::Vector(_))).collect();
     let states = options.effort.states();
-    let mut parts = Parts { model, statistics, matrices, small, states: states.min(SEARCH_STATES), learning: true, progress };
+    let mut parts =
+        Parts { model, statistics, matrices, small, states: states.min(SEARCH_STATES), learning: true, progress };
     progress.begin("searching", 0);
     let start = approach(&mut parts, budget, nominal_knob(model), SEARCH_CLOSE)?;
     (parts.states, parts.learning) = (states, false);

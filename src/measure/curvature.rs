@@ -180,11 +180,17 @@ impl Layers for Tap<'_> {
 ///
 /// # Errors
 /// If there is no calibration row, or a pass fails.
-pub fn measure(model: &Model, windows: &Windows, random: u64, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<Curvature>> {
+pub fn measure(
+    model: &Model,
+    windows: &Windows,
+    random: u64,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Curvature>> {
     if windows.rows() == 0 {
         return Err(Error::input("the calibration shard is shorter than one row"));
     }
-    let stored: HashMap<&str, usize> = model.specs.iter().zip(&model.source).map(|(s, i)| (s.name.as_str(), *i)).collect();
+    let stored: HashMap<&str, usize> =
+        model.specs.iter().zip(&model.source).map(|(s, i)| (s.name.as_str(), *i)).collect();
     let batches = windows.batches((BATCH_TOKENS / windows.length()).max(1));
     let lane_bytes: usize = (0..model.stored.len()).map(|i| sums_bytes(model, i)).sum();
     // A power of two divides evenly among the usual numbers of threads.
@@ -256,7 +262,11 @@ impl Lane {
         let stored = 0..model.stored.len();
         Lane {
             matrices: stored.clone().map(matrix).collect(),
-            vectors: stored.map(|i| if model.spec(i).form == Form::Vector { vec![0.0; model.stored[i].data.len()] } else { Vec::new() }).collect(),
+            vectors: stored
+                .map(|i| {
+                    if model.spec(i).form == Form::Vector { vec![0.0; model.stored[i].data.len()] } else { Vec::new() }
+                })
+                .collect(),
         }
     }
 

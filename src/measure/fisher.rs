@@ -100,10 +100,9 @@ mod tests {
         let g = cotangent(&x, &mut Signs::new(5)).unwrap().to_vec2::<f32>().unwrap();
         for i in 0..4 {
             for j in 0..4 {
-                let moment = dot(
-                    &g.iter().map(|g| g[i]).collect::<Vec<_>>(),
-                    &g.iter().map(|g| g[j]).collect::<Vec<_>>(),
-                ) / n as f32;
+                let moment =
+                    dot(&g.iter().map(|g| g[i]).collect::<Vec<_>>(), &g.iter().map(|g| g[j]).collect::<Vec<_>>())
+                        / n as f32;
                 let fisher = if i == j { p[i] } else { 0.0 } - p[i] * p[j];
                 assert!((moment - fisher).abs() < 0.01, "{i},{j}: {moment} against {fisher}");
             }

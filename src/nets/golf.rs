@@ -24,14 +24,8 @@ const EMBEDDING: &str = "tok_emb.weight";
 const SKIPS: &str = "skip_weights";
 
 /// What a whole-layer tie shares; scale vectors stay each layer's own.
-const TIED_ROLES: &[&str] = &[
-    "attn.c_q.weight",
-    "attn.c_k.weight",
-    "attn.c_v.weight",
-    "attn.proj.weight",
-    "mlp.fc.weight",
-    "mlp.proj.weight",
-];
+const TIED_ROLES: &[&str] =
+    &["attn.c_q.weight", "attn.c_k.weight", "attn.c_v.weight", "attn.proj.weight", "mlp.fc.weight", "mlp.proj.weight"];
 
 struct Golf {
     vocab: usize,

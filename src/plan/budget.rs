@@ -108,19 +108,18 @@ pub fn approach<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64
 ///
 /// # Errors
 /// If encoding fails.
-pub fn meet<E: Encoder>(
-    encoder: &mut E,
-    budget: u64,
-    start: f64,
-    close: f64,
-) -> Result<Outcome<Vec<Part<E::Coded>>>> {
+pub fn meet<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) -> Result<Outcome<Vec<Part<E::Coded>>>> {
     let mut search = Search::new(encoder.weights(), budget, start);
     let close = (close * search.budget).max(64.0);
     let (mut fits, mut exceeds): (Option<Trial<_>>, Option<Trial<_>>) = (None, None);
     let mut log = search.start;
     for _ in 0..TRIALS {
         let trial = search.trial(encoder, log)?;
-        if trial.size <= search.budget { fits = Some(trial) } else { exceeds = Some(trial) }
+        if trial.size <= search.budget {
+            fits = Some(trial)
+        } else {
+            exceeds = Some(trial)
+        }
         let next = match (&fits, &exceeds) {
             (Some(f), Some(e)) => {
                 let (left, over) = (search.budget - f.size, e.size - search.budget);
@@ -157,7 +156,9 @@ fn spend<E: Encoder>(
     finer: Vec<Part<E::Coded>>,
     budget: u64,
 ) -> Result<Vec<Part<E::Coded>>> {
-    let gain = |i: usize, new: &Part<E::Coded>| (parts[i].loss - new.loss) / (new.bytes as f64 - parts[i].bytes as f64).max(0.5);
+    let gain = |i: usize, new: &Part<E::Coded>| {
+        (parts[i].loss - new.loss) / (new.bytes as f64 - parts[i].bytes as f64).max(0.5)
+    };
     let mut offers: Vec<(usize, f64, Part<E::Coded>)> =
         finer.into_iter().enumerate().map(|(i, new)| (i, gain(i, &new), new)).filter(|(_, g, _)| *g > 0.0).collect();
     offers.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -208,9 +209,7 @@ mod tests {
         let mut fake = Fake { weights: vec![40_000, 10_000, 5_000, 65_000, 300], trials: 0 };
         let knob = approach(&mut fake, budget, start, 4e-3).unwrap();
         let size = match meet(&mut fake, budget, knob, 5e-4).unwrap() {
-            Outcome::Fits(parts) => {
-                Some(fake.file_size(&parts.iter().map(|p| p.bytes).collect::<Vec<_>>()).unwrap())
-            }
+            Outcome::Fits(parts) => Some(fake.file_size(&parts.iter().map(|p| p.bytes).collect::<Vec<_>>()).unwrap()),
             Outcome::TooSmall { .. } => None,
         };
         (size, fake.trials)

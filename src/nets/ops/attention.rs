@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::pointwise::exp;
 use super::product::{View, product};
-use super::{dot, sum, elements, output, with_elements};
+use super::{dot, elements, output, sum, with_elements};
 
 struct Attention;
 
@@ -48,7 +48,7 @@ impl Dims {
     }
 
     /// Attention probabilities of queries `from..to` over keys `0..to`, (to − from, to) dense, into `p`.
-    fn probabilities(&self, q: &[f32], k: &[f32], b: usize, h: usize, from: usize, to: usize, p: &mut [f32]) {
+    fn probabilities(&self, [q, k]: [&[f32]; 2], b: usize, h: usize, [from, to]: [usize; 2], p: &mut [f32]) {
         let keys = self.head(k, self.kv, b, h * self.kv / self.heads, 0, to);
         product(p, to, self.head(q, self.heads, b, h, from, to), keys.t(), self.scale(), false);
         for (i, row) in p.chunks_exact_mut(to).take(to - from).enumerate() {
@@ -92,7 +92,7 @@ impl CustomOp3 for Attention {
         let mut y = vec![0f32; q.len()];
         let mut p = vec![0f32; BLOCK * d.length];
         d.blocks(|b, h, from, to| {
-            d.probabilities(q, k, b, h, from, to, &mut p);
+            d.probabilities([q, k], b, h, [from, to], &mut p);
             let values = d.head(v, d.kv, b, h * d.kv / d.heads, 0, to);
             let out = &mut y[d.at(d.heads, b, h, from)..];
             product(out, d.heads * d.width, View::dense(&p, to - from, to), values, 1.0, false);
@@ -117,7 +117,7 @@ impl CustomOp3 for Attention {
             let (wide, narrow) = (d.heads * d.width, d.kv * d.width);
             d.blocks(|b, h, from, to| {
                 let (kv, n) = (h * d.kv / d.heads, to - from);
-                d.probabilities(q, k, b, h, from, to, &mut p);
+                d.probabilities([q, k], b, h, [from, to], &mut p);
                 let dy = d.head(g, d.heads, b, h, from, to);
                 product(&mut ds, to, dy, d.head(v, d.kv, b, kv, 0, to).t(), 1.0, false);
                 product(&mut dv[d.at(d.kv, b, kv, 0)..], narrow, View::dense(&p, n, to).t(), dy, 1.0, true);

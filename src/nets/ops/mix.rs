@@ -112,11 +112,7 @@ impl CustomOp3 for Blend {
             (dx, dm, dy)
         })?;
         let dm = m.track_op().then(|| Tensor::from_vec(dm, m.shape(), m.device())).transpose()?;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            dm,
-            Some(Tensor::from_vec(dy, y.shape(), y.device())?),
-        ))
+        Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), dm, Some(Tensor::from_vec(dy, y.shape(), y.device())?)))
     }
 }
 

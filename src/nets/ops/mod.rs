@@ -56,10 +56,7 @@ pub(crate) fn output(data: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStor
 }
 
 /// Runs `f` on the elements of contiguous f32 tensors, without copying them.
-pub(crate) fn with_elements<const N: usize, T>(
-    tensors: [&Tensor; N],
-    f: impl FnOnce([&[f32]; N]) -> T,
-) -> Result<T> {
+pub(crate) fn with_elements<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
     let held = tensors.map(|t| t.storage_and_layout());
     let mut slices: [&[f32]; N] = [&[]; N];
     for (slice, (storage, layout)) in slices.iter_mut().zip(&held) {
@@ -94,8 +91,7 @@ pub(crate) mod check {
         let data: Vec<Vec<f32>> =
             shapes.iter().enumerate().map(|(i, s)| values(s.iter().product(), 7 + i as u64)).collect();
         let tensor = |d: &[f32], s: &[usize]| Tensor::from_slice(d, s, &Device::Cpu).unwrap();
-        let vars: Vec<Var> =
-            data.iter().zip(shapes).map(|(d, s)| Var::from_tensor(&tensor(d, s)).unwrap()).collect();
+        let vars: Vec<Var> = data.iter().zip(shapes).map(|(d, s)| Var::from_tensor(&tensor(d, s)).unwrap()).collect();
         let args: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let out = f(&args).unwrap();
         let weight = tensor(&values(out.elem_count(), 99), out.dims());

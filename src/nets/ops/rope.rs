@@ -70,7 +70,8 @@ impl CustomOp1 for RotaryOp {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
         let dims = layout.dims();
-        if dims.len() != 4 || dims[3] != 2 * self.rotary.half || dims[1] * self.rotary.half > self.rotary.table.0.len() {
+        if dims.len() != 4 || dims[3] != 2 * self.rotary.half || dims[1] * self.rotary.half > self.rotary.table.0.len()
+        {
             candle_core::bail!("rotary: input {dims:?} against a table for {} pairs", self.rotary.half);
         }
         output(self.rotary.turn(x, dims, self.sign), layout.shape().clone())
