@@ -18,8 +18,15 @@ use crate::model::Model;
 use crate::plan::budget::{Encoder, Outcome, Part, approach, meet};
 use crate::progress::Progress;
 
-/// Found on models that are not part of this project; 1 % is also GPTQ's.
-pub(super) const DAMPING: Damping = Damping { input: 0.01, output: 0.01 };
+/// GPTQ's damping is enough for statistics of this many tokens; fewer are noisier and need more.
+const WELL_MEASURED: f64 = 400_000.0;
+
+/// How much to trust curvature from `tokens` calibration tokens.
+pub(super) fn damping(tokens: usize) -> Damping {
+    let noise = (WELL_MEASURED / tokens.max(1) as f64).sqrt().clamp(1.0, 10.0);
+    Damping { input: 0.01 * noise, output: 0.01 }
+}
+
 const EXPONENTS: Exponents = Exponents { rows: 0.75, cols: 1.0 };
 /// High-rate theory says 2 ln 2 times the loss per weight, which is about .27 c²; measured best a little below.
 const LAMBDA: f32 = 0.3;
@@ -158,13 +165,14 @@ pub(super) fn code(
     budget: u64,
     progress: &dyn Progress,
 ) -> Result<Pieces> {
+    let damping = damping(statistics.tokens);
     let matrices: Vec<Matrix> = statistics
         .curvature
         .par_iter()
         .enumerate()
         .filter_map(|(stored, c)| match c {
             Curvature::Matrix(f) => {
-                let metric = Metric::new(f, DAMPING).map_err(|e| e.at(&model.spec(stored).name));
+                let metric = Metric::new(f, damping).map_err(|e| e.at(&model.spec(stored).name));
                 Some(metric.map(|metric| Matrix { stored, metric, found: None }))
             }
             Curvature::Vector(_) => None,

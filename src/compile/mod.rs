@@ -103,7 +103,12 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
     let (statistics, cached_statistics) = gathered;
     let pieces = timer.stage("search", || lattice::code(model, &statistics, options, budget, progress))?;
     let bytes = file(model, pieces)?;
-    debug_assert!(bytes.len() as u64 <= budget);
+    if bytes.len() as u64 > budget {
+        let size = bytes.len();
+        return Err(Error::compute(format!(
+            "the planned artifact came out at {size} bytes, over the {budget} it may have"
+        )));
+    }
     Ok(Compiled { bytes, steps: timer.stages, cached_statistics })
 }
 
@@ -122,9 +127,8 @@ fn header(model: &Model, streams: Vec<StreamEntry>) -> Header {
 /// The bytes of the artifact.
 fn file(model: &Model, pieces: Pieces) -> Result<Vec<u8>> {
     let header = header(model, pieces.entries);
-    let tensor = |(i, data): (usize, &Vec<f32>)| (model.shape(i).to_vec(), data.clone());
-    let tensors: Vec<(Vec<usize>, Vec<f32>)> = pieces.decoded.iter().enumerate().map(tensor).collect();
-    let decoded: Vec<Decoded> = tensors.iter().map(|(shape, data)| Decoded { shape, data }).collect();
+    let tensors = pieces.decoded.iter().enumerate();
+    let decoded: Vec<Decoded> = tensors.map(|(i, data)| Decoded { shape: model.shape(i), data }).collect();
     let root = root(&decoded, &header.source, &header.config);
     assemble(&header, &pieces.streams, &root)
 }

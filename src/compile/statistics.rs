@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use super::Options;
-use super::lattice::{DAMPING, nominal_knob, settings};
+use super::lattice::{damping, nominal_knob, settings};
 use crate::code::matrix;
 use crate::code::metric::Metric;
 use crate::code::trellis::Odd;
@@ -40,7 +40,7 @@ pub(super) fn gather(
     let rows = wanted.clamp(1, available);
     let key = cache::key(model, calib, rows, options.seed);
     if let Some(folder) = &options.cache
-        && let Some(statistics) = cache::load(folder, &key, model)
+        && let Some(statistics) = cache::load(folder, &key, model, rows * length)
     {
         return Ok((statistics, true));
     }
@@ -53,8 +53,9 @@ pub(super) fn gather(
     };
     let curvature = curvature::measure(model, &Windows::new(&sample, length, None), options.seed, &advance)?;
     progress.end();
-    let correction = corrections(model, &curvature, calib, progress)?;
-    let statistics = Statistics { curvature, correction };
+    let tokens = rows * length;
+    let correction = corrections(model, &curvature, tokens, calib, progress)?;
+    let statistics = Statistics { curvature, correction, tokens };
     if let Some(folder) = &options.cache
         && let Err(e) = cache::save(folder, &key, &statistics)
     {
@@ -78,7 +79,14 @@ fn spread(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
 }
 
 /// Quantizes every matrix alone at a usual knob and measures what it really costs.
-fn corrections(model: &Model, curvature: &[Curvature], calib: &[u16], progress: &dyn Progress) -> Result<Vec<f64>> {
+fn corrections(
+    model: &Model,
+    curvature: &[Curvature],
+    tokens: usize,
+    calib: &[u16],
+    progress: &dyn Progress,
+) -> Result<Vec<f64>> {
+    let damping = damping(tokens);
     let knob = nominal_knob(model);
     let settings = settings(8, Odd::Plain);
     let matrices: Vec<usize> =
@@ -88,7 +96,7 @@ fn corrections(model: &Model, curvature: &[Curvature], calib: &[u16], progress: 
         .into_par_iter()
         .map(|i| {
             let Curvature::Matrix(factors) = &curvature[i] else { unreachable!("only matrices were kept") };
-            let metric = Metric::new(factors, DAMPING).map_err(|e| e.at(&model.spec(i).name))?;
+            let metric = Metric::new(factors, damping).map_err(|e| e.at(&model.spec(i).name))?;
             let w = &model.stored[i].data;
             let prices = matrix::learn(w, &metric, knob, &settings, None);
             let coded = matrix::encode(w, &metric, knob, &settings, &prices);

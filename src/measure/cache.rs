@@ -34,8 +34,8 @@ fn file(folder: &Path, key: &str) -> PathBuf {
     folder.join(format!("{key}.stats"))
 }
 
-/// Statistics kept under `key`, if there are any and they are whole: a damaged file counts as none.
-pub fn load(folder: &Path, key: &str, model: &Model) -> Option<Statistics> {
+/// Statistics of `tokens` tokens kept under `key`, if there are any and they are whole: a damaged file counts as none.
+pub fn load(folder: &Path, key: &str, model: &Model, tokens: usize) -> Option<Statistics> {
     let bytes = std::fs::read(file(folder, key)).ok()?;
     let (body, check) = bytes.split_last_chunk::<32>()?;
     if blake3::hash(body).as_bytes() != check {
@@ -57,7 +57,7 @@ pub fn load(folder: &Path, key: &str, model: &Model) -> Option<Statistics> {
         });
     }
     let correction = take(model.stored.len())?.into_iter().map(f64::from).collect();
-    values.next().is_none().then_some(Statistics { curvature, correction })
+    values.next().is_none().then_some(Statistics { curvature, correction, tokens })
 }
 
 /// Keeps `statistics` under `key`.

@@ -11,4 +11,6 @@ pub struct Statistics {
     pub curvature: Vec<curvature::Curvature>,
     /// For every stored tensor: measured over predicted loss when it alone is quantized; 1 where it was not measured.
     pub correction: Vec<f64>,
+    /// Calibration tokens that the curvature was measured on.
+    pub tokens: usize,
 }
