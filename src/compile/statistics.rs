@@ -17,8 +17,9 @@ use crate::measure::{Statistics, cache};
 use crate::model::Model;
 use crate::progress::Progress;
 
-/// Tokens on which each matrix's correction is measured.
-const CORRECTION_TOKENS: usize = 8192;
+/// Tokens on which each matrix's correction is measured: as many as make it cheap beside the curvature, and none where
+/// so few are left that the correction would be noise.
+const CORRECTION_TOKENS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// Statistics of `model` on `calib`, and whether they came from the cache.
 pub(super) fn gather(
@@ -91,6 +92,10 @@ fn corrections(
     let settings = settings(8, Odd::Plain);
     let matrices: Vec<usize> =
         (0..model.stored.len()).filter(|i| matches!(curvature[*i], Curvature::Matrix(_))).collect();
+    let each = (tokens / matrices.len().max(1)).min(*CORRECTION_TOKENS.end());
+    if each < *CORRECTION_TOKENS.start() {
+        return Ok(vec![1.0; model.stored.len()]);
+    }
     progress.begin("checking the curvature", 2 * matrices.len() as u64);
     let changes: Vec<Change> = matrices
         .into_par_iter()
@@ -107,7 +112,7 @@ fn corrections(
         })
         .collect::<Result<_>>()?;
     let length = model.net.context();
-    let rows = CORRECTION_TOKENS.div_ceil(length).min((calib.len() - 1) / length);
+    let rows = each.div_ceil(length).min((calib.len() - 1) / length);
     let sample = spread(calib, length, rows);
     let measured = correction::measure(model, Windows::new(&sample, length, None), changes.into_iter(), &|| {
         progress.advance(1);
