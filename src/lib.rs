@@ -19,4 +19,5 @@ pub mod plan;
 pub mod progress;
 pub mod text;
 pub mod unpack;
+pub mod varint;
 pub mod verify;

@@ -7,7 +7,7 @@ use tiepack::artifact::layout::{Header, StreamEntry, codec};
 use tiepack::artifact::read::parse;
 use tiepack::artifact::root::{Decoded, root};
 use tiepack::artifact::save::{check, save};
-use tiepack::artifact::varint::{Reader, put};
+use tiepack::varint::{Reader, put};
 use tiepack::artifact::write::{assemble, size_of};
 use tiepack::error::Kind;
 use tiepack::ingest::weights::Dtype;

@@ -1,8 +1,8 @@
 //! What an artifact's header says, and its bytes: `formats/artifact.md`, section "Header".
 
-use super::varint::{Reader, put};
 use crate::error::{Error, Result};
 use crate::ingest::weights::Dtype;
+use crate::varint::{Reader, put};
 
 /// Most tensors an architecture may have; bounds the work that a hostile header can cause.
 pub const MAX_TENSORS: usize = 16_384;

@@ -8,5 +8,4 @@ pub mod open;
 pub mod read;
 pub mod root;
 pub mod save;
-pub mod varint;
 pub mod write;

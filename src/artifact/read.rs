@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use super::layout::{Header, MAX_HEADER};
-use super::varint::Reader;
 use super::write::{CHECK_BYTES, MAGIC, ROOT_BYTES, checksum};
 use crate::error::{Error, Result};
+use crate::varint::Reader;
 
 /// Where everything lies in a file. All ranges are byte offsets; together with the magic and the two lengths before
 /// the header and the checksum at the end they cover the file without a hole.

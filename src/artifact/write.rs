@@ -4,8 +4,8 @@ use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
 use super::layout::Header;
-use super::varint::put;
 use crate::error::{Error, Result};
+use crate::varint::put;
 
 /// First bytes of every artifact; the last one is the version of the format.
 pub const MAGIC: [u8; 4] = *b"TPK1";

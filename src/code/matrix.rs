@@ -14,6 +14,7 @@ use super::metric::Metric;
 use super::steps::{BASE_LIMIT, Exponents, Steps};
 use super::trellis::{Odd, Trellis};
 use super::viterbi::{Rate, Rounded, round};
+use crate::varint::{Reader, put};
 
 /// How a matrix is searched and coded. The same for all matrices of a model.
 #[derive(Debug, Clone)]
@@ -67,12 +68,7 @@ fn write(q: &[i32], steps: &Steps, grid: &Grid) -> Vec<u8> {
     let mut out = vec![grid.trellis.states.ilog2() as u8 | odd];
     out.extend(steps.base.to_le_bytes());
     let scales = exponents::encode(&[&steps.rows, &steps.cols]);
-    let mut length = scales.len();
-    while length >= 128 {
-        out.push(length as u8 | 128);
-        length >>= 7;
-    }
-    out.push(length as u8);
+    put(&mut out, scales.len() as u64);
     out.extend(scales);
     out.extend(indices::encode(q, grid));
     out
@@ -82,24 +78,17 @@ fn write(q: &[i32], steps: &Steps, grid: &Grid) -> Vec<u8> {
 ///
 /// Every weight is its integer times its step, one correctly rounded f32 product: the same on every machine.
 pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Option<Vec<f32>> {
-    let (&kind, rest) = bytes.split_first()?;
+    let mut reader = Reader::new(bytes);
+    let kind = reader.take(1, "trellis").ok()?[0];
     let odd = if kind & 16 != 0 { Odd::Plain } else { Odd::WithZero };
     let trellis = (kind & !31 == 0).then(|| Trellis::with_states(1 << (kind & 15)))??.odd(odd);
-    let (base, mut rest) = rest.split_at_checked(2)?;
-    let base = i16::from_le_bytes([base[0], base[1]]);
+    let base = i16::from_le_bytes(reader.take(2, "base step").ok()?.try_into().ok()?);
     if base.abs() > BASE_LIMIT {
         return None;
     }
-    let mut length = 0usize;
-    for shift in [0, 7, 14, 21, 28] {
-        let (&byte, after) = rest.split_first()?;
-        rest = after;
-        length |= usize::from(byte & 127) << shift;
-        if byte < 128 {
-            break;
-        }
-    }
-    let (scales, coded) = rest.split_at_checked(length)?;
+    let length = reader.within(0, bytes.len(), "length of the exponents").ok()?;
+    let scales = reader.take(length, "exponents").ok()?;
+    let coded = &bytes[reader.position()..];
     let [row_exp, col_exp]: [Vec<i16>; 2] = exponents::decode(scales, &[rows, cols])?.try_into().ok()?;
     let steps = Steps { base, rows: row_exp, cols: col_exp };
     let grid = Grid { rows, cols, row_exp: &steps.rows, col_exp: &steps.cols, trellis: &trellis };

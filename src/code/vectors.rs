@@ -6,6 +6,7 @@
 
 use super::indices::{self, Grid};
 use super::trellis::Trellis;
+use crate::varint::{Reader, put};
 
 /// Steps are 2^e with e in −STEP_LIMIT..=STEP_LIMIT.
 const STEP_LIMIT: i32 = 100;
@@ -102,17 +103,16 @@ pub fn encode(tensors: &[Tensor], c: f64) -> Coded {
 ///
 /// Every value is an integer below 2²⁴ times a power of two: exact in f32.
 pub fn decode(bytes: &[u8], shapes: &[(usize, usize)]) -> Option<Vec<Vec<f32>>> {
-    let mut at = bytes;
+    let mut reader = Reader::new(bytes);
     let mut groups = Vec::new();
     for width in widths(shapes) {
         let count = shapes.iter().filter(|(_, w)| *w == width).map(|(n, w)| n / w).sum::<usize>();
-        let recipes = (0..count).map(|n| read_recipe(&mut at, n)).collect::<Option<Vec<_>>>()?;
-        groups.push((width, recipes, usize::try_from(take(&mut at)?).ok()?));
+        let recipes = (0..count).map(|n| read_recipe(&mut reader, n)).collect::<Option<Vec<_>>>()?;
+        groups.push((width, recipes, reader.within(0, bytes.len(), "length of the remainders").ok()?));
     }
     let mut tensors: Vec<Vec<f32>> = shapes.iter().map(|(n, _)| Vec::with_capacity(*n)).collect();
     for (width, recipes, length) in groups {
-        let (coded, rest) = at.split_at_checked(length)?;
-        at = rest;
+        let coded = reader.take(length, "remainders").ok()?;
         let remainders = code(width, recipes.len(), |grid| indices::decode(coded, grid))?;
         let mut done: Vec<Done> = Vec::new();
         for (recipe, rest) in recipes.into_iter().zip(remainders.chunks_exact(width)) {
@@ -132,7 +132,8 @@ pub fn decode(bytes: &[u8], shapes: &[(usize, usize)]) -> Option<Vec<Vec<f32>>> 
             }
         }
     }
-    at.is_empty().then_some(tensors)
+    reader.finish("the control tensors").ok()?;
+    Some(tensors)
 }
 
 /// Different widths in the order in which they first occur; empty tensors and those without a width are left out.
@@ -214,47 +215,14 @@ fn write_recipe(out: &mut Vec<u8>, recipe: &Recipe) {
 }
 
 /// Reads the recipe of the vector that `before` others of its width precede.
-fn read_recipe(at: &mut &[u8], before: usize) -> Option<Recipe> {
-    let ([step, back], rest) = at.split_first_chunk()?;
-    *at = rest;
-    let (step, back) = (i32::from(*step as i8), usize::from(*back));
-    let gain = if back > 0 {
-        let (gain, rest) = at.split_first()?;
-        *at = rest;
-        i64::from(*gain as i8)
-    } else {
-        0
-    };
-    let zigzag = take(at)?;
+fn read_recipe(reader: &mut Reader, before: usize) -> Option<Recipe> {
+    let head = reader.take(2, "step and reference").ok()?;
+    let (step, back) = (i32::from(head[0] as i8), usize::from(head[1]));
+    let gain = if back > 0 { i64::from(reader.take(1, "gain").ok()?[0] as i8) } else { 0 };
+    let zigzag = reader.varint("centre").ok()?;
     let centre = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-    (back <= before && step.abs() <= STEP_LIMIT && centre.abs() <= VALUE_LIMIT).then_some(Recipe {
-        step,
-        centre,
-        back,
-        gain,
-    })
-}
-
-/// LEB128.
-fn put(out: &mut Vec<u8>, mut v: u64) {
-    while v >= 128 {
-        out.push(v as u8 | 128);
-        v >>= 7;
-    }
-    out.push(v as u8);
-}
-
-fn take(at: &mut &[u8]) -> Option<u64> {
-    let mut v = 0u64;
-    for shift in (0..63).step_by(7) {
-        let (byte, rest) = at.split_first()?;
-        *at = rest;
-        v |= u64::from(byte & 127) << shift;
-        if *byte < 128 {
-            return Some(v);
-        }
-    }
-    None
+    let sane = back <= before && step.abs() <= STEP_LIMIT && (-VALUE_LIMIT..=VALUE_LIMIT).contains(&centre);
+    sane.then_some(Recipe { step, centre, back, gain })
 }
 
 #[cfg(test)]

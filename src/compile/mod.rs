@@ -30,8 +30,8 @@ impl Effort {
     fn calibration_tokens(self) -> usize {
         match self {
             Effort::Fast => 1 << 15,
-            Effort::Normal => 3 << 17,
-            Effort::Max => 3 << 19,
+            Effort::Normal => 9 << 16,
+            Effort::Max => 9 << 18,
         }
     }
 
