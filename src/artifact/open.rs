@@ -14,9 +14,11 @@ use crate::ingest::Config;
 use crate::model::{Dtype, Model};
 use crate::nets;
 
-/// Weights per byte of file beyond which a file is taken for a trap: a real model has at most a few per byte, one whose
-/// matrices are all zero some thousands.
-const WEIGHTS_PER_BYTE: usize = 1 << 16;
+/// Weights per byte of file beyond which a file is taken for a trap: a real model has at most a few per byte, one that
+/// was crushed to nothing some hundreds.
+const WEIGHTS_PER_BYTE: usize = 1 << 12;
+/// Weights beyond which no file is opened: 8 GiB once decoded.
+const MOST_WEIGHTS: usize = 1 << 31;
 
 /// A decoded artifact whose tensors were checked against the root in the file.
 pub struct Opened {
@@ -60,7 +62,7 @@ pub fn decode(bytes: &[u8]) -> Result<Opened> {
     }
     let total =
         shapes.iter().try_fold(0usize, |n, s| s.iter().try_fold(1usize, |p, d| p.checked_mul(*d))?.checked_add(n));
-    let limit = bytes.len().saturating_mul(WEIGHTS_PER_BYTE);
+    let limit = bytes.len().saturating_mul(WEIGHTS_PER_BYTE).min(MOST_WEIGHTS);
     if total.is_none_or(|n| n > limit) {
         return Err(Error::verification(format!(
             "{} bytes cannot hold the model that the header describes",
@@ -91,6 +93,9 @@ pub fn decode(bytes: &[u8]) -> Result<Opened> {
 pub(crate) fn stream(entry: &StreamEntry, bytes: &[u8], shapes: &[&[usize]]) -> Result<Vec<Vec<f32>>> {
     let shapes: Vec<&[usize]> = entry.tensors.iter().map(|t| shapes[*t as usize]).collect();
     let damaged = || Error::verification(format!("a stream of codec {} is damaged", entry.codec));
+    if !entry.params.is_empty() {
+        return Err(damaged());
+    }
     match entry.codec {
         codec::LOSSLESS => {
             let dtype = *entry.dtypes.first().ok_or_else(damaged)?;

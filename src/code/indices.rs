@@ -72,10 +72,6 @@ pub fn encode(q: &[i32], grid: &Grid) -> Vec<u8> {
     encoder.finish()
 }
 
-pub fn train(q: &[i32], grid: &Grid) -> Vec<[f64; 2]> {
-    walk(&mut Meter::default(), grid, level(q, grid), &mut q.to_vec(), |_, _| ()).unwrap().counts
-}
-
 /// The indices of a coded matrix, or `None` if the bytes are not what [`encode`] writes.
 pub fn decode(bytes: &[u8], grid: &Grid) -> Option<Vec<i32>> {
     let mut q = vec![0; grid.len()];

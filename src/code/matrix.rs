@@ -83,7 +83,7 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize) -> Option<Vec<f32>> {
     let odd = if kind & 16 != 0 { Odd::Plain } else { Odd::WithZero };
     let trellis = (kind & !31 == 0).then(|| Trellis::with_states(1 << (kind & 15)))??.odd(odd);
     let base = i16::from_le_bytes(reader.take(2, "base step").ok()?.try_into().ok()?);
-    if base.abs() > BASE_LIMIT {
+    if base.unsigned_abs() > BASE_LIMIT.unsigned_abs() {
         return None;
     }
     let length = reader.within(0, bytes.len(), "length of the exponents").ok()?;

@@ -174,7 +174,7 @@ impl<'a> Scales<'a> {
         let rows = self.rows as u64;
         // Row factor over prior, COL_BITS.
         let ratio = |i: usize| ((u128::from(self.sum[i]) * u128::from(self.inverse_prior[i])) >> 24) as u64 / n;
-        let mean = ((0..self.rows).map(ratio).sum::<u64>() / rows).max(1);
+        let mean = ((0..self.rows).map(ratio).fold(0, u64::saturating_add) / rows).max(1);
         let square = |i: usize| {
             let relative = ((ratio(i) << COL_BITS) / mean).min(8 * ONE);
             let d = relative.abs_diff(ONE);

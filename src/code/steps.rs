@@ -9,7 +9,7 @@ use super::exponents::LIMIT;
 use super::metric::Metric;
 
 /// Scales are quarter octaves; the base step is in 64ths, so that one table serves both.
-const FINE: i32 = 64;
+pub const FINE: i32 = 64;
 const QUARTERS: i32 = FINE / 4;
 
 /// 2^(k/64), rounded to f32.

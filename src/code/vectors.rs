@@ -5,6 +5,7 @@
 //! vectors of one width are coded like a matrix whose columns they are ([`super::indices`] on the plain uniform grid).
 
 use super::indices::{self, Grid};
+use super::steps::{FINE, power};
 use super::trellis::Trellis;
 use crate::varint::{Reader, put};
 
@@ -127,7 +128,7 @@ pub fn decode(bytes: &[u8], shapes: &[(usize, usize)]) -> Option<Vec<Vec<f32>>> 
         let mut vectors = done.iter();
         for (tensor, (n, _)) in tensors.iter_mut().zip(shapes).filter(|(_, (_, w))| *w == width) {
             for vector in vectors.by_ref().take(n / width) {
-                let unit = 2f32.powi(vector.recipe.step);
+                let unit = power(FINE * vector.recipe.step);
                 tensor.extend(vector.values.iter().map(|v| *v as f32 * unit));
             }
         }

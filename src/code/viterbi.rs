@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::indices::{PRICED, Prices};
+use super::indices::{MAX_INDEX, PRICED, Prices};
 use super::metric::Metric;
 use super::trellis::{Odd, Trellis};
 use crate::nets::ops::product::{View, product};
@@ -286,7 +286,9 @@ impl Scale {
             (_, Odd::WithZero) => (x + 1f32.copysign(x)) * 0.5,
             (_, Odd::Plain) => (x + 1.0) * 0.5,
         };
-        // floor(), which the baseline instruction set lacks.
+        // floor(), which the baseline instruction set lacks; far beyond any sane index, what the coder can hold.
+        const FAR: f32 = (MAX_INDEX / 4) as f32;
+        let half = half.clamp(-FAR, FAR);
         let low = half as i32 - i32::from(half < 0.0);
         let price = &table[usize::from(grid) * PRICED..(usize::from(grid) + 1) * PRICED];
         let point = |q: i32| {
@@ -329,6 +331,15 @@ mod tests {
             }
         }
         total
+    }
+
+    #[test]
+    fn indices_stay_within_what_the_coder_holds() {
+        let factors = Factors { rows: 3, cols: 2, input: vec![1.0, 0.0, 0.0, 1.0], output: gram(3, 2) };
+        let metric = Metric::new(&factors, Damping { input: 0.0, output: 0.0 }).unwrap();
+        let w = [1e30, -1e30, 0.0, f32::MAX, 1.0, -1e9];
+        let rounded = round(&w, &metric, &[1e-9; 3], &[1.0; 2], &Trellis::eight(), &Rate::free());
+        assert!(rounded.indices.iter().all(|q| q.unsigned_abs() <= MAX_INDEX));
     }
 
     #[test]

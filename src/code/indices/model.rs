@@ -74,7 +74,6 @@ impl Place {
 
 /// All learned terms of one stream.
 pub struct Model {
-    pub counts: Vec<[f64; 2]>,
     nodes: Vec<Term>,
     recent: Vec<[Term; BITS]>,
     state: Vec<[Term; BITS]>,
@@ -89,7 +88,6 @@ impl Model {
             Odd::Plain => &SHAPE[1],
         };
         Model {
-            counts: vec![[0.0; 2]; NODES * 2 * BITS],
             nodes: shape.as_flattened().as_flattened().iter().map(|s| Term::new(i32::from(*s) << 12)).collect(),
             recent: vec![[Term::default(); BITS]; 1 + 4 * 16 * 2],
             state: vec![[Term::default(); BITS]; 1 + 16 * trellis.states],
@@ -108,12 +106,7 @@ impl Model {
         let p = squash(sum);
         let bit = io.bit(p, bit);
         if learn {
-            {
-                self.counts[a][0] += f64::from(first) * f64::from(u8::from(bit));
-                self.counts[a][1] += f64::from(first);
-                self.counts[b][0] += f64::from(second) * f64::from(u8::from(bit));
-                self.counts[b][1] += f64::from(second);
-            }
+            {}
             let error = error(bit, p);
             self.nodes[a].learn_part(error, first);
             self.nodes[b].learn_part(error, second);
