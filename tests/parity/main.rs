@@ -1,6 +1,8 @@
 //! The networks compute what PyTorch computes: fixtures/pep-tiny/golden.json, described at the head of
 //! fixtures/make_golden.py.
 
+mod curvature;
+
 use std::path::Path;
 
 use candle_core::{Device, Tensor};

@@ -1,0 +1,107 @@
+//! Makes fixtures/golden. Run it when the format changes on purpose, never to make a test pass:
+//!
+//!     cargo test --release --test golden -- --ignored make
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use serde_json::{Map, Value, json};
+use tiepack::artifact::open::decode;
+use tiepack::compile::{Effort, Options, compile};
+use tiepack::ingest::{Config, Dtype, RawTensor, Source, TieMap};
+use tiepack::model::{Model, build};
+use tiepack::nets::{self, Form};
+use tiepack::progress::Silent;
+
+use crate::{FOLDER, LATTICE, LOSSLESS, hashes};
+
+const CONFIG: &str = r#"{"arch":"parameter-golf-baseline","vocab_size":64,"num_layers":3,"model_dim":16,"num_heads":2,"num_kv_heads":1,"mlp_mult":2,"tie_embeddings":true,"logit_softcap":30.0,"rope_base":10000.0,"train_seq_len":32}"#;
+/// Layer 2 is layer 0 again, so that a tie map is needed.
+const TIES: &str = r#"{"copies":[0,1,0]}"#;
+/// About four bits a weight: zeros, large indices and everything between occur.
+const CAP: u64 = 3_000;
+
+/// Deterministic noise, about normal: the sum of twelve uniform numbers.
+struct Noise(u64);
+
+impl Noise {
+    fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
+
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| f64::from(self.bits()) / 4_294_967_296.0).sum::<f64>() - 6.0
+    }
+}
+
+/// Rows and columns of different scales, a few outliers: what a coder must cope with.
+fn matrix(noise: &mut Noise, rows: usize, cols: usize) -> Vec<f64> {
+    let columns: Vec<f64> = (0..cols).map(|_| (0.5 * noise.normal()).exp2()).collect();
+    let mut data = Vec::with_capacity(rows * cols);
+    for _ in 0..rows {
+        let row = 0.25 * (0.5 * noise.normal()).exp2();
+        for column in &columns {
+            let outlier = if noise.bits() % 199 == 0 { 12.0 } else { 1.0 };
+            data.push(row * column * outlier * noise.normal());
+        }
+    }
+    data
+}
+
+pub fn model() -> Model {
+    let config = Config::from_json(CONFIG).unwrap();
+    let net = nets::build(&config).unwrap();
+    let mut noise = Noise(1);
+    let mut tensors = BTreeMap::new();
+    for spec in net.tensors() {
+        // All three types: the embedding, the matrices, the vectors.
+        let (dtype, values) = match spec.form {
+            Form::Embedding => (Dtype::F16, matrix(&mut noise, spec.shape[0], spec.shape[1])),
+            Form::Matrix => (Dtype::Bf16, matrix(&mut noise, spec.shape[0], spec.shape[1])),
+            Form::Vector => {
+                let n = spec.shape.iter().product::<usize>();
+                (Dtype::F32, (0..n).map(|_| 1.0 + 0.1 * noise.normal()).collect())
+            }
+        };
+        let round = |v: f64| match dtype {
+            Dtype::F32 => v as f32,
+            Dtype::F16 => f16::from_f64(v).to_f32(),
+            Dtype::Bf16 => bf16::from_f64(v).to_f32(),
+        };
+        let data = Arc::new(values.into_iter().map(round).collect());
+        // The file leaves out what is tied; the model takes it from layer 0.
+        if spec.layer == Some(2) && spec.form == Form::Matrix {
+            continue;
+        }
+        tensors.insert(spec.name, RawTensor { shape: spec.shape, dtype, data });
+    }
+    let ties = Some(TieMap::from_json(TIES).unwrap());
+    build(Source { path: "golden".into(), config, tensors, ties }, net, None).unwrap()
+}
+
+#[test]
+#[ignore = "writes fixtures/golden"]
+fn make() {
+    let model = model();
+    let mut noise = Noise(2);
+    // Tokens with a little structure: mostly the one before plus one.
+    let mut tokens = vec![0u16];
+    for _ in 0..4096 {
+        let last = tokens[tokens.len() - 1];
+        tokens.push(if noise.bits() % 4 == 0 { (noise.bits() % 64) as u16 } else { (last + 1) % 64 });
+    }
+    let mut expected = Map::new();
+    for (name, lossless, cap) in [(LATTICE, false, CAP), (LOSSLESS, true, 12_000)] {
+        let (effort, seed) = (Effort::Fast, 0);
+        let options = Options { cap, includes: 0, effort, seed, lossless, calib_rows: None, cache: None };
+        let compiled = compile(&model, Some(&tokens), &options, &Silent).unwrap();
+        let opened = decode(&compiled.bytes).unwrap();
+        let root = blake3::Hash::from_bytes(opened.parsed.root).to_hex().to_string();
+        expected.insert(name.into(), json!({ "root": root, "tensors": hashes(&opened.model) }));
+        std::fs::write(format!("{FOLDER}/{name}"), &compiled.bytes).unwrap();
+    }
+    let text = format!("{:#}\n", Value::Object(expected));
+    std::fs::write(format!("{FOLDER}/expected.json"), text).unwrap();
+}
