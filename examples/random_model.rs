@@ -96,7 +96,8 @@ fn tensor(spec: &TensorSpec, random: &mut Random) -> (Dtype, Vec<u8>) {
         }
         _ => {
             // `resid_mix` is (2, D): all of the stream, nothing of the embedding.
-            let mean = |i: usize| if spec.shape.len() == 2 && spec.layer.is_some() && 2 * i >= count { 0.0 } else { 1.0 };
+            let mean =
+                |i: usize| if spec.shape.len() == 2 && spec.layer.is_some() && 2 * i >= count { 0.0 } else { 1.0 };
             let value = |i| ((mean(i) + 0.1 * random.gaussian()) as f32).to_le_bytes();
             (Dtype::F32, (0..count).flat_map(value).collect())
         }

@@ -13,6 +13,7 @@ use crate::artifact::write::assemble;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::text::thousands;
 
 /// How much time a better result is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -134,12 +135,11 @@ fn file(model: &Model, pieces: Pieces) -> Result<Vec<u8>> {
 }
 
 fn too_large(options: &Options, needed: u64) -> Error {
+    let [cap, includes, needed, smallest] =
+        [options.cap, options.includes, needed, needed + options.includes].map(thousands);
     Error::cap(format!(
-        "the model does not fit: the cap is {} bytes, {} of them are taken by included files, and the smallest artifact \
-         has {needed} bytes; the smallest cap that would do is {}",
-        options.cap,
-        options.includes,
-        needed + options.includes
+        "the model does not fit: the cap is {cap} bytes, {includes} of them are taken by included files, and the smallest \
+         artifact has {needed} bytes; the smallest cap that would do is {smallest}"
     ))
 }
 

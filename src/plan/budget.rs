@@ -140,13 +140,17 @@ pub fn meet<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) ->
         }
         log = next;
     }
-    Ok(match (fits, exceeds) {
-        (Some(fits), exceeds) => {
-            let finer = exceeds.map(|e| e.parts).unwrap_or_default();
-            Outcome::Fits(spend(encoder, fits.parts, finer, budget)?)
+    if fits.is_none() {
+        // Before giving up: the coarsest grids there are.
+        let coarsest = search.trial(encoder, search.start + REACH)?;
+        if coarsest.size > search.budget {
+            return Ok(Outcome::TooSmall { needed: coarsest.size as u64 });
         }
-        (None, exceeds) => Outcome::TooSmall { needed: exceeds.map_or(0, |e| e.size as u64) },
-    })
+        fits = Some(coarsest);
+    }
+    let finer = exceeds.map(|e| e.parts).unwrap_or_default();
+    let parts = fits.map(|f| f.parts).unwrap_or_default();
+    Ok(Outcome::Fits(spend(encoder, parts, finer, budget)?))
 }
 
 /// Exchanges parts for finer ones while the file fits, best nats per byte first.
@@ -232,7 +236,7 @@ mod tests {
     fn says_what_the_coarsest_needs() {
         let mut fake = Fake { weights: vec![1_000_000], trials: 0 };
         match meet(&mut fake, 2_000, 1.0, 5e-4).unwrap() {
-            Outcome::TooSmall { needed } => assert_eq!(needed, 6_350),
+            Outcome::TooSmall { needed } => assert_eq!(needed, 6_350, "0.05 bits each and 100 bytes beside"),
             Outcome::Fits(_) => panic!("1,000,000 weights at 0.05 bits do not fit 2,000 bytes"),
         }
     }

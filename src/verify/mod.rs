@@ -70,7 +70,7 @@ pub fn alone(
         None => None,
         Some(trial) => Some(evaluate(&opened.model, trial, progress)?),
     };
-    let notes = notes(trial.as_ref());
+    let notes = notes(trial.as_ref(), evaluation.as_ref(), opened.model.net.vocab_size());
     Ok(Verdict { artifact, budget: None, against: None, evaluation, notes, seconds: seconds(started) })
 }
 
@@ -107,8 +107,9 @@ pub fn against(
             Some(Evaluation::of(&comparison, trial.sample(&windows)))
         }
     };
+    let notes = notes(trial, evaluation.as_ref(), model.net.vocab_size());
     let against = Some(against);
-    Ok(Verdict { artifact, budget: None, against, evaluation, notes: notes(trial), seconds: seconds(started) })
+    Ok(Verdict { artifact, budget: None, against, evaluation, notes, seconds: seconds(started) })
 }
 
 /// The loss of one model.
@@ -196,12 +197,16 @@ fn identical(packed: &Model, model: &Model) -> usize {
     (0..model.specs.len()).filter(same).count()
 }
 
-fn notes(trial: Option<&Trial>) -> Vec<Note> {
-    match trial {
+fn notes(trial: Option<&Trial>, evaluation: Option<&Evaluation>, vocab: usize) -> Vec<Note> {
+    let mut notes = match trial {
         None => vec![Note::NoValidation],
         Some(trial) if trial.table.is_none() => vec![Note::NoTokenizer],
         Some(_) => Vec::new(),
+    };
+    if evaluation.is_some_and(|e| e.packed.nats_per_token > (vocab as f64).ln()) {
+        notes.push(Note::WorseThanGuessing);
     }
+    notes
 }
 
 fn seconds(started: Instant) -> f64 {

@@ -203,6 +203,8 @@ pub enum Note {
     Retied(usize, String),
     /// The folder for cached statistics cannot be used, and why.
     NoCache(String),
+    /// The packed model loses more than one that gives every token the same probability.
+    WorseThanGuessing,
 }
 
 impl Note {
@@ -217,6 +219,9 @@ impl Note {
                 format!("tensors made equal by --retie: {n}; the largest change of a weight is {largest}")
             }
             Note::NoCache(why) => format!("measured statistics are not kept: {why}"),
+            Note::WorseThanGuessing => {
+                "the packed model is useless: it loses more than giving every token the same probability".into()
+            }
         }
     }
 
@@ -229,6 +234,7 @@ impl Note {
             Note::UndeclaredTies(_) => "declare them in ties.json to have them checked",
             Note::Retied(..) => "losses are against the model as changed, not as it was trained",
             Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
+            Note::WorseThanGuessing => "raise the cap",
         }
     }
 }

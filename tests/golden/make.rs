@@ -43,7 +43,7 @@ fn matrix(noise: &mut Noise, rows: usize, cols: usize) -> Vec<f64> {
     for _ in 0..rows {
         let row = 0.25 * (0.5 * noise.normal()).exp2();
         for column in &columns {
-            let outlier = if noise.bits() % 199 == 0 { 12.0 } else { 1.0 };
+            let outlier = if noise.bits().is_multiple_of(199) { 12.0 } else { 1.0 };
             data.push(row * column * outlier * noise.normal());
         }
     }
@@ -90,7 +90,7 @@ fn make() {
     let mut tokens = vec![0u16];
     for _ in 0..4096 {
         let last = tokens[tokens.len() - 1];
-        tokens.push(if noise.bits() % 4 == 0 { (noise.bits() % 64) as u16 } else { (last + 1) % 64 });
+        tokens.push(if noise.bits().is_multiple_of(4) { (noise.bits() % 64) as u16 } else { (last + 1) % 64 });
     }
     let mut expected = Map::new();
     for (name, lossless, cap) in [(LATTICE, false, CAP), (LOSSLESS, true, 12_000)] {
