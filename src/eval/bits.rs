@@ -17,6 +17,13 @@ pub fn target_bytes(windows: &Windows, table: &TokenBytes) -> u64 {
 }
 
 /// Bits per byte of `nats` summed over tokens that stand for `bytes`; `None` when they stand for no text at all.
+///
+/// ```
+/// use tiepack::eval::bits::bits_per_byte;
+/// // Two tokens of probability 1/8 each are 6 bits; they stand for four bytes of text.
+/// assert_eq!(bits_per_byte(2.0 * 8f64.ln(), 4), Some(1.5));
+/// assert_eq!(bits_per_byte(1.0, 0), None);
+/// ```
 pub fn bits_per_byte(nats: f64, bytes: u64) -> Option<f64> {
     (bytes > 0).then(|| nats / LN_2 / bytes as f64)
 }
