@@ -120,7 +120,8 @@ fn corrections(
     progress.end();
     let mut out = vec![1.0; model.stored.len()];
     for (i, c) in measured {
-        out[i] = c;
+        // As precise as the cache keeps it: the file must not depend on where the statistics came from.
+        out[i] = f64::from(c as f32);
     }
     Ok(out)
 }
