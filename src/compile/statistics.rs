@@ -1,7 +1,5 @@
 //! Gathers what is known about a model's loss, from the cache where it is there.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use rayon::prelude::*;
 
 use super::Options;
@@ -47,12 +45,8 @@ pub(super) fn gather(
     }
     let sample = spread(calib, length, rows);
     progress.begin("measuring curvature", rows as u64);
-    let done = AtomicU64::new(0);
-    let advance = |n: u64| {
-        done.fetch_add(n, Ordering::Relaxed);
-        progress.advance(n);
-    };
-    let curvature = curvature::measure(model, &Windows::new(&sample, length, None), options.seed, &advance)?;
+    let curvature =
+        curvature::measure(model, &Windows::new(&sample, length, None), options.seed, &|n| progress.advance(n))?;
     progress.end();
     let tokens = rows * length;
     let correction = corrections(model, &curvature, tokens, calib, progress)?;

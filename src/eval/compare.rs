@@ -43,13 +43,6 @@ pub struct Comparison {
     pub same_top: usize,
 }
 
-impl Comparison {
-    /// Mean KL(original ‖ changed), nats per token.
-    pub fn mean_divergence(&self) -> f64 {
-        self.divergence.iter().map(|d| f64::from(*d)).sum::<f64>() / self.divergence.len().max(1) as f64
-    }
-}
-
 /// Sum over a row of −log p(target).
 fn row_loss(log_probabilities: &[f32], targets: &[u16], vocab: usize) -> f64 {
     let picked = log_probabilities.chunks_exact(vocab).zip(targets).map(|(lp, t)| f64::from(lp[usize::from(*t)]));

@@ -8,7 +8,7 @@ use super::windows::Windows;
 use crate::error::Result;
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::{sum, with_elements};
-use crate::nets::{Layers, Net, Params, Plain};
+use crate::nets::{Net, Params, Plain};
 
 /// Token ids of `rows` as a (rows, T) u32 tensor.
 pub fn tokens(windows: &Windows, rows: Range<usize>) -> Result<Tensor> {
@@ -19,18 +19,7 @@ pub fn tokens(windows: &Windows, rows: Range<usize>) -> Result<Tensor> {
 
 /// Log-probabilities (rows·T, V), dense row-major, of one batch.
 pub fn log_probabilities(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usize>) -> Result<Vec<f32>> {
-    log_probabilities_through(net, params, windows, rows, &Plain)
-}
-
-/// The same with the matrices applied by `layers`.
-pub fn log_probabilities_through(
-    net: &dyn Net,
-    params: &Params,
-    windows: &Windows,
-    rows: Range<usize>,
-    layers: &dyn Layers,
-) -> Result<Vec<f32>> {
-    let logits = net.logits(params, &tokens(windows, rows)?, layers)?;
+    let logits = net.logits(params, &tokens(windows, rows)?, &Plain)?;
     let mut out = with_elements([&logits], |[x]| x.to_vec())?;
     out.chunks_exact_mut(net.vocab_size()).for_each(log_softmax);
     Ok(out)
