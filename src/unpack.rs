@@ -79,7 +79,7 @@ fn ties(model: &Model) -> Option<Value> {
         let (spec, source) = (role_of.get(name), role_of.get(source));
         spec.zip(source).is_some_and(|(spec, source)| {
             let copied = spec.layer.zip(source.layer).is_some_and(|(layer, from)| copies[layer] == from);
-            copied && spec.role == source.role && model.net.tied_roles().contains(&&spec.role[..])
+            copied && spec.role == source.role && model.tied_roles.contains(&spec.role)
         })
     };
     let mut aliases = Map::new();

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use tiepack::code::lossless::{decode, decode_group, encode, encode_group};
+use tiepack::code::codec::lossless::{decode, decode_group, encode, encode_group};
 use tiepack::ingest::weights::Dtype;
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];

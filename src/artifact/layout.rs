@@ -1,35 +1,44 @@
 //! What an artifact's header says, and its bytes: `formats/artifact.md`, section "Header".
 
+use super::names::{Named, put_names, take_names};
 use crate::error::{Error, Result};
 use crate::ingest::weights::Dtype;
 use crate::varint::{Reader, put};
 
-/// Most tensors an architecture may have; bounds the work that a hostile header can cause.
+/// Most tensors a model may have; bounds the work that a hostile header can cause.
 pub const MAX_TENSORS: usize = 16_384;
 /// Most bytes of an unpacked header.
 pub const MAX_HEADER: usize = 1 << 20;
+/// Most bytes of all names together, written out.
+pub const MAX_NAMES: usize = 1 << 22;
+/// Most dimensions of a tensor.
+pub const MAX_RANK: usize = 8;
 
 /// The registry of stream codecs. An id, once given, keeps its meaning.
 pub mod codec {
-    /// One or more tensors, bit for bit ([`crate::code::lossless`]).
+    /// One or more tensors, bit for bit ([`crate::code::codec::lossless`]).
     pub const LOSSLESS: u8 = 0;
-    /// One matrix: prediction, low-rank term and lattice residual.
+    /// One matrix on a grid ([`crate::code::codec::matrix`]).
     pub const MATRIX: u8 = 1;
-    /// Several vectors on uniform grids.
+    /// Several vectors on uniform grids ([`crate::code::codec::vectors`]).
     pub const VECTORS: u8 = 2;
+    /// One or more tensors of zeros; the stream is empty.
+    pub const ZERO: u8 = 3;
+    /// One matrix as a multiple of another one plus a low-rank term plus a residual ([`crate::code::codec::sum`]).
+    pub const SUM: u8 = 4;
 }
 
-/// One stream: a run of bytes that decodes to one or more stored tensors without the help of other streams' bytes.
+/// One stream: a run of bytes that decodes to one or more stored tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamEntry {
     /// How to decode it, see [`codec`].
     pub codec: u8,
-    /// What the codec needs to know beside the stream; the container does not look inside.
-    pub params: Vec<u8>,
     /// Stored tensors that it decodes to, ascending.
     pub tensors: Vec<u32>,
     /// The element type that each of `tensors` had in the model, for unpacking.
     pub dtypes: Vec<Dtype>,
+    /// Stored tensors of earlier streams that must be decoded before it, in the order in which the codec wants them.
+    pub needs: Vec<u32>,
     /// Bytes.
     pub len: u64,
 }
@@ -37,10 +46,12 @@ pub struct StreamEntry {
 /// Everything in an artifact but the streams and the hashes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// The architecture with its dimensions, as compact JSON. Names and shapes of all tensors follow from it.
+    /// The model's configuration as compact JSON; empty: it has none.
     pub config: String,
-    /// For each tensor of the architecture, in canonical order, the stored tensor that it is. Stored tensors are
-    /// numbered in the order of their first use; ties repeat a number.
+    /// Every tensor of the model, in canonical order.
+    pub names: Vec<Named>,
+    /// For each of `names` the stored tensor that it is. Stored tensors are numbered in the order of their first use;
+    /// ties repeat a number.
     pub source: Vec<u32>,
     /// In the order of the file. Every stored tensor is in exactly one.
     pub streams: Vec<StreamEntry>,
@@ -57,13 +68,20 @@ impl Header {
     /// # Errors
     /// Compute, when the header breaks a rule of the format: it would write an artifact that nobody can read.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        if self.names.len() != self.source.len() {
+            let (names, sources) = (self.names.len(), self.source.len());
+            return Err(Error::compute(format!("{names} tensors have names, {sources} are in the tie map")));
+        }
         let mut out = Vec::new();
+        // No flag has a meaning yet.
+        put(&mut out, 0);
         put(&mut out, self.config.len() as u64);
         out.extend_from_slice(self.config.as_bytes());
+        put_names(&mut out, &self.names)?;
         let stored = put_source(&mut out, &self.source)?;
         put_streams(&mut out, &self.streams, stored)?;
         put_dtypes(&mut out, &self.streams)?;
-        put_params(&mut out, &self.streams);
+        put_needs(&mut out, &self.streams, stored)?;
         for stream in &self.streams {
             put(&mut out, stream.len);
         }
@@ -82,30 +100,30 @@ impl Header {
     /// Verification, on anything that is not a header.
     pub fn from_bytes(bytes: &[u8]) -> Result<Header> {
         let r = &mut Reader::new(bytes);
+        if r.varint("flags")? != 0 {
+            return Err(Error::verification("the artifact uses something that this tiepack does not know")
+                .hint("a newer tiepack may read it"));
+        }
         let n = r.within(0, MAX_HEADER, "length of the config")?;
         let config = String::from_utf8(r.take(n, "config")?.to_vec())
             .map_err(|_| Error::verification("the config is not UTF-8 text"))?;
-        let source = take_source(r)?;
+        let names = take_names(r)?;
+        let source = take_source(r, names.len())?;
         let stored = source.iter().max().map_or(0, |&m| m as usize + 1);
         let mut streams = take_streams(r, stored)?;
         take_dtypes(r, &mut streams)?;
-        take_params(r, &mut streams)?;
+        take_needs(r, &mut streams, stored)?;
         for stream in &mut streams {
             stream.len = r.varint("length of a stream")?;
         }
         r.finish("the header")?;
-        Ok(Header { config, source, streams })
+        Ok(Header { config, names, source, streams })
     }
 }
 
 /// Writes the map as a run of new tensors, a run copied from `distance` places before, a run of new ones, and so on: a
 /// layer tied as a whole is one copy. Returns the number of stored tensors.
 fn put_source(out: &mut Vec<u8>, source: &[u32]) -> Result<usize> {
-    if source.len() > MAX_TENSORS {
-        let n = source.len();
-        return Err(Error::compute(format!("{n} tensors, the format allows {MAX_TENSORS}")));
-    }
-    put(out, source.len() as u64);
     let (mut at, mut stored) = (0, 0);
     while at < source.len() {
         let fresh = source[at..].iter().enumerate().take_while(|&(k, &s)| s as usize == stored + k).count();
@@ -133,8 +151,7 @@ fn put_source(out: &mut Vec<u8>, source: &[u32]) -> Result<usize> {
     Ok(stored)
 }
 
-fn take_source(r: &mut Reader) -> Result<Vec<u32>> {
-    let n = r.within(0, MAX_TENSORS, "number of tensors")?;
+fn take_source(r: &mut Reader, n: usize) -> Result<Vec<u32>> {
     let mut source: Vec<u32> = Vec::with_capacity(n);
     let mut stored = 0;
     while source.len() < n {
@@ -211,7 +228,7 @@ fn take_streams(r: &mut Reader, stored: usize) -> Result<Vec<StreamEntry>> {
     let n = r.within(0, stored, "number of streams")?;
     let mut free: Vec<u32> = (0..stored as u32).collect();
     let mut streams = Vec::with_capacity(n);
-    let entry = |codec, tensors| StreamEntry { codec, params: vec![], tensors, dtypes: vec![], len: 0 };
+    let entry = |codec, tensors| StreamEntry { codec, tensors, dtypes: vec![], needs: vec![], len: 0 };
     while streams.len() < n {
         let tag = r.within(0, 2 * usize::from(u8::MAX) + 1, "codec of a stream")?;
         let codec = (tag / 2) as u8;
@@ -270,26 +287,52 @@ fn take_dtypes(r: &mut Reader, streams: &mut [StreamEntry]) -> Result<()> {
     Ok(())
 }
 
-/// Lengths of the streams' parameters as runs, then the parameters.
-fn put_params(out: &mut Vec<u8>, streams: &[StreamEntry]) {
-    for run in streams.chunk_by(|a, b| a.params.len() == b.params.len()) {
-        put(out, run[0].params.len() as u64);
-        put(out, run.len() as u64);
+/// Which streams need tensors of earlier ones, and which: most need none.
+fn put_needs(out: &mut Vec<u8>, streams: &[StreamEntry], stored: usize) -> Result<()> {
+    let needing = streams.iter().enumerate().filter(|(_, stream)| !stream.needs.is_empty());
+    put(out, needing.clone().count() as u64);
+    let (mut next, mut decoded) = (0, vec![false; stored]);
+    for (i, stream) in needing {
+        for done in &streams[next..i] {
+            done.tensors.iter().for_each(|t| decoded[*t as usize] = true);
+        }
+        put(out, (i - next) as u64);
+        next = i;
+        put(out, stream.needs.len() as u64);
+        for need in &stream.needs {
+            if !decoded.get(*need as usize).is_some_and(|decoded| *decoded) {
+                return Err(Error::compute(format!("stream {i} needs tensor {need}, which no earlier stream holds")));
+            }
+            put(out, u64::from(*need));
+        }
     }
-    for stream in streams {
-        out.extend_from_slice(&stream.params);
-    }
+    Ok(())
 }
 
-fn take_params(r: &mut Reader, streams: &mut [StreamEntry]) -> Result<()> {
-    let mut lengths = Vec::with_capacity(streams.len());
-    while lengths.len() < streams.len() {
-        let length = r.within(0, MAX_HEADER, "length of a stream's parameters")?;
-        let run = r.within(1, streams.len() - lengths.len(), "run of parameter lengths")?;
-        lengths.resize(lengths.len() + run, length);
-    }
-    for (stream, length) in streams.iter_mut().zip(lengths) {
-        stream.params = r.take(length, "parameters of a stream")?.to_vec();
+fn take_needs(r: &mut Reader, streams: &mut [StreamEntry], stored: usize) -> Result<()> {
+    let count = r.within(0, streams.len(), "number of streams that need others")?;
+    let (mut next, mut decoded) = (0, vec![false; stored]);
+    for k in 0..count {
+        let least = usize::from(k > 0);
+        let last = streams.len().saturating_sub(1 + next);
+        let i = next + r.within(least, last.max(least), "distance of a stream that needs others")?;
+        if i >= streams.len() {
+            return Err(Error::verification(format!("stream {i} needs others, there are only {}", streams.len())));
+        }
+        for done in &streams[next..i] {
+            done.tensors.iter().for_each(|t| decoded[*t as usize] = true);
+        }
+        next = i;
+        let needs = r.within(1, stored, "number of tensors that a stream needs")?;
+        for _ in 0..needs {
+            let need = r.within(0, stored - 1, "tensor that a stream needs")?;
+            if !decoded[need] {
+                return Err(Error::verification(format!(
+                    "stream {i} needs tensor {need}, which no earlier stream holds"
+                )));
+            }
+            streams[i].needs.push(need as u32);
+        }
     }
     Ok(())
 }

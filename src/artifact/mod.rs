@@ -4,6 +4,7 @@
 //! [`crate::code`]'s business.
 
 pub mod layout;
+pub mod names;
 pub mod open;
 pub mod read;
 pub mod root;

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::layout::{StreamEntry, codec};
+use super::layout::{Header, StreamEntry, codec};
 use super::read::{Parsed, parse};
 use super::root::{Decoded, root};
-use crate::code::{lossless, matrix, vectors};
+use crate::code::codec::{lossless, matrix, sum, vectors};
 use crate::error::{Error, Result};
 use crate::ingest::Config;
-use crate::model::{Dtype, Model};
+use crate::model::{Dtype, Model, Structure};
 use crate::nets;
+use crate::nets::TensorSpec;
 
 /// Weights per byte of file beyond which a file is taken for a trap: a real model has at most a few per byte, one that
 /// was crushed to nothing some hundreds.
@@ -44,56 +45,130 @@ pub fn open(path: &Path) -> Result<Opened> {
 pub fn decode(bytes: &[u8]) -> Result<Opened> {
     let parsed = parse(bytes)?;
     let header = &parsed.header;
-    let damaged = |e: Error| Error::verification(format!("the artifact describes no known model: {}", e.message));
-    let config = Config::from_json(&header.config).map_err(damaged)?;
-    let net = nets::build(&config).map_err(damaged)?;
-    let specs = net.tensors();
-    let source: Vec<usize> = header.source.iter().map(|s| *s as usize).collect();
-    if source.len() != specs.len() {
-        let (found, wanted) = (source.len(), specs.len());
-        return Err(Error::verification(format!("the artifact has {found} tensors, its architecture {wanted}")));
-    }
-    let mut shapes: Vec<&[usize]> = vec![&[]; header.stored()];
-    for (spec, s) in specs.iter().zip(&source).rev() {
-        match shapes.get_mut(*s) {
-            Some(shape) => *shape = &spec.shape,
-            None => return Err(Error::verification(format!("{} uses tensor {s}, which is not stored", spec.name))),
-        }
-    }
-    let total =
-        shapes.iter().try_fold(0usize, |n, s| s.iter().try_fold(1usize, |p, d| p.checked_mul(*d))?.checked_add(n));
-    let limit = bytes.len().saturating_mul(WEIGHTS_PER_BYTE).min(MOST_WEIGHTS);
-    if total.is_none_or(|n| n > limit) {
-        return Err(Error::verification(format!(
-            "{} bytes cannot hold the model that the header describes",
-            bytes.len()
-        )));
-    }
-    let decoded: Vec<Vec<Vec<f32>>> = header
-        .streams
-        .par_iter()
-        .zip(&parsed.streams)
-        .map(|(entry, range)| stream(entry, &bytes[range.clone()], &shapes))
-        .collect::<Result<_>>()?;
-    let mut parts: Vec<(Dtype, Arc<Vec<f32>>)> = vec![(Dtype::F32, Arc::default()); shapes.len()];
-    for (entry, tensors) in header.streams.iter().zip(decoded) {
-        for ((t, dtype), data) in entry.tensors.iter().zip(&entry.dtypes).zip(tensors) {
-            parts[*t as usize] = (*dtype, Arc::new(data));
-        }
-    }
-    let hashed: Vec<Decoded> = parts.iter().zip(&shapes).map(|((_, data), shape)| Decoded { shape, data }).collect();
-    if root(&hashed, &header.source, &header.config) != parsed.root {
+    let shapes = stored_shapes(header, bytes.len())?;
+    let decoded = streams(header, &shapes, |i| &bytes[parsed.streams[i].clone()])?;
+    let hashed: Vec<Decoded> = decoded.iter().zip(&shapes).map(|(data, shape)| Decoded { shape, data }).collect();
+    if root(&hashed, header) != parsed.root {
         return Err(Error::verification("the decoded tensors do not match the hash in the artifact: it is damaged"));
     }
-    let model = Model::from_parts(config, net.clone(), parts, source)?;
+    let mut dtypes = vec![Dtype::F32; shapes.len()];
+    for entry in &header.streams {
+        entry.tensors.iter().zip(&entry.dtypes).for_each(|(t, dtype)| dtypes[*t as usize] = *dtype);
+    }
+    let (config, structure) = structure(header)?;
+    let parts = dtypes.into_iter().zip(decoded.into_iter().map(Arc::new)).collect();
+    let source = header.source.iter().map(|s| *s as usize).collect();
+    let model = Model::from_parts(config, structure, parts, source)?;
     Ok(Opened { model, size: bytes.len() as u64, parsed })
 }
 
-/// The tensors of one stream, each row-major.
-pub(crate) fn stream(entry: &StreamEntry, bytes: &[u8], shapes: &[&[usize]]) -> Result<Vec<Vec<f32>>> {
-    let shapes: Vec<&[usize]> = entry.tensors.iter().map(|t| shapes[*t as usize]).collect();
+/// What a header says of the model: its configuration, and its tensors with the network that computes with them, if
+/// the configuration names one that has exactly these tensors.
+///
+/// # Errors
+/// Verification, when the configuration is not one.
+pub fn structure(header: &Header) -> Result<(Config, Structure)> {
+    let config = match &header.config[..] {
+        "" => Config::none(),
+        text => Config::from_json(text)
+            .map_err(|e| Error::verification(format!("the artifact's configuration is damaged: {}", e.message)))?,
+    };
+    let same = |(spec, named): (&TensorSpec, &super::names::Named)| {
+        spec.name == named.name && spec.shape == named.shape && spec.form == named.form
+    };
+    let why = match nets::build(&config).map(Structure::of) {
+        Ok(structure) => {
+            let specs = &structure.specs;
+            if specs.len() == header.names.len() && specs.iter().zip(&header.names).all(same) {
+                return Ok((config, structure));
+            }
+            Error::verification(format!(
+                "the artifact's tensors are not those of {} with its configuration",
+                config.arch
+            ))
+        }
+        Err(why) => why,
+    };
+    let named = header.names.iter().map(|named| (named.name.clone(), named.shape.clone(), named.form));
+    Ok((config, Structure::described(named, why)))
+}
+
+/// The shape of every stored tensor, that of its first use.
+///
+/// # Errors
+/// Verification, when a file of `size` bytes cannot hold so many weights.
+pub(crate) fn stored_shapes(header: &Header, size: usize) -> Result<Vec<&[usize]>> {
+    let mut shapes: Vec<&[usize]> = vec![&[]; header.stored()];
+    for (named, s) in header.names.iter().zip(&header.source).rev() {
+        shapes[*s as usize] = &named.shape;
+    }
+    let count = |shape: &&[usize]| shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    let total = shapes.iter().try_fold(0usize, |n, shape| count(shape)?.checked_add(n));
+    let limit = size.saturating_mul(WEIGHTS_PER_BYTE).min(MOST_WEIGHTS);
+    match total {
+        Some(total) if total <= limit => Ok(shapes),
+        _ => Err(Error::verification(format!("{size} bytes cannot hold the tensors that the header describes"))),
+    }
+}
+
+/// Decodes all streams, those that need no others first; the tensors by their stored index.
+///
+/// # Errors
+/// Verification, when one is damaged in a way that shows.
+pub(crate) fn streams<'a>(
+    header: &Header,
+    shapes: &[&[usize]],
+    bytes: impl Fn(usize) -> &'a [u8] + Sync,
+) -> Result<Vec<Vec<f32>>> {
+    let mut tensors: Vec<Vec<f32>> = vec![Vec::new(); shapes.len()];
+    for wave in waves(&header.streams, shapes.len()) {
+        let decoded: Vec<Vec<Vec<f32>>> = wave
+            .par_iter()
+            .map(|&i| {
+                let entry = &header.streams[i];
+                let needs: Vec<&[f32]> = entry.needs.iter().map(|t| &tensors[*t as usize][..]).collect();
+                stream(entry, bytes(i), shapes, &needs)
+            })
+            .collect::<Result<_>>()?;
+        for (i, parts) in wave.into_iter().zip(decoded) {
+            for (t, data) in header.streams[i].tensors.iter().zip(parts) {
+                tensors[*t as usize] = data;
+            }
+        }
+    }
+    Ok(tensors)
+}
+
+/// Streams in groups, each of which needs tensors of groups before it only.
+fn waves(streams: &[StreamEntry], stored: usize) -> Vec<Vec<usize>> {
+    let mut wave_of = vec![0usize; stored];
+    let mut waves: Vec<Vec<usize>> = Vec::new();
+    for (i, stream) in streams.iter().enumerate() {
+        let wave = stream.needs.iter().map(|t| wave_of[*t as usize] + 1).max().unwrap_or(0);
+        stream.tensors.iter().for_each(|t| wave_of[*t as usize] = wave);
+        waves.resize_with(waves.len().max(wave + 1), Vec::new);
+        waves[wave].push(i);
+    }
+    waves
+}
+
+/// The tensors of one stream, each row-major, given the decoded tensors that it needs.
+pub(crate) fn stream(
+    entry: &StreamEntry,
+    bytes: &[u8],
+    shapes: &[&[usize]],
+    needs: &[&[f32]],
+) -> Result<Vec<Vec<f32>>> {
+    let shapes_of = |tensors: &[u32]| tensors.iter().map(|t| shapes[*t as usize]).collect::<Vec<_>>();
+    let own = shapes_of(&entry.tensors);
     let damaged = || Error::verification(format!("a stream of codec {} is damaged", entry.codec));
-    if !entry.params.is_empty() {
+    // All but the last dimension of a matrix count as rows.
+    let sides = |shape: &[usize]| match shape {
+        [rows @ .., cols] if !rows.is_empty() => Ok((rows.iter().product::<usize>(), *cols)),
+        _ => Err(damaged()),
+    };
+    let one = || if own.len() == 1 { sides(own[0]) } else { Err(damaged()) };
+    if entry.codec != codec::SUM && !needs.is_empty() {
         return Err(damaged());
     }
     match entry.codec {
@@ -102,16 +177,27 @@ pub(crate) fn stream(entry: &StreamEntry, bytes: &[u8], shapes: &[&[usize]]) -> 
             if entry.dtypes.iter().any(|d| *d != dtype) {
                 return Err(damaged());
             }
-            lossless::decode_group(bytes, &shapes, dtype)
+            lossless::decode_group(bytes, &own, dtype)
         }
-        codec::MATRIX => match shapes[..] {
-            [&[rows, cols]] => Ok(vec![matrix::decode(bytes, rows, cols).ok_or_else(damaged)?]),
-            _ => Err(damaged()),
-        },
+        codec::MATRIX => {
+            let (rows, cols) = one()?;
+            Ok(vec![matrix::decode(bytes, rows, cols).ok_or_else(damaged)?])
+        }
         codec::VECTORS => {
             let shapes: Vec<(usize, usize)> =
-                shapes.iter().map(|s| (s.iter().product(), s.last().copied().unwrap_or(1))).collect();
+                own.iter().map(|s| (s.iter().product(), s.last().copied().unwrap_or(1))).collect();
             vectors::decode(bytes, &shapes).ok_or_else(damaged)
+        }
+        codec::ZERO if bytes.is_empty() => Ok(own.iter().map(|s| vec![0.0; s.iter().product()]).collect()),
+        codec::ZERO => Err(damaged()),
+        codec::SUM => {
+            let (rows, cols) = one()?;
+            let reference = match (needs, &entry.needs[..]) {
+                ([], _) => None,
+                ([data], [t]) if shapes[*t as usize] == own[0] => Some(*data),
+                _ => return Err(damaged()),
+            };
+            Ok(vec![sum::decode(bytes, rows, cols, reference).ok_or_else(damaged)?])
         }
         other => Err(Error::verification(format!("the artifact has a stream of unknown codec {other}"))
             .hint("a newer tiepack may read it")),

@@ -3,6 +3,9 @@
 
 use rayon::prelude::*;
 
+use super::layout::Header;
+use super::names::Named;
+
 /// A decoded tensor as the root sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Decoded<'a> {
@@ -29,20 +32,22 @@ pub fn tensor_hash(tensor: Decoded) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// The root: blake3 of (number of stored tensors, their hashes, number of tensors of the architecture, the stored
-/// tensor each of them is, the config's text); numbers as u64, the map as u32, little-endian. `tensors` are the stored
-/// ones in their order, `source` and `config` those of the [`super::layout::Header`].
-pub fn root(tensors: &[Decoded], source: &[u32], config: &str) -> [u8; 32] {
+/// The root: blake3 of (number of stored tensors, their hashes, number of tensors of the model, for each the stored
+/// tensor that it is, the length of its name and the name, and the config's text); numbers as u64, the map as u32,
+/// little-endian. `tensors` are the stored ones in their order, the rest is the header's.
+pub fn root(tensors: &[Decoded], header: &Header) -> [u8; 32] {
     let hashes: Vec<[u8; 32]> = tensors.par_iter().map(|&t| tensor_hash(t)).collect();
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(hashes.len() as u64).to_le_bytes());
     for hash in &hashes {
         hasher.update(hash);
     }
-    hasher.update(&(source.len() as u64).to_le_bytes());
-    for s in source {
-        hasher.update(&s.to_le_bytes());
+    hasher.update(&(header.source.len() as u64).to_le_bytes());
+    for (source, Named { name, .. }) in header.source.iter().zip(&header.names) {
+        hasher.update(&source.to_le_bytes());
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
     }
-    hasher.update(config.as_bytes());
+    hasher.update(header.config.as_bytes());
     *hasher.finalize().as_bytes()
 }

@@ -34,14 +34,14 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
         let (located, model) = files::model(&args.model, &args.files, &overrides)?;
         (model, Validation::of(&located))
     };
-    let length = model.net.context();
+    let length = model.network()?.context();
     let stride = args.stride.unwrap_or(length);
     if !(1..=length).contains(&stride) {
         return Err(Error::usage(format!(
             "--stride {stride}: the model's rows are {length} tokens, wanted 1 to {length}"
         )));
     }
-    let trial = validation.require(model.net.vocab_size(), args.val_rows, &args.model)?;
+    let trial = validation.require(model.network()?.vocab_size(), args.val_rows, &args.model)?;
     let evaluation = match stride < length {
         true => slide(&model, &trial, stride, progress)?,
         false => evaluate(&model, &trial, progress)?,
@@ -51,11 +51,11 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
 }
 
 fn slide(model: &Model, trial: &Trial, stride: usize, progress: &dyn Progress) -> Result<Evaluation> {
-    let windows = trial.windows(model.net.context())?;
+    let windows = trial.windows(model.network()?.context())?;
     let sample = trial.sample(&windows);
     progress.begin("evaluate, sliding", sliding::count(&windows, stride) as u64);
     let params = model.params()?;
-    let nats = sliding::nats(&*model.net, &params, &trial.tokens, &windows, stride, &|n| progress.advance(n))?;
+    let nats = sliding::nats(model.network()?, &params, &trial.tokens, &windows, stride, &|n| progress.advance(n))?;
     progress.end();
     Ok(Evaluation {
         rows: windows.rows(),

@@ -9,7 +9,7 @@ use super::bytes::Rows;
 use crate::artifact::write::MAGIC;
 use crate::error::{Error, Result};
 use crate::ingest::{self, Located, Overrides, Shard, TokenBytes, folder};
-use crate::model::{Model, build};
+use crate::model::{Model, Structure, build};
 use crate::nets;
 use crate::verify::Trial;
 
@@ -42,8 +42,9 @@ pub fn is_artifact(path: &Path) -> Result<bool> {
 pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(Located, Model)> {
     let located = folder::locate(path, overrides)?;
     let source = ingest::read(&located)?;
-    let net = nets::build(&source.config).map_err(|e| e.at(located.config.display()))?;
-    let model = build(source, net, files.retie())?;
+    let net = nets::build(&source.config).map_err(|e| e.at(located.config.display()));
+    let structure = Structure::of_file(net, &source.tensors);
+    let model = build(source, structure, files.retie())?;
     Ok((located, model))
 }
 

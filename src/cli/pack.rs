@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::PackArgs;
 use super::files::{self, Validation};
 use crate::artifact::save;
-use crate::compile::{Options, compile};
+use crate::compile::{Options, Source, compile};
 use crate::error::{Error, Result};
 use crate::ingest::overlap;
 use crate::model::Model;
@@ -49,14 +49,14 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     save::check(&args.output)?;
     let overrides = args.files.overrides(Some(&args.validation), &args.calib);
     let (located, model) = files::model(&args.model, &args.files, &overrides)?;
-    let vocab = model.net.vocab_size();
+    let vocab = model.network()?.vocab_size();
     let mut notes = notes(&model);
     let trial = match args.no_eval {
         true => None,
         false => Validation::of(&located).read(vocab, args.val_rows)?,
     };
     if let Some(trial) = &trial {
-        trial.windows(model.net.context())?;
+        trial.windows(model.network()?.context())?;
     }
     let calib = match args.lossless {
         true => None,
@@ -73,6 +73,8 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         // More rows than there are is all of them.
         calib_rows: args.calib_rows.map(|rows| rows.limit().unwrap_or(usize::MAX)),
         cache,
+        curvature: Source::Measured,
+        plan: None,
     };
     let compiled = compile(&model, calib.as_deref(), &options, progress)?;
     // What was there before gives way only to a file that has been read back and proved.
@@ -89,7 +91,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         model: files::name(&args.model),
         output: args.output.clone(),
         verdict,
-        steps: compiled.steps.into_iter().map(|(stage, seconds)| Step { stage, seconds }).collect(),
+        steps: compiled.stages.into_iter().map(|(stage, seconds)| Step { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
     })
 }
@@ -145,7 +147,7 @@ fn calibration(
         return Err(Error::input(format!("no calibration tokens: there is no train_*.bin beside {model}"))
             .hint("name a token shard with --calib, or pack with --lossless, which needs none"));
     }
-    let vocab = model.net.vocab_size();
+    let vocab = model.network()?.vocab_size();
     let train = files::shards(train, vocab)?;
     // Also with --no-eval: the artifact will be judged on these tokens sooner or later.
     for val in files::shards(val, vocab)? {
@@ -158,7 +160,7 @@ fn calibration(
         }
     }
     let tokens: Vec<u16> = train.into_iter().flat_map(|shard| shard.tokens).collect();
-    let (found, wanted) = (tokens.len(), model.net.context() + 1);
+    let (found, wanted) = (tokens.len(), model.network()?.context() + 1);
     if found < wanted {
         return Err(Error::input(format!("{found} calibration tokens fill no row, one takes {wanted}"))
             .hint("name another token shard with --calib, or pack with --lossless"));

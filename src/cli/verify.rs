@@ -24,7 +24,7 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     let mut verdict = match &args.against {
         Some(path) => {
             let (located, model) = files::model(path, &args.files, &overrides)?;
-            let trial = Validation::of(&located).read(model.net.vocab_size(), args.val_rows)?;
+            let trial = Validation::of(&located).read(model.network()?.vocab_size(), args.val_rows)?;
             against(&args.artifact, (path, &model), trial.as_ref(), progress)?
         }
         None => {

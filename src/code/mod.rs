@@ -1,17 +1,7 @@
-//! Turns one matrix into bytes and back.
+//! Turns tensors into bytes and back, in four rooms: [`grid`] and [`entropy`] serve both directions, [`quantize`] only the
+//! writer, and in [`codec`] the two directions stand side by side. ARCHITECTURE.md says which files a decoder needs.
 
-pub mod ensemble;
-pub mod exponents;
-pub mod indices;
-mod logarithm;
-pub mod lossless;
-pub mod matrix;
-pub mod metric;
-pub mod mixing;
-pub mod range;
-mod scales;
-mod shape;
-pub mod steps;
-pub mod trellis;
-pub mod vectors;
-pub mod viterbi;
+pub mod codec;
+pub mod entropy;
+pub mod grid;
+pub mod quantize;

@@ -1,17 +1,22 @@
 //! The driver: the only place that knows all stages from a checked model to the bytes of its artifact.
 
 mod exact;
-mod lattice;
+mod execute;
+mod metrics;
+mod pieces;
+mod search;
 mod statistics;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::artifact::layout::{Header, StreamEntry};
-use crate::artifact::root::{Decoded, root};
-use crate::artifact::write::assemble;
+use metrics::Metrics;
+use pieces::file;
+
 use crate::error::{Error, Result};
+use crate::measure::Statistics;
 use crate::model::Model;
+use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::text::thousands;
 
@@ -60,15 +65,35 @@ pub struct Options {
     pub calib_rows: Option<usize>,
     /// Folder of cached statistics; `None`: no cache.
     pub cache: Option<PathBuf>,
+    /// Where the curvature comes from.
+    pub curvature: Source,
+    /// What to make instead of what a search would find.
+    pub plan: Option<Plan>,
+}
+
+/// Where the curvature of the loss comes from.
+pub enum Source {
+    /// It is measured on the calibration tokens.
+    Measured,
+    /// Somebody measured it before.
+    Given(Statistics),
+    /// Nobody did: every weight counts alike.
+    Flat,
 }
 
 /// An artifact, and how it came about.
 pub struct Compiled {
     /// The whole file.
     pub bytes: Vec<u8>,
+    /// What it is made of.
+    pub plan: Plan,
     /// Stages and their seconds.
-    pub steps: Vec<(String, f64)>,
+    pub stages: Vec<(String, f64)>,
     pub cached_statistics: bool,
+    /// Matrices that nothing depends on, though they are not zero: stored as zeros.
+    pub silent: Vec<String>,
+    /// Matrices of whose curvature nothing was known, though that of others was.
+    pub unmeasured: Vec<String>,
 }
 
 /// Bits per weight from which an exact copy may fit: trained weights in bf16 carry 10 to 11.
@@ -77,61 +102,61 @@ const MAYBE_EXACT: f64 = 7.0;
 /// Packs a model into at most `options.cap` bytes.
 ///
 /// # Errors
-/// Cap, naming the smallest that would do, if the model cannot be made to fit; Input without calibration tokens.
+/// Cap, naming the smallest that would do, if the model cannot be made to fit; Input without calibration tokens where
+/// curvature is to be measured, or when a plan is not this model's.
 pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress: &dyn Progress) -> Result<Compiled> {
     let budget = options.cap.saturating_sub(options.includes);
     let mut timer = Timer::default();
-    if options.lossless {
-        let pieces = timer.stage("code", || exact::code(model, progress))?;
-        let bytes = file(model, pieces)?;
-        if bytes.len() as u64 > budget {
+    let maybe_exact = budget as f64 * 8.0 > MAYBE_EXACT * model.weights() as f64;
+    if options.lossless || options.plan.is_none() && maybe_exact {
+        let plan = exact::plan(model);
+        let metrics = Metrics::new(model, None);
+        let bytes = file(model, timer.stage("code", || execute::execute(&plan, model, &metrics, progress))?)?;
+        if bytes.len() as u64 <= budget {
+            if !options.lossless {
+                progress.note("the exact model fits the cap: nothing needs to be quantized");
+            }
+            let (stages, none) = (timer.stages, Vec::new);
+            return Ok(Compiled { bytes, plan, stages, cached_statistics: false, silent: none(), unmeasured: none() });
+        }
+        if options.lossless {
             return Err(too_large(options, bytes.len() as u64).hint("leave out --lossless, or raise the cap"));
         }
-        return Ok(Compiled { bytes, steps: timer.stages, cached_statistics: false });
     }
-    if budget as f64 * 8.0 > MAYBE_EXACT * model.weights() as f64 {
-        let bytes = file(model, timer.stage("code", || exact::code(model, progress))?)?;
-        if bytes.len() as u64 <= budget {
-            progress.note("the exact model fits the cap: nothing needs to be quantized");
-            return Ok(Compiled { bytes, steps: timer.stages, cached_statistics: false });
+    let gathered;
+    let (statistics, cached_statistics) = match &options.curvature {
+        Source::Flat => (None, false),
+        Source::Given(statistics) => (Some(statistics), false),
+        Source::Measured => {
+            let calib = calib.ok_or_else(|| {
+                Error::input("packing below the exact size needs calibration tokens, and no training shard was found")
+                    .hint("give one with --calib, or pack with --lossless")
+            })?;
+            gathered = timer.stage("measure", || statistics::gather(model, calib, options, progress))?;
+            (Some(&gathered.0), gathered.1)
         }
-    }
-    let calib = calib.ok_or_else(|| {
-        Error::input("packing below the exact size needs calibration tokens, and no training shard was found")
-            .hint("give one with --calib, or pack with --lossless")
+    };
+    let metrics = Metrics::new(model, statistics);
+    let (plan, pieces) = timer.stage("search", || match &options.plan {
+        Some(plan) => Ok((plan.clone(), execute::execute(plan, model, &metrics, progress)?)),
+        None => search::search(model, &metrics, options, budget, progress),
     })?;
-    let gathered = timer.stage("measure", || statistics::gather(model, calib, options, progress))?;
-    let (statistics, cached_statistics) = gathered;
-    let pieces = timer.stage("search", || lattice::code(model, &statistics, options, budget, progress))?;
     let bytes = file(model, pieces)?;
     if bytes.len() as u64 > budget {
-        let size = bytes.len();
-        return Err(Error::compute(format!(
-            "the planned artifact came out at {size} bytes, over the {budget} it may have"
-        )));
+        let size = bytes.len() as u64;
+        return Err(match options.plan {
+            Some(_) => too_large(options, size).hint("raise the cap, or write a coarser plan"),
+            None => {
+                Error::compute(format!("the planned artifact came out at {size} bytes, over the {budget} it may have"))
+            }
+        });
     }
-    Ok(Compiled { bytes, steps: timer.stages, cached_statistics })
-}
-
-/// Streams of a model and what they decode to.
-struct Pieces {
-    entries: Vec<StreamEntry>,
-    streams: Vec<Vec<u8>>,
-    /// Decoded tensors, by stored index.
-    decoded: Vec<Vec<f32>>,
-}
-
-fn header(model: &Model, streams: Vec<StreamEntry>) -> Header {
-    Header { config: model.config.to_json(), source: model.source.iter().map(|s| *s as u32).collect(), streams }
-}
-
-/// The bytes of the artifact.
-fn file(model: &Model, pieces: Pieces) -> Result<Vec<u8>> {
-    let header = header(model, pieces.entries);
-    let tensors = pieces.decoded.iter().enumerate();
-    let decoded: Vec<Decoded> = tensors.map(|(i, data)| Decoded { shape: model.shape(i), data }).collect();
-    let root = root(&decoded, &header.source, &header.config);
-    assemble(&header, &pieces.streams, &root)
+    let named = |wanted: &dyn Fn(usize) -> bool| -> Vec<String> {
+        (0..model.stored.len()).filter(|i| wanted(*i)).map(|i| model.spec(i).name.clone()).collect()
+    };
+    let silent = named(&|i| metrics.vanishes(model, i) && model.stored[i].data.iter().any(|v| *v != 0.0));
+    let unmeasured = named(&|i| metrics.is_guessed(i));
+    Ok(Compiled { bytes, plan, stages: timer.stages, cached_statistics, silent, unmeasured })
 }
 
 fn too_large(options: &Options, needed: u64) -> Error {

@@ -3,16 +3,16 @@
 use rayon::prelude::*;
 
 use super::Options;
-use super::lattice::{damping, nominal_knob, settings};
-use crate::code::matrix;
-use crate::code::metric::Metric;
-use crate::code::trellis::Odd;
+use super::metrics::{metric_of, settings};
+use super::search::nominal_step;
+use crate::code::codec::matrix;
 use crate::error::{Error, Result};
 use crate::eval::windows::Windows;
 use crate::measure::correction::{self, Change};
 use crate::measure::curvature::{self, Curvature};
 use crate::measure::{Statistics, cache};
 use crate::model::Model;
+use crate::plan::{Grid, Odd};
 use crate::progress::Progress;
 
 /// Tokens on which each matrix's correction is measured: as many as make it cheap beside the curvature, and none where
@@ -26,7 +26,7 @@ pub(super) fn gather(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<(Statistics, bool)> {
-    let length = model.net.context();
+    let length = model.network()?.context();
     let available = Windows::new(calib, length, None).rows();
     if available == 0 {
         return Err(Error::input(format!(
@@ -52,7 +52,7 @@ pub(super) fn gather(
     let correction = corrections(model, &curvature, tokens, calib, progress)?;
     let statistics = Statistics { curvature, correction, tokens };
     if let Some(folder) = &options.cache
-        && let Err(e) = cache::save(folder, &key, &statistics)
+        && let Err(e) = cache::save(folder, &key, model, &statistics)
     {
         // A pack without a cache is slower next time, not wrong.
         progress.note(&format!("statistics were not cached: {e}"));
@@ -73,7 +73,7 @@ fn spread(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
     out
 }
 
-/// Quantizes every matrix alone at a usual knob and measures what it really costs.
+/// Quantizes every matrix alone at a usual step size and measures what it really costs.
 fn corrections(
     model: &Model,
     curvature: &[Curvature],
@@ -81,11 +81,10 @@ fn corrections(
     calib: &[u16],
     progress: &dyn Progress,
 ) -> Result<Vec<f64>> {
-    let damping = damping(tokens);
-    let knob = nominal_knob(model);
-    let settings = settings(8, Odd::Plain);
+    let step = nominal_step(model);
+    let settings = settings(Grid { states: 8, odd: Odd::Plain });
     let matrices: Vec<usize> =
-        (0..model.stored.len()).filter(|i| matches!(curvature[*i], Curvature::Matrix(_))).collect();
+        (0..model.stored.len()).filter(|i| matches!(&curvature[*i], Curvature::Matrix(f) if !f.vanishes())).collect();
     let each = (tokens / matrices.len().max(1)).min(*CORRECTION_TOKENS.end());
     if each < *CORRECTION_TOKENS.start() {
         return Ok(vec![1.0; model.stored.len()]);
@@ -95,17 +94,17 @@ fn corrections(
         .into_par_iter()
         .map(|i| {
             let Curvature::Matrix(factors) = &curvature[i] else { unreachable!("only matrices were kept") };
-            let metric = Metric::new(factors, damping).map_err(|e| e.at(&model.spec(i).name))?;
+            let metric = metric_of(factors, tokens);
             let w = &model.stored[i].data;
-            let prices = matrix::learn(w, &metric, knob, &settings, None);
-            let coded = matrix::encode(w, &metric, knob, &settings, &prices);
+            let prices = matrix::learn(w, &metric, step, &settings, None);
+            let coded = matrix::encode(w, &metric, step, &settings, &prices);
             let data = matrix::decode(&coded.bytes, metric.rows, metric.cols)
                 .ok_or_else(|| Error::compute(format!("{} did not survive its own coding", model.spec(i).name)))?;
             progress.advance(1);
             Ok(Change { stored: i, data, predicted: coded.loss })
         })
         .collect::<Result<_>>()?;
-    let length = model.net.context();
+    let length = model.network()?.context();
     let rows = each.div_ceil(length).min((calib.len() - 1) / length);
     let sample = spread(calib, length, rows);
     let measured = correction::measure(model, Windows::new(&sample, length, None), changes.into_iter(), &|| {

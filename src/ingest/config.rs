@@ -16,6 +16,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// No configuration: the architecture is nobody's.
+    pub fn none() -> Config {
+        Config { arch: String::new(), fields: Map::new() }
+    }
+
     /// Reads a `config.json`.
     ///
     /// # Errors
@@ -43,7 +48,11 @@ impl Config {
     }
 
     /// The whole object as compact JSON, keys in the order they were read.
+    /// Empty for [`Config::none`].
     pub fn to_json(&self) -> String {
+        if self.fields.is_empty() {
+            return String::new();
+        }
         Value::Object(self.fields.clone()).to_string()
     }
 

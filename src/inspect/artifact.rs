@@ -4,11 +4,12 @@ use std::path::Path;
 
 use super::{Inventory, Kind, Row, account, bits_per_weight, by_role};
 use crate::artifact::layout::{Header, StreamEntry, codec};
+use crate::artifact::open::structure;
 use crate::artifact::read::parse;
 use crate::artifact::write::{CHECK_BYTES, ROOT_BYTES};
 use crate::error::{Error, Result};
-use crate::ingest::Config;
-use crate::nets::{Form, Net, TensorSpec, build};
+use crate::model::Structure;
+use crate::nets::{Form, TensorSpec};
 
 /// Where the bytes of an artifact go.
 ///
@@ -22,13 +23,8 @@ pub fn artifact(path: &Path) -> Result<Inventory> {
 fn inventory(path: &Path, bytes: &[u8]) -> Result<Inventory> {
     let parsed = parse(bytes)?;
     let header = &parsed.header;
-    let config = Config::from_json(&header.config)?;
-    let net = build(&config)?;
-    let specs = net.tensors();
-    let (found, wanted) = (header.source.len(), specs.len());
-    if found != wanted {
-        return Err(Error::verification(format!("{found} tensors are described, the architecture has {wanted}")));
-    }
+    let (config, structure) = structure(header)?;
+    let specs = &structure.specs;
 
     let size = bytes.len() as u64;
     let front = parsed.header_range.start as u64;
@@ -37,7 +33,7 @@ fn inventory(path: &Path, bytes: &[u8]) -> Result<Inventory> {
         Row::container("header", Some(front), parsed.header_range.len() as u64),
     ];
     for (stream, range) in header.streams.iter().zip(&parsed.streams) {
-        rows.push(stream_row(header, &specs, stream, range.start as u64)?);
+        rows.push(stream_row(header, specs, stream, range.start as u64)?);
     }
     let check = size - CHECK_BYTES as u64;
     rows.push(Row::container("root", Some(check - ROOT_BYTES as u64), ROOT_BYTES as u64));
@@ -49,8 +45,8 @@ fn inventory(path: &Path, bytes: &[u8]) -> Result<Inventory> {
         path: path.display().to_string(),
         kind: Kind::Artifact,
         arch: config.arch.clone(),
-        layers: net.layers(),
-        copies: copies(&*net, &specs, &header.source),
+        layers: structure.layers,
+        copies: copies(&structure, &header.source),
         names: specs.len(),
         tensors: header.stored(),
         parameters: specs.iter().map(elements).sum(),
@@ -63,15 +59,15 @@ fn inventory(path: &Path, bytes: &[u8]) -> Result<Inventory> {
 }
 
 /// For every layer the first layer whose tied roles are all the same stored tensors.
-fn copies(net: &dyn Net, specs: &[TensorSpec], source: &[u32]) -> Vec<usize> {
+fn copies(structure: &Structure, source: &[u32]) -> Vec<usize> {
     let shared = |layer: usize| -> Vec<(&str, u32)> {
-        let of_layer = specs.iter().zip(source).filter(|(spec, _)| spec.layer == Some(layer));
-        let tied = of_layer.filter(|(spec, _)| net.tied_roles().contains(&&spec.role[..]));
+        let of_layer = structure.specs.iter().zip(source).filter(|(spec, _)| spec.layer == Some(layer));
+        let tied = of_layer.filter(|(spec, _)| structure.tied_roles.contains(&spec.role));
         tied.map(|(spec, stored)| (&spec.role[..], *stored)).collect()
     };
-    let layers: Vec<_> = (0..net.layers()).map(shared).collect();
+    let layers: Vec<_> = (0..structure.layers).map(shared).collect();
     let first = |layer: usize| (0..layer).find(|&l| !layers[l].is_empty() && layers[l] == layers[layer]);
-    (0..net.layers()).map(|layer| first(layer).unwrap_or(layer)).collect()
+    (0..structure.layers).map(|layer| first(layer).unwrap_or(layer)).collect()
 }
 
 fn stream_row(header: &Header, specs: &[TensorSpec], stream: &StreamEntry, offset: u64) -> Result<Row> {
@@ -109,6 +105,8 @@ fn name_of(id: u8) -> String {
         codec::LOSSLESS => "lossless".into(),
         codec::MATRIX => "matrix".into(),
         codec::VECTORS => "vectors".into(),
+        codec::ZERO => "zero".into(),
+        codec::SUM => "sum".into(),
         other => format!("codec {other}"),
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Inventory, Kind, Row, account, bits_per_weight, by_role};
 use crate::error::{Error, Result};
 use crate::ingest::Source;
-use crate::model::{Model, Retie, build};
+use crate::model::{Model, Retie, Structure, build};
 use crate::nets;
 use crate::text::type_name;
 
@@ -23,8 +23,8 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<Inventory> {
         .iter()
         .map(|(name, tensor)| (name.clone(), (tensor.data.len() * tensor.dtype.size()) as u64))
         .collect();
-    let net = nets::build(&source.config)?;
-    let model = build(source, net, retie)?;
+    let structure = Structure::of_file(nets::build(&source.config), &source.tensors);
+    let model = build(source, structure, retie)?;
     let mut rows: Vec<Row> = (0..model.stored.len()).map(|stored| tensor_row(&model, stored, &written)).collect();
     let tensors: u64 = rows.iter().map(|row| row.bytes).sum();
     let rest = total
@@ -36,7 +36,7 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<Inventory> {
         path: path.display().to_string(),
         kind: Kind::Model,
         arch: model.config.arch.clone(),
-        layers: model.net.layers(),
+        layers: model.layers,
         copies: model.ties.copies.clone(),
         names: model.specs.len(),
         tensors: model.stored.len(),

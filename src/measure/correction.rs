@@ -32,13 +32,14 @@ pub fn measure(
     progress: &dyn Fn(),
 ) -> Result<Vec<(usize, f64)>> {
     let params = model.params()?;
-    let reference = Reference::new(&*model.net, &params, windows)?;
+    let net = model.network()?;
+    let reference = Reference::new(net, &params, windows)?;
     changes
         .map(|change| {
             let data = (0..model.stored.len()).map(|i| model.stored[i].data.clone());
             let mut data: Vec<Arc<Vec<f32>>> = data.collect();
             data[change.stored] = Arc::new(change.data);
-            let measured = reference.divergence(&*model.net, &model.with_data(data).params()?)?;
+            let measured = reference.divergence(net, &model.with_data(data).params()?)?;
             progress();
             Ok((change.stored, (measured / change.predicted).clamp(RANGE.0, RANGE.1)))
         })

@@ -53,6 +53,11 @@ impl Factors {
         }
     }
 
+    /// Whether nothing depends on the matrix.
+    pub fn vanishes(&self) -> bool {
+        [&self.input, &self.output].iter().any(|factor| factor.iter().all(|v| *v == 0.0))
+    }
+
     /// Whether `output` is only a diagonal.
     pub fn diagonal_output(&self) -> bool {
         self.output.len() == self.rows && self.rows > 1
@@ -65,6 +70,8 @@ pub enum Curvature {
     Matrix(Factors),
     /// Fisher information per token of every element of a control tensor.
     Vector(Vec<f32>),
+    /// Nobody measured it.
+    Unknown,
 }
 
 /// Running sums of one matrix.
@@ -214,7 +221,7 @@ pub fn measure(
                 let mut signs = Signs::new(random ^ (b as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
                 let ids = tokens(windows, rows.clone())?;
                 let tap = Tap { lane: &lane, stored: &stored, lookup: Mutex::new(None) };
-                let logits = model.net.logits(&params, &ids, &tap)?;
+                let logits = model.network()?.logits(&params, &ids, &tap)?;
                 let grads = seed(&logits, cotangent(&logits, &mut signs)?)?.backward()?;
                 let lookup = tap.lookup.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if let Some((i, var)) = lookup
@@ -296,14 +303,15 @@ impl Lane {
             let (rows, cols) = (slot.rows, slot.cols);
             let mut sums = slot.lock();
             let (mut input, mut output) = (std::mem::take(&mut sums.input), std::mem::take(&mut sums.output));
-            if !(sums.trace.is_finite() && sums.trace > 0.0) {
+            if !sums.trace.is_finite() {
                 return Err(Error::compute(format!(
-                    "the curvature of {} came out as {}: its gradient vanishes or overflows on the calibration tokens",
+                    "the curvature of {} came out as {}: its gradient overflows on the calibration tokens",
                     model.spec(i).name,
                     sums.trace
                 )));
             }
-            let root = sums.trace.sqrt();
+            // A matrix that no gradient reaches keeps factors of zeros.
+            let root = sums.trace.sqrt().max(f64::from(f32::MIN_POSITIVE));
             let (in_scale, out_scale) = ((1.0 / root) as f32, (1.0 / (root * tokens as f64)) as f32);
             mirror_upper(&mut input, cols);
             if output.len() != rows {

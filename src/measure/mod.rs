@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod correction;
 pub mod curvature;
+pub mod file;
 pub mod fisher;
 
 /// What is known about a model's loss.

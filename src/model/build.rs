@@ -1,18 +1,17 @@
 //! From files to a checked model: the right tensors, the declared ties, the undeclared ones.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::ties::{self, Retie, TieReport};
-use super::{Checked, Model, Stored, elements};
+use super::{Checked, Model, Stored, Structure, elements};
 use crate::error::{Error, Result};
 use crate::ingest::{RawTensor, Source};
-use crate::nets::{Form, Net, TensorSpec};
+use crate::nets::{Form, TensorSpec};
 
 /// Faults listed before "and more".
 const LISTED: usize = 5;
 
-/// Holds a source against its architecture and stores every distinct tensor once.
+/// Holds a source against its structure and stores every distinct tensor once.
 ///
 /// Tensors that are declared tied must be bit-identical, unless `retie` makes them so; a tied tensor that the file
 /// leaves out is taken from those it is tied to. Tensors that are identical without being declared so are stored
@@ -21,14 +20,14 @@ const LISTED: usize = 5;
 /// # Errors
 /// Tensors are missing, foreign or of the wrong shape; the tie map does not fit the architecture; declared ties do
 /// not hold. Messages begin with the path of the weights and name the tensors.
-pub fn build(source: Source, net: Arc<dyn Net>, retie: Option<Retie>) -> Result<Model> {
+pub fn build(source: Source, structure: Structure, retie: Option<Retie>) -> Result<Model> {
     let Source { path, config, mut tensors, ties } = source;
     let place = |e: Error| e.at(path.display());
-    let specs = net.tensors();
-    let group = ties::declared_groups(&specs, &*net, ties.as_ref()).map_err(place)?;
-    check(&specs, &group, &tensors, &config.arch).map_err(place)?;
+    let specs = &structure.specs;
+    let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;
+    check(specs, &group, &tensors, &config.arch).map_err(place)?;
     let present = specs.iter().map(|spec| tensors.remove(&spec.name)).collect();
-    let (leaders, retied) = ties::unite(&specs, &group, present, retie).map_err(place)?;
+    let (leaders, retied) = ties::unite(specs, &group, present, retie).map_err(place)?;
 
     let mut stored: Vec<Stored> = Vec::new();
     let mut known = BTreeMap::new();
@@ -49,9 +48,10 @@ pub fn build(source: Source, net: Arc<dyn Net>, retie: Option<Retie>) -> Result<
     let source: Vec<usize> = group.iter().map(|leader| of_leader[leader]).collect();
     let named = |spec: usize, leader: usize| (specs[spec].name.clone(), specs[leader].name.clone());
     let declared = group.iter().enumerate().filter(|(i, g)| i != *g).map(|(i, &g)| named(i, g)).collect();
-    let copies = ties::layer_copies(&specs, &*net, &source);
+    let copies = ties::layer_copies(&structure, &source);
     let ties = TieReport { declared, found, retied, copies };
-    Ok(Model { config, net, specs, stored, source, ties, _checked: Checked })
+    let Structure { specs, layers, tied_roles, net } = structure;
+    Ok(Model { config, specs, stored, source, layers, tied_roles, ties, net, _checked: Checked })
 }
 
 /// Missing, wrongly shaped and foreign tensors, the first few of them listed.

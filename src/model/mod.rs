@@ -4,6 +4,7 @@
 //! one is the proof that no tensor is missing, foreign or of a wrong shape, and that declared ties hold.
 
 mod build;
+mod structure;
 mod ties;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 pub use build::build;
+pub use structure::Structure;
 pub use ties::{Retie, TieReport};
 
 pub use crate::ingest::Dtype;
@@ -40,14 +42,18 @@ struct Checked;
 #[derive(Clone)]
 pub struct Model {
     pub config: Config,
-    pub net: Arc<dyn Net>,
-    /// Every tensor of the architecture, in its canonical order.
+    /// Every tensor, in canonical order.
     pub specs: Vec<TensorSpec>,
     /// Every distinct tensor, in the order of first use.
     pub stored: Vec<Stored>,
     /// For every spec the index into `stored` of its tensor.
     pub source: Vec<usize>,
+    /// Layers that a tie map speaks of.
+    pub layers: usize,
+    /// Roles that a whole-layer tie shares.
+    pub tied_roles: Vec<String>,
     pub ties: TieReport,
+    net: Result<Arc<dyn Net>>,
     _checked: Checked,
 }
 
@@ -59,14 +65,14 @@ impl Model {
     /// Indices, order or lengths do not fit the architecture, or tensors of different shapes share a part.
     pub fn from_parts(
         config: Config,
-        net: Arc<dyn Net>,
+        structure: Structure,
         parts: Vec<(Dtype, Arc<Vec<f32>>)>,
         source: Vec<usize>,
     ) -> Result<Model> {
-        let specs = net.tensors();
+        let specs = &structure.specs;
         if source.len() != specs.len() {
             let (found, wanted) = (source.len(), specs.len());
-            return Err(Error::verification(format!("{found} tensors are described, the architecture has {wanted}")));
+            return Err(Error::verification(format!("{found} tensors are described, the model has {wanted}")));
         }
         let mut stored: Vec<Stored> = Vec::with_capacity(parts.len());
         let count = parts.len();
@@ -103,9 +109,10 @@ impl Model {
             told.then(|| (specs[spec].name.clone(), specs[first].name.clone()))
         };
         let declared = source.iter().enumerate().filter_map(shared).collect();
-        let copies = ties::layer_copies(&specs, &*net, &source);
+        let copies = ties::layer_copies(&structure, &source);
         let ties = TieReport { declared, found: Vec::new(), retied: Vec::new(), copies };
-        Ok(Model { config, net, specs, stored, source, ties, _checked: Checked })
+        let Structure { specs, layers, tied_roles, net } = structure;
+        Ok(Model { config, specs, stored, source, layers, tied_roles, ties, net, _checked: Checked })
     }
 
     /// The spec of the first use of a stored tensor.
@@ -118,12 +125,45 @@ impl Model {
         &self.spec(stored).shape
     }
 
+    /// Rows and columns of a stored matrix: all but its last dimension count as rows.
+    pub fn sides(&self, stored: usize) -> (usize, usize) {
+        let cols = self.shape(stored).last().copied().unwrap_or(1);
+        (self.stored[stored].data.len() / cols.max(1), cols)
+    }
+
     /// The specs that use a stored tensor, in canonical order.
     pub fn uses(&self, stored: usize) -> Vec<usize> {
         (0..self.source.len()).filter(|&spec| self.source[spec] == stored).collect()
     }
 
-    /// Stored weights that go on a lattice: those of matrices and embeddings, tied ones counted once.
+    /// What computes the model's logits.
+    ///
+    /// # Errors
+    /// Input, when no registered network explains these tensors: says why.
+    pub fn network(&self) -> Result<&dyn Net> {
+        self.net.as_deref().map_err(Clone::clone)
+    }
+
+    /// blake3 over names, shapes, ties and all weights: what statistics, plans and cached losses belong to.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hash = blake3::Hasher::new();
+        let mut field = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        field(self.config.to_json().as_bytes());
+        for (spec, source) in self.specs.iter().zip(&self.source) {
+            field(spec.name.as_bytes());
+            field(&spec.shape.iter().flat_map(|d| (*d as u64).to_le_bytes()).collect::<Vec<u8>>());
+            field(&(*source as u64).to_le_bytes());
+        }
+        for stored in &self.stored {
+            field(&stored.data.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        }
+        hash.finalize()
+    }
+
+    /// Stored weights that are quantized: those of matrices and embeddings, tied ones counted once.
     pub fn weights(&self) -> usize {
         self.stored.iter().filter(|s| self.specs[s.spec].form != Form::Vector).map(|s| s.data.len()).sum()
     }

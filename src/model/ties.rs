@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Structure;
 use crate::error::{Error, Result};
 use crate::ingest::{RawTensor, TieMap};
-use crate::nets::{Net, TensorSpec};
+use crate::nets::TensorSpec;
 
 /// How to make tensors equal that are declared tied and are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,19 +34,20 @@ pub struct TieReport {
 }
 
 /// For every spec the first spec it is declared tied to, itself if none.
-pub(super) fn declared_groups(specs: &[TensorSpec], net: &dyn Net, ties: Option<&TieMap>) -> Result<Vec<usize>> {
+pub(super) fn declared_groups(structure: &Structure, ties: Option<&TieMap>) -> Result<Vec<usize>> {
+    let specs = &structure.specs[..];
     let mut group: Vec<usize> = (0..specs.len()).collect();
     let Some(ties) = ties else { return Ok(group) };
     if let Some(copies) = &ties.copies {
-        let (found, wanted) = (copies.len(), net.layers());
+        let (found, wanted) = (copies.len(), structure.layers);
         if found != wanted {
             return Err(Error::input(format!("the tie map speaks of {found} layers, the model has {wanted}"))
                 .hint("does ties.json belong to these weights?"));
         }
-        let places = places(specs, net);
+        let places = places(structure);
         for (layer, &source) in copies.iter().enumerate() {
-            for role in net.tied_roles() {
-                match (places.get(&(layer, role)), places.get(&(source, role))) {
+            for role in &structure.tied_roles {
+                match (places.get(&(layer, &role[..])), places.get(&(source, &role[..]))) {
                     (Some(&a), Some(&b)) => join(&mut group, specs, a, b)?,
                     (None, None) => {}
                     _ => {
@@ -61,7 +63,7 @@ pub(super) fn declared_groups(specs: &[TensorSpec], net: &dyn Net, ties: Option<
     for (alias, source) in &ties.aliases {
         let find = |name: &str| {
             index.get(name).copied().ok_or_else(|| {
-                Error::input(format!("the tie map ties {alias} to {source}, but the architecture has no {name}"))
+                Error::input(format!("the tie map ties {alias} to {source}, but the model has no {name}"))
             })
         };
         join(&mut group, specs, find(alias)?, find(source)?)?;
@@ -140,27 +142,27 @@ fn mean(members: &[(usize, RawTensor)]) -> Vec<f32> {
 }
 
 /// For every layer the first layer that uses the same stored tensors in all tied roles.
-pub(super) fn layer_copies(specs: &[TensorSpec], net: &dyn Net, source: &[usize]) -> Vec<usize> {
-    let places = places(specs, net);
+pub(super) fn layer_copies(structure: &Structure, source: &[usize]) -> Vec<usize> {
+    let places = places(structure);
     let stored = |layer: usize| -> Vec<Option<usize>> {
-        net.tied_roles().iter().map(|role| places.get(&(layer, *role)).map(|&spec| source[spec])).collect()
+        structure.tied_roles.iter().map(|role| places.get(&(layer, &role[..])).map(|&spec| source[spec])).collect()
     };
-    let layers: Vec<_> = (0..net.layers()).map(stored).collect();
+    let layers: Vec<_> = (0..structure.layers).map(stored).collect();
     let first_equal = |layer: usize| {
         // A layer without tied roles shares nothing, even with another such layer.
         let shares = layers[layer].iter().any(Option::is_some);
         (0..layer).find(|&earlier| shares && layers[earlier] == layers[layer]).unwrap_or(layer)
     };
-    (0..net.layers()).map(first_equal).collect()
+    (0..structure.layers).map(first_equal).collect()
 }
 
 /// Where every tied role of every layer stands among the specs.
-fn places(specs: &[TensorSpec], net: &dyn Net) -> BTreeMap<(usize, &'static str), usize> {
+fn places(structure: &Structure) -> BTreeMap<(usize, &str), usize> {
     let mut places = BTreeMap::new();
-    for (index, spec) in specs.iter().enumerate() {
-        let role = net.tied_roles().iter().find(|role| **role == spec.role);
+    for (index, spec) in structure.specs.iter().enumerate() {
+        let role = structure.tied_roles.iter().find(|role| **role == spec.role);
         if let (Some(layer), Some(role)) = (spec.layer, role) {
-            places.insert((layer, *role), index);
+            places.insert((layer, &role[..]), index);
         }
     }
     places

@@ -1,6 +1,7 @@
 //! Architectures: which tensors a network has and how it computes logits. One file each.
 
 pub mod golf;
+pub mod names;
 pub mod ops;
 
 use std::collections::HashMap;
@@ -14,9 +15,9 @@ use crate::ingest::config::Config;
 /// What a stored tensor does in its layer, and how it is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
-    /// A linear layer's weight (rows = outputs, columns = inputs): quantized on a lattice.
+    /// A linear layer's weight (rows = outputs, columns = inputs): quantized.
     Matrix,
-    /// A token embedding that may also serve as the head: quantized on a lattice.
+    /// A token embedding that may also serve as the head: quantized.
     Embedding,
     /// A small control tensor (gains, scales, mixes).
     Vector,

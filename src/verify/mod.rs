@@ -65,12 +65,12 @@ pub fn alone(
     let started = Instant::now();
     let opened = decode(path, progress)?;
     let artifact = describe(path, &opened)?;
-    let trial = trial(opened.model.net.vocab_size())?;
+    let trial = trial(opened.model.network()?.vocab_size())?;
     let evaluation = match &trial {
         None => None,
         Some(trial) => Some(evaluate(&opened.model, trial, progress)?),
     };
-    let notes = notes(trial.as_ref(), evaluation.as_ref(), opened.model.net.vocab_size());
+    let notes = notes(trial.as_ref(), evaluation.as_ref(), opened.model.network()?.vocab_size());
     Ok(Verdict { artifact, budget: None, against: None, evaluation, notes, seconds: seconds(started) })
 }
 
@@ -99,15 +99,15 @@ pub fn against(
     let evaluation = match trial {
         None => None,
         Some(trial) => {
-            let windows = trial.windows(model.net.context())?;
+            let windows = trial.windows(model.network()?.context())?;
             progress.begin("compare on validation", windows.rows() as u64);
             let (before, after) = (model.params()?, opened.model.params()?);
-            let comparison = compare(&*model.net, &before, &after, &windows, &|n| progress.advance(n))?;
+            let comparison = compare(model.network()?, &before, &after, &windows, &|n| progress.advance(n))?;
             progress.end();
             Some(Evaluation::of(&comparison, trial.sample(&windows)))
         }
     };
-    let notes = notes(trial, evaluation.as_ref(), model.net.vocab_size());
+    let notes = notes(trial, evaluation.as_ref(), model.network()?.vocab_size());
     let against = Some(against);
     Ok(Verdict { artifact, budget: None, against, evaluation, notes, seconds: seconds(started) })
 }
@@ -117,9 +117,9 @@ pub fn against(
 /// # Errors
 /// The tokens fill no row, or the forward pass fails.
 pub fn evaluate(model: &Model, trial: &Trial, progress: &dyn Progress) -> Result<Evaluation> {
-    let windows = trial.windows(model.net.context())?;
+    let windows = trial.windows(model.network()?.context())?;
     progress.begin("evaluate on validation", windows.rows() as u64);
-    let losses = losses(&*model.net, &model.params()?, &windows, &|n| progress.advance(n))?;
+    let losses = losses(model.network()?, &model.params()?, &windows, &|n| progress.advance(n))?;
     progress.end();
     Ok(Evaluation::alone(&losses, trial.sample(&windows)))
 }
@@ -144,7 +144,7 @@ fn describe(path: &Path, opened: &Opened) -> Result<File> {
         blake3: blake3::Hasher::new().update_rayon(&bytes).finalize().to_hex().to_string(),
         root: blake3::Hash::from_bytes(opened.parsed.root).to_hex().to_string(),
         arch: model.config.arch.clone(),
-        layers: model.net.layers(),
+        layers: model.layers,
         tensors: model.stored.len(),
         weights,
         bits_per_weight: 8.0 * opened.size as f64 / weights.max(1) as f64,

@@ -7,11 +7,11 @@ fn the_table_of_the_specification_is_that_of_the_coder() {
     let written: Value = serde_json::from_str(include_str!("../../formats/shape.json")).unwrap();
     let mut numbers = Vec::new();
     for (odd, nodes) in written.as_array().unwrap().iter().enumerate() {
-        assert_eq!(nodes.as_array().unwrap().len(), tiepack::code::indices::NODES, "table {odd}");
+        assert_eq!(nodes.as_array().unwrap().len(), tiepack::code::entropy::indices::NODES, "table {odd}");
         for grids in nodes.as_array().unwrap() {
             assert_eq!(grids.as_array().unwrap().len(), 2);
             for bits in grids.as_array().unwrap() {
-                assert_eq!(bits.as_array().unwrap().len(), tiepack::code::indices::BITS);
+                assert_eq!(bits.as_array().unwrap().len(), tiepack::code::entropy::indices::BITS);
                 numbers.extend(bits.as_array().unwrap().iter().map(|n| n.as_i64().unwrap()));
             }
         }

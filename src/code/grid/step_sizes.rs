@@ -1,12 +1,4 @@
-//! How fine a matrix's grid is: one knob for the whole model, and scales from the curvature.
-//!
-//! At high rate every halving of a step costs one bit and quarters the loss, so at the optimum the loss per weight is
-//! the same everywhere: the step of weight (i, j) is c / √(o_i d_j), with o and d the conditional curvatures of
-//! [`super::metric`] and c the one knob. Reverse water-filling over columns is WaterSIC's rule (arXiv:2603.04956).
-//! Curvatures are sampled, so the rule is followed to a power below 1.
-
-use super::exponents::LIMIT;
-use super::metric::Metric;
+//! How far apart the points of a matrix's grid are: a step for every weight, from one base and scales by row and column.
 
 /// Scales are quarter octaves; the base step is in 64ths, so that one table serves both.
 pub const FINE: i32 = 64;
@@ -29,21 +21,17 @@ const ROOTS: [f32; FINE as usize] = [
 /// Exponents of base steps that f32 can hold with room for the scales on both sides.
 pub const BASE_LIMIT: i16 = 100 * FINE as i16;
 
+/// Scales lie in −SCALE_LIMIT..=SCALE_LIMIT quarter octaves: 1/16 to 16.
+pub const SCALE_LIMIT: i16 = 16;
+
 /// The grid of one matrix: the step of weight (i, j) is 2^(base/64 + (row\[i\] + column\[j\])/4).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Steps {
+pub struct StepSizes {
     /// 64ths of an octave, within ±[`BASE_LIMIT`].
     pub base: i16,
-    /// Quarter octaves, within ±[`LIMIT`].
+    /// Quarter octaves, within ±[`SCALE_LIMIT`].
     pub rows: Vec<i16>,
     pub cols: Vec<i16>,
-}
-
-/// How closely scales follow the curvature: 1 is the rule of high-rate theory, 0 gives one step per matrix.
-#[derive(Debug, Clone, Copy)]
-pub struct Exponents {
-    pub rows: f32,
-    pub cols: f32,
 }
 
 /// 2^(n/64) in f32: a table value times a power of two, so the same on every machine. Zero or infinite far out.
@@ -57,24 +45,7 @@ pub fn power(n: i32) -> f32 {
     ROOTS[n.rem_euclid(FINE) as usize] * scale
 }
 
-impl Steps {
-    /// The rule for a matrix with this metric at knob `c` (nats^½ per step).
-    pub fn new(metric: &Metric, c: f64, exponents: Exponents) -> Self {
-        let (out, input) = (log_mean(&metric.output), log_mean(&metric.input));
-        let base = (f64::from(FINE) * (c.log2() - 0.5 * (out + input))).round();
-        let limit = f64::from(BASE_LIMIT);
-        let scales = |values: &[f32], mean: f64, power: f32| -> Vec<i16> {
-            let exponent = |v: &f32| 4.0 * 0.5 * f64::from(power) * (mean - f64::from(*v).log2());
-            values.iter().map(|v| exponent(v).round().clamp(-f64::from(LIMIT), f64::from(LIMIT)) as i16).collect()
-        };
-        let in_order = scales(&metric.input, input, exponents.cols);
-        let mut cols = vec![0; metric.cols];
-        for (k, j) in metric.order.iter().enumerate() {
-            cols[*j] = in_order[k];
-        }
-        Steps { base: base.clamp(-limit, limit) as i16, rows: scales(&metric.output, out, exponents.rows), cols }
-    }
-
+impl StepSizes {
     /// Step of weight (i, j).
     #[inline]
     pub fn at(&self, i: usize, j: usize) -> f32 {
@@ -88,11 +59,6 @@ impl Steps {
         let cols = self.cols.iter().map(|c| power(QUARTERS * i32::from(*c))).collect();
         (rows, cols)
     }
-}
-
-/// Mean log2 of positive values.
-fn log_mean(values: &[f32]) -> f64 {
-    values.iter().map(|v| f64::from(*v).log2()).sum::<f64>() / values.len() as f64
 }
 
 #[cfg(test)]

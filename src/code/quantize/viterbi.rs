@@ -1,10 +1,10 @@
-//! Rounds a matrix to a trellis-coded lattice under its error metric: the encoder's search.
+//! Rounds a matrix to a trellis-coded grid under its error metric: the encoder's search.
 
 use std::sync::LazyLock;
 
-use super::indices::{MAX_INDEX, PRICED, Prices};
 use super::metric::Metric;
-use super::trellis::{Odd, Trellis};
+use crate::code::entropy::indices::{MAX_INDEX, PRICED, Prices};
+use crate::code::grid::trellis::{Odd, Trellis};
 use crate::nets::ops::product::{View, product};
 
 /// Rows after which the survivors' histories are put in order and their common feedback is found in one product.
@@ -306,8 +306,7 @@ impl Scale {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::code::metric::Damping;
-    use crate::measure::curvature::Factors;
+    use crate::code::quantize::metric::{Curvature, Damping};
     use crate::nets::ops::check::values;
 
     fn gram(n: usize, seed: u64) -> Vec<f32> {
@@ -317,7 +316,7 @@ mod tests {
     }
 
     /// tr(O E H Eᵀ) by definition.
-    fn quadratic(e: &[f32], f: &Factors) -> f64 {
+    fn quadratic(e: &[f32], f: &Curvature) -> f64 {
         let (r, c) = (f.rows, f.cols);
         let mut total = 0f64;
         for i in 0..r {
@@ -335,8 +334,8 @@ mod tests {
 
     #[test]
     fn indices_stay_within_what_the_coder_holds() {
-        let factors = Factors { rows: 3, cols: 2, input: vec![1.0, 0.0, 0.0, 1.0], output: gram(3, 2) };
-        let metric = Metric::new(&factors, Damping { input: 0.0, output: 0.0 }).unwrap();
+        let factors = Curvature { rows: 3, cols: 2, input: &[1.0, 0.0, 0.0, 1.0], output: &gram(3, 2) };
+        let metric = Metric::new(factors, Damping { input: 0.0, output: 0.0 });
         let w = [1e30, -1e30, 0.0, f32::MAX, 1.0, -1e9];
         let rounded = round(&w, &metric, &[1e-9; 3], &[1.0; 2], &Trellis::eight(), &Rate::free());
         assert!(rounded.indices.iter().all(|q| q.unsigned_abs() <= MAX_INDEX));
@@ -345,8 +344,8 @@ mod tests {
     #[test]
     fn reported_error_is_the_quadratic_form_and_feedback_beats_plain_rounding() {
         let (r, c) = (37, 11);
-        let factors = Factors { rows: r, cols: c, input: gram(c, 1), output: gram(r, 2) };
-        let metric = Metric::new(&factors, Damping { input: 0.0, output: 0.0 }).unwrap();
+        let factors = Curvature { rows: r, cols: c, input: &gram(c, 1), output: &gram(r, 2) };
+        let metric = Metric::new(factors, Damping { input: 0.0, output: 0.0 });
         let w: Vec<f32> = values(r * c, 3).iter().map(|v| v * 4.0).collect();
         let (row, col) = (vec![0.25; r], vec![1.0; c]);
         let plain: Vec<f32> = w.iter().map(|w| w - (w / 0.5).round() * 0.5).collect();

@@ -17,10 +17,16 @@
 //!
 //! All arithmetic is in integers. One function walks over the values for both directions.
 
+mod decode;
+mod encode;
+
+pub use decode::{decode, decode_group};
+pub use encode::{encode, encode_group};
+
 use half::{bf16, f16};
 
-use super::ensemble::{Counter, Mixer, stretch};
-use super::range::{BitIo, Decoder, Encoder};
+use crate::code::entropy::ensemble::{Counter, Mixer, stretch};
+use crate::code::entropy::range::BitIo;
 use crate::error::{Error, Result};
 use crate::ingest::weights::Dtype;
 
@@ -36,71 +42,6 @@ const LOG_END: usize = 1024;
 const FLOOR: u32 = 32;
 /// Hence more values than this per byte of stream cannot be; bounds what a decoder allocates.
 const VALUES_PER_BYTE: usize = 2048;
-
-/// One tensor as bytes. `data` is row-major and in f32, whatever the type it is stored as.
-///
-/// # Errors
-/// As [`encode_group`].
-pub fn encode(data: &[f32], shape: &[usize], dtype: Dtype) -> Result<Vec<u8>> {
-    encode_group(&[(data, shape)], dtype)
-}
-
-/// The tensor that [`encode`] turned into `bytes`.
-///
-/// # Errors
-/// As [`decode_group`].
-pub fn decode(bytes: &[u8], shape: &[usize], dtype: Dtype) -> Result<Vec<f32>> {
-    decode_group(bytes, &[shape], dtype)?.pop().ok_or_else(damaged)
-}
-
-/// Several tensors (data, shape) of one type in one stream: small ones share what the coder learns.
-///
-/// # Errors
-/// Compute, when a shape does not fit its data, or a value is not exactly one of the type.
-pub fn encode_group(tensors: &[(&[f32], &[usize])], dtype: Dtype) -> Result<Vec<u8>> {
-    let mut all = Vec::with_capacity(tensors.len());
-    for &(data, shape) in tensors {
-        if count(shape) != Some(data.len()) {
-            let n = data.len();
-            return Err(Error::compute(format!("a tensor of shape {shape:?} cannot hold {n} values")));
-        }
-        all.push(data.iter().map(|&v| to_word(v, dtype)).collect::<Result<Vec<u32>>>()?);
-    }
-    let format = Format::of(dtype);
-    let top = all.iter().flatten().map(|&w| format.exponent(w)).max().unwrap_or(0);
-    let mut io = Encoder::new();
-    let mut model = Model::new(&mut io, format, top);
-    for (words, (_, shape)) in all.iter_mut().zip(tensors) {
-        model.code(&mut io, words, shape)?;
-    }
-    Ok(io.finish())
-}
-
-/// The tensors that [`encode_group`] turned into `bytes`, which may be anything.
-///
-/// # Errors
-/// Verification, when tensors of these shapes cannot be in so few bytes, or the bytes are damaged in a way that shows.
-/// Damage that does not show gives other values: the artifact's hashes find it.
-pub fn decode_group(bytes: &[u8], shapes: &[&[usize]], dtype: Dtype) -> Result<Vec<Vec<f32>>> {
-    let possible = bytes.len().saturating_add(8).saturating_mul(VALUES_PER_BYTE);
-    let total = shapes.iter().try_fold(0usize, |sum, shape| sum.checked_add(count(shape)?));
-    if total.is_none_or(|n| n > possible) {
-        let n = bytes.len();
-        return Err(Error::verification(format!("{n} bytes cannot hold tensors of shapes {shapes:?}")));
-    }
-    let mut io = Decoder::new(bytes);
-    let mut model = Model::new(&mut io, Format::of(dtype), 0);
-    let mut tensors = Vec::with_capacity(shapes.len());
-    for shape in shapes {
-        let mut words = vec![0; count(shape).ok_or_else(damaged)?];
-        model.code(&mut io, &mut words, shape)?;
-        tensors.push(words.into_iter().map(|w| from_word(w, dtype)).collect());
-    }
-    if io.damaged() {
-        return Err(damaged());
-    }
-    Ok(tensors)
-}
 
 /// Codes one bit, kept [`FLOOR`] from certainty.
 #[inline]
@@ -128,19 +69,6 @@ impl Format {
     fn exponent(self, word: u32) -> u32 {
         word >> self.mantissa & ((1 << self.exponent) - 1)
     }
-}
-
-/// The bits of `value` in the type, in the low end of a word.
-fn to_word(value: f32, dtype: Dtype) -> Result<u32> {
-    let word = match dtype {
-        Dtype::F32 => value.to_bits(),
-        Dtype::F16 => u32::from(f16::from_f32(value).to_bits()),
-        Dtype::Bf16 => u32::from(bf16::from_f32(value).to_bits()),
-    };
-    if from_word(word, dtype).to_bits() != value.to_bits() {
-        return Err(Error::compute(format!("{value:e} is not exactly a {dtype:?} value")));
-    }
-    Ok(word)
 }
 
 fn from_word(word: u32, dtype: Dtype) -> f32 {

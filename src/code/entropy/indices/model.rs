@@ -1,6 +1,6 @@
 //! The bits of one index and their probabilities.
 //!
-//! A probability is a sum of learned terms ([`crate::code::mixing`]): a trained shape, interpolated at the expected magnitude,
+//! A probability is a sum of learned terms ([`crate::code::entropy::mixing`]): a trained shape, interpolated at the expected magnitude,
 //! plus corrections for what the last rows of the column were like and for the trellis state.
 //!
 //! Bits of an index: the upper part of its rank in unary, where the shift is such that it is about 1 (none at the usual
@@ -8,22 +8,18 @@
 //! signed or not, were looked for in trained transformers: beyond the row and column scales there are none to use
 //! except in embeddings, whose columns lean to one side.
 
-use crate::code::mixing::{Plain, Term, error, squash};
-use crate::code::range::BitIo;
-use crate::code::scales::Expected;
-use crate::code::shape::SHAPE;
-use crate::code::trellis::{Odd, Trellis};
+use super::scales::Expected;
+use super::shape::{BITS, NODE_LOG, SHAPE};
+use crate::code::entropy::mixing::{Plain, Term, error, squash};
+use crate::code::entropy::range::BitIo;
+use crate::code::grid::trellis::{Odd, Trellis};
 
 /// Largest index magnitude that can be coded.
 pub const MAX_INDEX: u32 = 1 << 28;
 
-/// Unary bits of the upper part, and with the lower bits' contexts all modelled bits.
+/// Unary bits of the upper part.
 const UNARY: usize = 14;
-pub const BITS: usize = 28;
 
-/// Nodes of the expected magnitude, half an octave apart; one more wherever the shift changes.
-pub const NODES: usize = 25;
-const NODE_LOG: i32 = 8;
 pub const LOWEST_LOG: i32 = -96;
 /// Expected magnitude (log2 in 1/16) from which bits are shifted out, one more per octave.
 const SHIFT_LOG: i32 = 24;
@@ -106,7 +102,6 @@ impl Model {
         let p = squash(sum);
         let bit = io.bit(p, bit);
         if learn {
-            {}
             let error = error(bit, p);
             self.nodes[a].learn_part(error, first);
             self.nodes[b].learn_part(error, second);

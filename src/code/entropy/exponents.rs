@@ -2,9 +2,7 @@
 
 use super::ensemble::{Counter, Mixer, stretch};
 use super::range::{BitIo, Decoder, Encoder};
-
-/// Exponents lie in −LIMIT..=LIMIT quarter octaves: scales of 1/16 to 16.
-pub const LIMIT: i16 = 16;
+use crate::code::grid::step_sizes::SCALE_LIMIT as LIMIT;
 
 /// Bits of a shifted exponent.
 const BITS: u32 = 6;

@@ -9,7 +9,7 @@
 //! the two by how well they did in it of late. (Embeddings need the second: rare tokens do not share the columns'
 //! ways.) Integers only: factors have [`ROW_BITS`] or [`COL_BITS`] fractional bits.
 
-use super::logarithm::log16;
+use crate::code::entropy::logarithm::log16;
 
 const ROW_BITS: u32 = 12;
 const COL_BITS: u32 = 16;

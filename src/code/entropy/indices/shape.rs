@@ -1,6 +1,12 @@
 //! Where the probabilities of index bits start, before a stream has taught its own.
 
-use super::indices::{BITS, NODES};
+/// Modelled bits: the unary ones of the upper part and the lower bits' contexts.
+pub const BITS: usize = 28;
+
+/// Nodes of the expected magnitude, half an octave apart; one more wherever the shift changes.
+pub const NODES: usize = 25;
+/// Distance of two nodes, log2 in 1/16.
+pub const NODE_LOG: i32 = 8;
 
 /// ln(p / (1 - p)) in units of 1/16 that the bit is one: by node of the expected magnitude, grid and bit.
 ///

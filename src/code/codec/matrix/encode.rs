@@ -1,0 +1,90 @@
+//! Quantizes a matrix and writes it.
+
+use super::PLAIN;
+use crate::code::entropy::exponents;
+use crate::code::entropy::indices::{self, Layout, Prices};
+use crate::code::grid::step_sizes::StepSizes;
+use crate::code::grid::trellis::{Odd, Trellis};
+use crate::code::quantize::metric::Metric;
+use crate::code::quantize::step_rule::{Powers, step_sizes};
+use crate::code::quantize::viterbi::{Rate, Rounded, round};
+use crate::varint::put;
+
+/// How a matrix is searched and coded. The same for all matrices of a model.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub trellis: Trellis,
+    pub powers: Powers,
+    /// Price of a bit in units of c²: what the loss per weight changes by with one bit at high rate.
+    pub lambda: f32,
+}
+
+/// A coded matrix, and what it is worth.
+pub struct Coded {
+    pub bytes: Vec<u8>,
+    /// Predicted loss against the original, nats per token.
+    pub loss: f64,
+}
+
+/// Quantizes and codes `w` (R, C) row-major at step size `c` at the prices that [`learn`] found at a step size nearby.
+pub fn encode(w: &[f32], metric: &Metric, c: f64, settings: &Settings, prices: &Prices) -> Coded {
+    let steps = step_sizes(metric, c, settings.powers);
+    let layout = layout(&steps, &settings.trellis);
+    let rounded = search(w, metric, c, settings, &steps, prices);
+    Coded { bytes: write(&rounded.indices, &steps, &layout), loss: 0.5 * rounded.error }
+}
+
+/// What indices of `w` cost at step size `c`: from a first search that ignores the rate or goes by earlier prices.
+pub fn learn(w: &[f32], metric: &Metric, c: f64, settings: &Settings, earlier: Option<&Prices>) -> Prices {
+    let steps = step_sizes(metric, c, settings.powers);
+    let rounded = match earlier {
+        Some(prices) => search(w, metric, c, settings, &steps, prices),
+        None => {
+            let (row, col) = steps.factors();
+            round(w, metric, &row, &col, &settings.trellis, &Rate::free())
+        }
+    };
+    indices::prices(&rounded.indices, &layout(&steps, &settings.trellis))
+}
+
+/// The step size whose prices serve `c`: step sizes within a 32nd of an octave share theirs.
+pub fn price_step(c: f64) -> f64 {
+    ((c.log2() * 32.0).round() / 32.0).exp2()
+}
+
+/// States of the search that finds prices: they hardly depend on them.
+const PRICE_STATES: usize = 8;
+
+/// Passes until prices and indices agree: a third one still lowers the KL by 2 %.
+const PRICE_PASSES: usize = 3;
+
+/// The prices of `w` at step size `c`. They follow from the arguments alone, so that a plan need not
+/// hold them.
+pub fn settled(w: &[f32], metric: &Metric, c: f64, settings: &Settings) -> Prices {
+    let states = settings.trellis.states.min(PRICE_STATES);
+    let trellis = Trellis::with_states(states).unwrap_or_else(Trellis::eight).odd(settings.trellis.odd);
+    let (settings, c) = (Settings { trellis, ..settings.clone() }, price_step(c));
+    let first = learn(w, metric, c, &settings, None);
+    (1..PRICE_PASSES).fold(first, |prices, _| learn(w, metric, c, &settings, Some(&prices)))
+}
+
+fn layout<'a>(steps: &'a StepSizes, trellis: &'a Trellis) -> Layout<'a> {
+    Layout { rows: steps.rows.len(), cols: steps.cols.len(), row_exp: &steps.rows, col_exp: &steps.cols, trellis }
+}
+
+fn search(w: &[f32], metric: &Metric, c: f64, settings: &Settings, steps: &StepSizes, prices: &Prices) -> Rounded {
+    let (row, col) = steps.factors();
+    let rate = Rate { prices, lambda: settings.lambda * (c * c) as f32 };
+    round(w, metric, &row, &col, &settings.trellis, &rate)
+}
+
+fn write(q: &[i32], steps: &StepSizes, layout: &Layout) -> Vec<u8> {
+    let odd = if layout.trellis.odd == Odd::Plain { PLAIN } else { 0 };
+    let mut out = vec![layout.trellis.states.ilog2() as u8 | odd];
+    out.extend(steps.base.to_le_bytes());
+    let scales = exponents::encode(&[&steps.rows, &steps.cols]);
+    put(&mut out, scales.len() as u64);
+    out.extend(scales);
+    out.extend(indices::encode(q, layout));
+    out
+}

@@ -1,0 +1,206 @@
+//! Finds the terms of a sum and writes them.
+
+use faer::Mat;
+
+use super::low_rank::{LowRank, MOST, SPREAD};
+use super::{GAIN_ONE, LOW_RANK, REFERENCE, RESIDUAL, add, scaled};
+use crate::code::codec::matrix::{self, Settings};
+use crate::code::codec::vectors::EQUAL_SLOPE;
+use crate::code::quantize::metric::Metric;
+
+/// What a matrix is to be made of.
+pub struct Terms<'a> {
+    /// P, decoded, of the matrix's own shape; `None`: no such term.
+    pub reference: Option<&'a [f32]>,
+    /// Rank of the low-rank term; 0: no such term.
+    pub rank: usize,
+    /// How the residual is searched and coded; `None`: no such term.
+    pub residual: Option<&'a Settings>,
+}
+
+/// A coded matrix, and what it is worth.
+pub struct Coded {
+    pub bytes: Vec<u8>,
+    /// Predicted loss against the original, nats per token.
+    pub loss: f64,
+}
+
+/// Codes `w` (R, C) row-major as a sum at step size `c` (nats^½).
+///
+/// Each term takes what the earlier ones left, under the metric: the gain by least squares, the low-rank term by the
+/// singular values of the whitened rest (LQER, arXiv:2402.02446; EoRA, arXiv:2410.21271), the residual as codec 1 does.
+pub fn encode(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Coded {
+    let (rows, cols) = (metric.rows, metric.cols);
+    let flag = |there: bool, bit: u8| if there { bit } else { 0 };
+    let kind = flag(terms.reference.is_some(), REFERENCE)
+        | flag(terms.rank > 0, LOW_RANK)
+        | flag(terms.residual.is_some(), RESIDUAL);
+    let mut bytes = vec![kind];
+    let mut sum = None;
+    if let Some(reference) = terms.reference {
+        let gain = gain(w, reference, metric);
+        bytes.extend(gain.to_le_bytes());
+        sum = Some(scaled(reference, gain));
+    }
+    if terms.rank > 0 {
+        let term = low_rank(&rest(w, &sum), metric, c, terms.rank);
+        term.encode(&mut bytes, rows, cols);
+        add(&mut sum, term.product(rows, cols));
+    }
+    let rest = rest(w, &sum);
+    let loss = match terms.residual {
+        Some(settings) => {
+            let coded = matrix::encode(&rest, metric, c, settings, &matrix::settled(&rest, metric, c, settings));
+            bytes.extend(&coded.bytes);
+            coded.loss
+        }
+        None => 0.5 * metric.whiten(&rest).iter().map(|v| f64::from(v * v)).sum::<f64>(),
+    };
+    Coded { bytes, loss }
+}
+
+fn rest(w: &[f32], sum: &Option<Vec<f32>>) -> Vec<f32> {
+    match sum {
+        Some(sum) => w.iter().zip(sum).map(|(w, s)| w - s).collect(),
+        None => w.to_vec(),
+    }
+}
+
+/// The multiple of `reference` that is nearest to `w` under the metric.
+fn gain(w: &[f32], reference: &[f32], metric: &Metric) -> i16 {
+    let (w, p) = (metric.whiten(w), metric.whiten(reference));
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let energy = dot(&p, &p);
+    let slope = if energy > 0.0 { dot(&w, &p) / energy } else { 0.0 };
+    (slope * f64::from(GAIN_ONE)).round().clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16
+}
+
+/// The first `rank` components of `w` under the metric, on grids of equal slope with step size `c`.
+fn low_rank(w: &[f32], metric: &Metric, c: f64, rank: usize) -> LowRank {
+    let (rows, cols) = (metric.rows, metric.cols);
+    let whitened = metric.whiten(w);
+    let matrix = Mat::<f64>::from_fn(rows, cols, |i, j| f64::from(whitened[i * cols + j]));
+    let mean = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
+    let energies = [mean(&metric.output), mean(&metric.input)];
+    let mut out = LowRank { exponents: Vec::new(), a: Vec::new(), b: Vec::new() };
+    let mut components = Vec::new();
+    if let Ok(svd) = matrix.thin_svd() {
+        for k in 0..rank.min(rows).min(cols) {
+            let root = svd.S()[k].max(0.0).sqrt();
+            let u: Vec<f64> = (0..rows).map(|i| svd.U()[(i, k)] * root).collect();
+            let v: Vec<f64> = (0..cols).map(|j| svd.V()[(j, k)] * root).collect();
+            let factors = [metric.unwhiten_output(&u), metric.unwhiten_input(&v)];
+            // An error in one factor is multiplied by the other, whose whitened norm is `root`.
+            let steps =
+                [0, 1].map(|side: usize| exponent(&factors[side], EQUAL_SLOPE * c / (root * energies[side].sqrt())));
+            components.push((factors, steps));
+        }
+    }
+    let sum = |steps: &[i32; 2]| steps[0] + steps[1];
+    let most = components.iter().map(|(_, steps)| sum(steps)).max().unwrap_or(0);
+    for ([a, b], mut steps) in components {
+        // A component that would need a much finer grid than the coarsest one counts little: it makes do.
+        steps[0] += (most - SPREAD - sum(&steps)).max(0);
+        let integers = |x: &[f64], e: i32| {
+            let limit = f64::from(MOST - 1);
+            x.iter().map(|x| (x * f64::from(-e).exp2()).round().clamp(-limit, limit) as i32).collect::<Vec<_>>()
+        };
+        out.exponents.push(sum(&steps));
+        out.a.extend(integers(&a, steps[0]));
+        out.b.extend(integers(&b, steps[1]));
+    }
+    if out.exponents.is_empty() {
+        // A matrix of no finite decomposition: one component of nothing.
+        return LowRank { exponents: vec![0], a: vec![0; rows], b: vec![0; cols] };
+    }
+    out
+}
+
+/// The power of two next to `step` on which the integers of `x` stay below [`MOST`].
+fn exponent(x: &[f64], step: f64) -> i32 {
+    let largest = x.iter().fold(0f64, |m, v| m.max(v.abs()));
+    let finest = if largest > 0.0 { (largest / f64::from(MOST - 1)).log2().ceil() } else { 0.0 };
+    let wanted = step.log2().round();
+    (if wanted.is_finite() { wanted.max(finest) } else { finest }).clamp(-50.0, 50.0) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::codec::sum::decode;
+    use crate::code::grid::trellis::{Odd, Trellis};
+    use crate::code::quantize::metric::{Curvature, Damping};
+    use crate::code::quantize::step_rule::Powers;
+    use crate::nets::ops::check::values;
+    use proptest::prelude::*;
+
+    fn gram(n: usize, seed: u64) -> Vec<f32> {
+        let x = values(n * (n + 3), seed);
+        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
+        (0..n * n).map(|k| dot(k / n, k % n)).collect()
+    }
+
+    fn metric(rows: usize, cols: usize, seed: u64) -> Metric {
+        let (input, output) = (gram(cols, seed), gram(rows, seed + 1));
+        Metric::new(Curvature { rows, cols, input: &input, output: &output }, Damping { input: 0.01, output: 0.01 })
+    }
+
+    fn settings() -> Settings {
+        let trellis = Trellis::eight().odd(Odd::Plain);
+        Settings { trellis, powers: Powers { rows: 0.75, cols: 1.0 }, lambda: 0.3 }
+    }
+
+    fn loss(w: &[f32], back: &[f32], metric: &Metric) -> f64 {
+        let e: Vec<f32> = w.iter().zip(back).map(|(a, b)| a - b).collect();
+        0.5 * metric.whiten(&e).iter().map(|v| f64::from(v * v)).sum::<f64>()
+    }
+
+    #[test]
+    fn a_planted_sum_is_found() {
+        let (rows, cols) = (24, 16);
+        let (metric, p) = (metric(rows, cols, 5), values(rows * cols, 1));
+        let (a, b) = (values(rows * 2, 2), values(cols * 2, 3));
+        let planted: Vec<f32> = (0..rows * cols)
+            .map(|k| 0.625 * p[k] + (0..2).map(|r| a[r * rows + k / cols] * b[r * cols + k % cols]).sum::<f32>())
+            .collect();
+        let size = |rank: usize, reference: Option<&[f32]>| {
+            let coded = encode(&planted, &metric, 1e-3, &Terms { reference, rank, residual: None });
+            let back = decode(&coded.bytes, rows, cols, reference).unwrap();
+            assert!((loss(&planted, &back, &metric) - coded.loss).abs() <= 1e-3 * coded.loss + 1e-9);
+            coded.loss
+        };
+        // The gain is found on top of a low-rank rest, so it is not exactly .625; two ranks more take up the difference.
+        let [none, alone, two] = [size(0, Some(&p)), size(2, None), size(2, Some(&p))];
+        assert!(
+            two < 0.2 * alone && two < 0.2 * none,
+            "{two}, without the reference {alone}, without the ranks {none}"
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn what_is_written_is_read(
+            rows in 1usize..20, cols in 1usize..20, seed in 0u64..1000, rank in 0usize..5, parts in 0u8..4, scale in -6i32..4,
+        ) {
+            let metric = metric(rows, cols, seed);
+            let w: Vec<f32> = values(rows * cols, seed + 2).iter().map(|v| v * 10f32.powi(scale)).collect();
+            let p = values(rows * cols, seed + 3);
+            let settings = settings();
+            let reference = (parts & 1 != 0).then_some(&p[..]);
+            let residual = (parts & 2 != 0 || rank == 0 && reference.is_none()).then_some(&settings);
+            let coded = encode(&w, &metric, 0.02, &Terms { reference, rank: rank.min(rows).min(cols), residual });
+            let back = decode(&coded.bytes, rows, cols, reference).unwrap();
+            let loss = loss(&w, &back, &metric);
+            prop_assert!((loss - coded.loss).abs() <= 0.02 * coded.loss + 1e-6, "{} against {}", loss, coded.loss);
+            // The terms that need a reference do not decode without one.
+            prop_assert_eq!(decode(&coded.bytes, rows, cols, None).is_some(), reference.is_none());
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300), with in any::<bool>()) {
+            let p = vec![1.0; 30];
+            let _ = decode(&bytes, 6, 5, with.then_some(&p[..]));
+        }
+    }
+}

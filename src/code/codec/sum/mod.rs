@@ -1,0 +1,39 @@
+//! A matrix as a sum (codec 4): a multiple of a decoded matrix, a low-rank term, a residual on a grid.
+//!
+//! W = α·P + A·B + S ∘ Q. Any of the three may be absent, but not all. Terms are added from the left, each sum rounded once
+//! to f32.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | which terms: 1 for α·P, 2 for A·B, 4 for S ∘ Q, added up |
+//! | 2 | if α·P: α in 4096ths, signed little-endian |
+//! | … | if A·B: `low_rank` |
+//! | rest | if S ∘ Q: a stream of codec 1 |
+
+mod decode;
+mod encode;
+mod low_rank;
+
+pub use decode::decode;
+pub use encode::{Coded, Terms, encode};
+
+/// Bits of the first byte.
+const REFERENCE: u8 = 1;
+const LOW_RANK: u8 = 2;
+const RESIDUAL: u8 = 4;
+/// 1 in units of the gain α.
+const GAIN_ONE: f32 = 4096.0;
+
+/// Adds the terms that are there, from the left.
+fn add(into: &mut Option<Vec<f32>>, term: Vec<f32>) {
+    match into {
+        Some(sum) => sum.iter_mut().zip(&term).for_each(|(s, t)| *s += t),
+        None => *into = Some(term),
+    }
+}
+
+/// α·P, each product rounded once.
+fn scaled(reference: &[f32], gain: i16) -> Vec<f32> {
+    let gain = f32::from(gain) / GAIN_ONE;
+    reference.iter().map(|p| p * gain).collect()
+}

@@ -1,0 +1,191 @@
+//! Executes a plan: from what each tensor is to be made of to streams.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::metrics::{Metrics, settings};
+use super::pieces::Pieces;
+use crate::artifact::layout::{StreamEntry, codec};
+use crate::code::codec::{lossless, matrix, sum, vectors};
+use crate::error::{Error, Result};
+use crate::model::{Dtype, Model};
+use crate::nets::Form;
+use crate::plan::{Made, Part, Plan};
+use crate::progress::Progress;
+
+/// A part of a plan with its names resolved.
+struct Task<'a> {
+    part: &'a Part,
+    /// Stored tensors, ascending.
+    tensors: Vec<usize>,
+    /// The stored tensor that it starts from.
+    from: Option<usize>,
+}
+
+/// Codes `model` as `plan` says.
+///
+/// # Errors
+/// Input, when the plan is not one of this model: names the part and the tensor.
+pub(super) fn execute(plan: &Plan, model: &Model, metrics: &Metrics, progress: &dyn Progress) -> Result<Pieces> {
+    let tasks = resolve(plan, model)?;
+    progress.begin("coding", tasks.len() as u64);
+    let mut pieces = Pieces::default();
+    let mut decoded: Vec<Vec<f32>> = vec![Vec::new(); model.stored.len()];
+    let mut done: Vec<Option<(StreamEntry, Vec<u8>)>> = tasks.iter().map(|_| None).collect();
+    let mut left: Vec<usize> = (0..tasks.len()).collect();
+    while !left.is_empty() {
+        // Whatever waits for no other part that is still to be coded.
+        let waits =
+            |i: &usize| tasks[*i].from.is_some_and(|from| left.iter().any(|k| tasks[*k].tensors.contains(&from)));
+        let (waiting, ready): (Vec<usize>, Vec<usize>) = left.iter().partition(|i| waits(i));
+        let coded: Vec<(StreamEntry, Vec<u8>, Vec<Vec<f32>>)> = ready
+            .par_iter()
+            .map(|&i| {
+                let task = &tasks[i];
+                let reference = task.from.map(|from| &decoded[from][..]);
+                let bytes = encode(task, model, metrics, reference)?;
+                let entry = entry(task, model, bytes.len());
+                let shapes: Vec<&[usize]> = (0..model.stored.len()).map(|i| model.shape(i)).collect();
+                let needs: Vec<&[f32]> = reference.into_iter().collect();
+                let back = crate::artifact::open::stream(&entry, &bytes, &shapes, &needs)
+                    .map_err(|e| Error::compute(format!("a stream just written cannot be read back: {e}")))?;
+                progress.advance(1);
+                Ok((entry, bytes, back))
+            })
+            .collect::<Result<_>>()?;
+        for (i, (entry, bytes, back)) in ready.into_iter().zip(coded) {
+            for (t, data) in tasks[i].tensors.iter().zip(back) {
+                decoded[*t] = data;
+            }
+            done[i] = Some((entry, bytes));
+        }
+        left = waiting;
+    }
+    progress.end();
+    (pieces.entries, pieces.streams) = done.into_iter().flatten().unzip();
+    pieces.decoded = decoded;
+    Ok(pieces)
+}
+
+/// Holds a plan against the model.
+fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>> {
+    let digest = model.digest().to_hex().to_string();
+    if plan.model != digest {
+        return Err(Error::input(format!("the plan was made for another model: {}, this one is {digest}", plan.model))
+            .hint("names, shapes, ties and weights must be those of the model that the plan was written for"));
+    }
+    let index: BTreeMap<&str, usize> = (0..model.stored.len()).map(|i| (&model.spec(i).name[..], i)).collect();
+    let find = |name: &String| {
+        index.get(&name[..]).copied().ok_or_else(|| {
+            let tied = model.specs.iter().position(|spec| spec.name == *name).map(|at| model.spec(model.source[at]));
+            match tied {
+                Some(first) => Error::input(format!("{name} is stored under the name {}", first.name)),
+                None => Error::input(format!("the model has no tensor {name}")),
+            }
+        })
+    };
+    let mut taken = vec![false; model.stored.len()];
+    let mut tasks = Vec::with_capacity(plan.parts.len());
+    for (i, part) in plan.parts.iter().enumerate() {
+        let place = |e: Error| e.at(format!("part {i} of the plan"));
+        let mut tensors = part.tensors.iter().map(find).collect::<Result<Vec<_>>>().map_err(place)?;
+        tensors.sort_unstable();
+        let from = match &part.made {
+            Made::Sum { from: Some(from), .. } => Some(find(from).map_err(place)?),
+            _ => None,
+        };
+        fits(part, &tensors, from, &taken, model).map_err(place)?;
+        for t in &tensors {
+            if std::mem::replace(&mut taken[*t], true) {
+                return Err(place(Error::input(format!("{} is in the plan twice", model.spec(*t).name))));
+            }
+        }
+        tasks.push(Task { part, tensors, from });
+    }
+    match taken.iter().position(|taken| !taken) {
+        None => Ok(tasks),
+        Some(missing) => Err(Error::input(format!("the plan says nothing of {}", model.spec(missing).name))),
+    }
+}
+
+/// Whether the tensors of a part can be made as it says.
+fn fits(part: &Part, tensors: &[usize], from: Option<usize>, before: &[bool], model: &Model) -> Result<()> {
+    let spec = model.spec(tensors[0]);
+    let name = &spec.name;
+    match &part.made {
+        Made::Exact => {
+            let types: Vec<Dtype> = tensors.iter().map(|t| model.stored[*t].dtype).collect();
+            if types.iter().any(|dtype| *dtype != types[0]) {
+                return Err(Error::input(format!(
+                    "{name} and others of one exact part are of different element types"
+                )));
+            }
+        }
+        Made::Vectors { .. } => {
+            if let Some(t) = tensors.iter().find(|t| model.spec(**t).form != Form::Vector) {
+                return Err(Error::input(format!("{} is a matrix, not a control tensor", model.spec(*t).name)));
+            }
+        }
+        Made::Matrix { .. } | Made::Sum { .. } if spec.form == Form::Vector => {
+            return Err(Error::input(format!("{name} is a control tensor, not a matrix")));
+        }
+        Made::Sum { rank, .. } => {
+            let (rows, cols) = model.sides(tensors[0]);
+            if *rank > rows.min(cols) {
+                return Err(Error::input(format!("rank {rank} for {name}, which has {rows} rows and {cols} columns")));
+            }
+            let Some(from) = from else { return Ok(()) };
+            let other = model.spec(from);
+            if other.shape != spec.shape {
+                let (shape, theirs) = (&spec.shape, &other.shape);
+                return Err(Error::input(format!("{name} {shape:?} cannot start from {} {theirs:?}", other.name)));
+            }
+            if !before[from] {
+                return Err(Error::input(format!("{name} starts from {}, which comes later in the plan", other.name)));
+            }
+        }
+        Made::Matrix { .. } | Made::Zero => {}
+    }
+    Ok(())
+}
+
+fn encode(task: &Task, model: &Model, metrics: &Metrics, reference: Option<&[f32]>) -> Result<Vec<u8>> {
+    let first = task.tensors[0];
+    let w = &model.stored[first].data;
+    match &task.part.made {
+        Made::Exact => {
+            let tensors: Vec<(&[f32], &[usize])> =
+                task.tensors.iter().map(|t| (&model.stored[*t].data[..], model.shape(*t))).collect();
+            lossless::encode_group(&tensors, model.stored[first].dtype)
+        }
+        Made::Zero => Ok(Vec::new()),
+        Made::Vectors { step } => Ok(vectors::encode(&metrics.control_tensors(model, &task.tensors), *step).bytes),
+        Made::Matrix { step, grid } => {
+            let (metric, settings) = (metrics.of(model, first), settings(*grid));
+            Ok(matrix::encode(w, &metric, *step, &settings, &matrix::settled(w, &metric, *step, &settings)).bytes)
+        }
+        Made::Sum { step, rank, residual, .. } => {
+            let (metric, settings) = (metrics.of(model, first), residual.map(settings));
+            let terms = sum::Terms { reference, rank: *rank, residual: settings.as_ref() };
+            Ok(sum::encode(w, &metric, *step, &terms).bytes)
+        }
+    }
+}
+
+fn entry(task: &Task, model: &Model, len: usize) -> StreamEntry {
+    let codec = match task.part.made {
+        Made::Exact => codec::LOSSLESS,
+        Made::Zero => codec::ZERO,
+        Made::Vectors { .. } => codec::VECTORS,
+        Made::Matrix { .. } => codec::MATRIX,
+        Made::Sum { .. } => codec::SUM,
+    };
+    StreamEntry {
+        codec,
+        tensors: task.tensors.iter().map(|t| *t as u32).collect(),
+        dtypes: task.tensors.iter().map(|t| model.stored[*t].dtype).collect(),
+        needs: task.from.iter().map(|t| *t as u32).collect(),
+        len: len as u64,
+    }
+}

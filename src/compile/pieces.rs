@@ -1,0 +1,37 @@
+//! The streams of a model on their way into a file.
+
+use crate::artifact::layout::{Header, StreamEntry};
+use crate::artifact::names::Named;
+use crate::artifact::root::{Decoded, root};
+use crate::artifact::write::assemble;
+use crate::error::Result;
+use crate::model::Model;
+
+/// Streams of a model and what they decode to.
+#[derive(Default)]
+pub(super) struct Pieces {
+    pub entries: Vec<StreamEntry>,
+    pub streams: Vec<Vec<u8>>,
+    /// Decoded tensors, by stored index.
+    pub decoded: Vec<Vec<f32>>,
+}
+
+/// The header of a model in these streams.
+pub(super) fn header(model: &Model, streams: Vec<StreamEntry>) -> Header {
+    let named =
+        |spec: &crate::nets::TensorSpec| Named { name: spec.name.clone(), shape: spec.shape.clone(), form: spec.form };
+    Header {
+        config: model.config.to_json(),
+        names: model.specs.iter().map(named).collect(),
+        source: model.source.iter().map(|s| *s as u32).collect(),
+        streams,
+    }
+}
+
+/// The bytes of the artifact.
+pub(super) fn file(model: &Model, pieces: Pieces) -> Result<Vec<u8>> {
+    let header = header(model, pieces.entries);
+    let tensors = pieces.decoded.iter().enumerate();
+    let decoded: Vec<Decoded> = tensors.map(|(i, data)| Decoded { shape: model.shape(i), data }).collect();
+    assemble(&header, &pieces.streams, &root(&decoded, &header))
+}

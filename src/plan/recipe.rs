@@ -1,0 +1,199 @@
+//! What each stored tensor is made of, and how finely: a value that can be written, read, compared and executed.
+//!
+//! Nothing else is decided anywhere: the same plan on the same model with the same statistics gives the same bytes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Changes when a plan of an earlier version no longer means the same.
+pub const PLAN_VERSION: u32 = 1;
+/// Step sizes outside this range are nobody's: their squares would leave the range of f32.
+const STEPS: std::ops::RangeInclusive<f64> = 1e-15..=1e15;
+const STATES: [usize; 8] = [1, 4, 8, 16, 32, 64, 128, 256];
+
+/// How a whole model is packed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`PLAN_VERSION`].
+    pub plan: u32,
+    /// The model it was made for: blake3 of its names, ties and weights, in hexadecimal.
+    pub model: String,
+    /// One for each stream, in the order of the file.
+    pub parts: Vec<Part>,
+}
+
+/// One stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// First names of the stored tensors in it.
+    pub tensors: Vec<String>,
+    pub made: Made,
+}
+
+/// What a stream's tensors are made of. Step sizes are those of a weight of unit curvature, in nats^½; the steps of a
+/// matrix follow from its curvature ([`crate::code::quantize::step_rule`] of the library).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Made {
+    /// Bit for bit.
+    Exact,
+    /// Nothing but zeros.
+    Zero,
+    /// Control tensors on uniform grids.
+    Vectors { step: f64 },
+    /// One matrix on a grid.
+    Matrix { step: f64, grid: Grid },
+    /// One matrix as a multiple of an earlier stream's, plus a low-rank term, plus a residual on a grid.
+    Sum {
+        step: f64,
+        /// First name of the tensor that it starts from; its gain is found by least squares.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        rank: usize,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        residual: Option<Grid>,
+    },
+}
+
+fn is_zero(rank: &usize) -> bool {
+    *rank == 0
+}
+
+/// A trellis-coded grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grid {
+    /// States of the trellis: 1 (a uniform grid), 4, 8, 16, 32, 64, 128 or 256.
+    pub states: usize,
+    pub odd: Odd,
+}
+
+/// What the second of the trellis' two grids is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Odd {
+    /// Odd multiples of the step.
+    Plain,
+    /// Odd multiples of the step, and zero.
+    WithZero,
+}
+
+impl Plan {
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// Input, when the text is not a plan of this version, or asks for what cannot be: names the part.
+    pub fn from_json(text: &str) -> Result<Plan> {
+        // The version first: what a later plan holds may not fit this one's form.
+        #[derive(Deserialize)]
+        struct Version {
+            plan: u32,
+        }
+        let not_one = |e: serde_json::Error| Error::input(format!("not a plan: {e}"));
+        let Version { plan } = serde_json::from_str(text).map_err(not_one)?;
+        if plan != PLAN_VERSION {
+            return Err(Error::input(format!("the plan is of version {plan}, this tiepack executes {PLAN_VERSION}"))
+                .hint("use the tiepack that wrote it, or write a new one with --write-plan"));
+        }
+        let plan: Plan = serde_json::from_str(text).map_err(not_one)?;
+        for (i, part) in plan.parts.iter().enumerate() {
+            part.check().map_err(|e| e.at(format!("part {i} of the plan ({})", part.tensors.join(", "))))?;
+        }
+        Ok(plan)
+    }
+
+    /// The plan as text that a person can read.
+    pub fn to_json(&self) -> String {
+        // A plan holds strings and finite numbers only.
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text + "\n"
+    }
+}
+
+impl Part {
+    fn check(&self) -> Result<()> {
+        let step = match &self.made {
+            Made::Exact | Made::Zero => None,
+            Made::Vectors { step } | Made::Matrix { step, .. } | Made::Sum { step, .. } => Some(*step),
+        };
+        if let Some(step) = step.filter(|step| !STEPS.contains(step)) {
+            return Err(Error::input(format!(
+                "a step of {step:e} is impossible; wanted {:e} to {:e}",
+                STEPS.start(),
+                STEPS.end()
+            )));
+        }
+        let grid = match &self.made {
+            Made::Matrix { grid, .. } => Some(grid),
+            Made::Sum { residual, .. } => residual.as_ref(),
+            _ => None,
+        };
+        if let Some(Grid { states, .. }) = grid.filter(|grid| !STATES.contains(&grid.states)) {
+            return Err(
+                Error::input(format!("there is no trellis of {states} states")).hint(format!("one of {STATES:?}"))
+            );
+        }
+        if let Made::Sum { from: None, rank: 0, residual: None, .. } = self.made {
+            return Err(
+                Error::input("a sum of no terms").hint("give `from`, `rank` or `residual`, or make it \"zero\"")
+            );
+        }
+        let one = matches!(self.made, Made::Matrix { .. } | Made::Sum { .. });
+        match self.tensors.len() {
+            0 => Err(Error::input("no tensor is named")),
+            n if one && n > 1 => Err(Error::input(format!("a matrix is one tensor, {n} are named"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(made: Made) -> Plan {
+        Plan { plan: PLAN_VERSION, model: "00".into(), parts: vec![Part { tensors: vec!["a".into()], made }] }
+    }
+
+    #[test]
+    fn every_plan_comes_back_from_its_text() {
+        let grid = Grid { states: 32, odd: Odd::Plain };
+        let step = 0.1f64.sqrt() / 3.0;
+        for made in [
+            Made::Exact,
+            Made::Zero,
+            Made::Vectors { step },
+            Made::Matrix { step, grid },
+            Made::Sum { step, from: Some("b".into()), rank: 0, residual: None },
+            Made::Sum { step, from: None, rank: 3, residual: Some(Grid { states: 1, odd: Odd::WithZero }) },
+        ] {
+            let plan = plan(made);
+            assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn impossible_plans_are_refused_by_name() {
+        let refusal = |text: &str| Plan::from_json(text).unwrap_err().message;
+        assert_eq!(refusal(r#"{"plan": 2, "shapes": []}"#), "the plan is of version 2, this tiepack executes 1");
+        assert!(refusal("[]").starts_with("not a plan: "));
+        let part =
+            |made: &str| refusal(&format!(r#"{{"plan":1,"model":"0","parts":[{{"tensors":["a"],"made":{made}}}]}}"#));
+        let grid = r#"{"states":32,"odd":"plain"}"#;
+        for step in ["0.0", "-1e-3", "1e-300", "1e300"] {
+            let text = part(&format!(r#"{{"matrix":{{"step":{step},"grid":{grid}}}}}"#));
+            assert!(text.starts_with("part 0 of the plan (a): a step of"), "{text}");
+        }
+        assert!(
+            part(r#"{"matrix":{"step":1e-3,"grid":{"states":7,"odd":"plain"}}}"#).contains("no trellis of 7 states")
+        );
+        assert!(part(r#"{"sum":{"step":1e-3}}"#).contains("a sum of no terms"));
+        assert!(part(r#"{"matrix":{"step":1e-3}}"#).contains("missing field `grid`"));
+        assert!(part(r#"{"cube":{}}"#).contains("unknown variant `cube`"));
+        assert!(part(r#"{"vectors":{"step":1e-3,"rank":1}}"#).contains("unknown field `rank`"));
+    }
+}
