@@ -20,7 +20,8 @@ import numpy as np
 
 MAX_HEADER = 1 << 20
 MAX_TENSORS = 16_384
-LOSSLESS, MATRIX, VECTORS = 0, 1, 2
+MAX_NAMES = 1 << 22
+LOSSLESS, MATRIX, VECTORS, ZERO, SUM = 0, 1, 2, 3, 4
 F32, F16, BF16 = 0, 1, 2
 
 
@@ -136,7 +137,7 @@ class Reader:
 class Stream:
     def __init__(self, codec, tensors):
         self.codec, self.tensors = codec, tensors
-        self.types, self.params, self.data = [], b"", b""
+        self.types, self.needs, self.data = [], [], b""
 
 
 def unpack_header(packed, size):
@@ -155,7 +156,7 @@ def unpack_header(packed, size):
 
 
 def parse(data):
-    """Config text, tie map, streams, root."""
+    """Config text, names and shapes, tie map, streams, root."""
     check(data[:3] == b"TPK" and len(data) >= 44, "not a tiepack artifact")
     check(data[3:4] == b"1", "another version of the format")
     check(blake3(data[:-8])[:8] == data[-8:], "the checksum does not match")
@@ -164,20 +165,61 @@ def parse(data):
     size = r.within(0, MAX_HEADER, "length of the header")
     packed = r.within(0, MAX_HEADER, "length of the packed header")
     header = unpack_header(r.take(packed, "packed header"), size) if packed else r.take(size, "header")
-    config, source, streams, lengths = parse_header(Reader(header))
+    config, names, source, streams, lengths = parse_header(Reader(header))
     for stream, length in zip(streams, lengths):
         stream.data = r.take(length, "stream")
     r.finish("the streams")
-    return config, source, streams, data[-40:-8]
+    return config, names, source, streams, data[-40:-8]
+
+
+def text(r, high, what):
+    try:
+        return r.take(r.within(0, high, "length of " + what), what).decode()
+    except UnicodeDecodeError:
+        raise Rejected(what + " is not UTF-8 text") from None
+
+
+def parse_names(r):
+    """(name, shape) of every tensor, in canonical order."""
+    kinds = []
+    for _ in range(r.within(0, MAX_TENSORS, "number of kinds")):
+        in_layers = r.within(0, 5, "form of a tensor") % 2
+        parts = [text(r, MAX_NAMES, "a name") for _ in range(1 + in_layers)]
+        rank = r.within(0, 8, "number of dimensions")
+        kinds.append((parts, tuple(r.within(0, 1 << 31, "dimension") for _ in range(rank))))
+    n = r.within(0, MAX_TENSORS, "number of tensors")
+    places = []
+    while len(places) < n:
+        for _ in range(r.within(0, n - len(places), "run of tensors")):
+            check(kinds, "there are tensors but no kinds")
+            kind = r.within(0, len(kinds) - 1, "kind of a tensor")
+            step = r.varint("step of a layer") if len(kinds[kind][0]) == 2 else 0
+            places.append((kind, step >> 1 if step % 2 == 0 else -(step >> 1) - 1))
+        if len(places) == n:
+            break
+        length = r.within(1, n - len(places), "run of repeated tensors")
+        distance = r.within(1, len(places), "distance of a repetition")
+        for _ in range(length):
+            places.append(places[-distance])
+    names, layer, total = [], 0, 0
+    for kind, step in places:
+        parts, shape = kinds[kind]
+        if len(parts) == 2:
+            layer += step
+            check(0 <= layer < 1 << 16, "a layer's number is out of range")
+        name = str(layer).join(parts)
+        total += len(name.encode())
+        check(total <= MAX_NAMES, "the names are too long")
+        names.append((name, shape))
+    check(len(dict(names)) == len(names), "two tensors have one name")
+    return names
 
 
 def parse_header(r):
-    config = r.take(r.within(0, MAX_HEADER, "length of the config"), "config")
-    try:
-        config = config.decode()
-    except UnicodeDecodeError:
-        raise Rejected("the config is not UTF-8 text") from None
-    n = r.within(0, MAX_TENSORS, "number of tensors")
+    check(r.varint("flags") == 0, "something that version 1 does not know")
+    config = text(r, MAX_HEADER, "the config")
+    names = parse_names(r)
+    n = len(names)
     source, stored = [], 0
     while len(source) < n:
         fresh = r.within(0, n - len(source), "run of stored tensors")
@@ -219,37 +261,19 @@ def parse_header(r):
     types = iter(runs(stored, 2, "element types"))
     for stream in streams:
         stream.types = [next(types) for _ in stream.tensors]
-    for stream, length in zip(streams, runs(count, MAX_HEADER, "parameter lengths")):
-        stream.params = length
-    for stream in streams:
-        stream.params = r.take(stream.params, "parameters")
+    at, known = 0, set()
+    for k in range(r.within(0, count, "number of streams that need others")):
+        step = r.varint("distance of a stream that needs others")
+        check(at + step < count and (step > 0 or k == 0), "a stream that needs others is out of order")
+        for stream in streams[at:at + step]:
+            known.update(stream.tensors)
+        at += step
+        for _ in range(r.within(1, stored, "number of tensors that a stream needs")):
+            streams[at].needs.append(r.varint("tensor that a stream needs"))
+        check(known.issuperset(streams[at].needs), "a stream needs a tensor of no earlier stream")
     lengths = [r.varint("length of a stream") for _ in streams]
     r.finish("the header")
-    return config, source, streams, lengths
-
-
-# --- Architectures ----------------------------------------------------------------------------------------------------
-
-def parameter_golf_baseline(c):
-    """Names and shapes in canonical order."""
-    width, layers, heads = c["model_dim"], c["num_layers"], c["num_heads"]
-    check(all(1 <= n <= 1 << 16 for n in (width, c["vocab_size"], c["train_seq_len"])), "a dimension is out of range")
-    check(all(1 <= n <= 1 << 10 for n in (layers, heads, c["num_kv_heads"])), "a dimension is out of range")
-    check(width % heads == 0 and heads % c["num_kv_heads"] == 0 and width // heads % 2 == 0, "the heads do not fit")
-    kv, hidden = c["num_kv_heads"] * width // heads, int(c["mlp_mult"] * width)
-    check(1 <= hidden <= 10**6 and c["tie_embeddings"] is True, "a dimension is out of range")
-    yield "tok_emb.weight", (c["vocab_size"], width)
-    yield "skip_weights", (layers // 2, width)
-    for i in range(layers):
-        for role, shape in (("attn.c_q.weight", (width, width)), ("attn.c_k.weight", (kv, width)),
-                            ("attn.c_v.weight", (kv, width)), ("attn.proj.weight", (width, width)),
-                            ("mlp.fc.weight", (hidden, width)), ("mlp.proj.weight", (width, hidden)),
-                            ("attn.q_gain", (heads,)), ("attn_scale", (width,)), ("mlp_scale", (width,)),
-                            ("resid_mix", (2, width))):
-            yield f"blocks.{i}.{role}", shape
-
-
-ARCHITECTURES = {"parameter-golf-baseline": parameter_golf_baseline}
+    return config, names, source, streams, lengths
 
 
 # --- Binary coder -----------------------------------------------------------------------------------------------------
@@ -778,9 +802,17 @@ def power(n):
     return ROOTS[k] * np.float32(2.0**octave)
 
 
+def sides(shapes):
+    check(len(shapes) == 1 and len(shapes[0]) >= 2, "the stream holds one matrix")
+    return math.prod(shapes[0][:-1]), shapes[0][-1]
+
+
 def matrix(stream, shapes):
-    check(len(shapes) == 1 and len(shapes[0]) == 2, "a matrix stream holds one matrix")
-    (rows, cols), r = shapes[0], Reader(stream.data)
+    return [grid_values(stream.data, *sides(shapes)).reshape(shapes[0])]
+
+
+def grid_values(data, rows, cols):
+    r = Reader(data)
     kind = r.take(1, "kind of trellis")[0]
     check(kind < 32, "an unknown trellis")
     trellis = Trellis(kind & 15, kind >> 4)
@@ -793,7 +825,7 @@ def matrix(stream, shapes):
     for j, column in enumerate(columns):
         for i, (_, value) in enumerate(column):
             w[i, j] = np.float32(value) * power(base + 16 * (row_exponents[i] + col_exponents[j]))
-    return [w]
+    return w
 
 
 # --- Vector streams (codec 2) -----------------------------------------------------------------------------------------
@@ -855,9 +887,53 @@ def vectors(stream, shapes):
     return tensors
 
 
+# --- Sums (codec 4) ---------------------------------------------------------------------------------------------------
+
+def low_rank(r, rows, cols):
+    rank = r.within(1, min(rows, cols, 4096), "rank")
+    exponents = [signed(e) for e in r.take(rank, "exponents")]
+    least = min(exponents)
+    check(least >= -100 and max(exponents) <= 100 and max(exponents) - least <= 20, "an exponent is out of range")
+    factors = []
+    for n in (rows, cols):
+        data = r.take(r.varint("length of a factor"), "factor")
+        factors.append([[q for q, _ in column] for column in indices(data, [0] * n, [0] * rank, Trellis(0, 0))])
+    check(all(abs(q) < 1 << 15 for factor in factors for column in factor for q in column), "an integer is too large")
+    a, b = (np.array(factor, np.int64) for factor in factors)
+    shifts = np.array([e - least for e in exponents], np.int64)[:, None]
+    return ((a << shifts).T @ b).astype("<f4") * np.float32(2.0**least)
+
+
+def sums(stream, shapes, needs):
+    (rows, cols), r = sides(shapes), Reader(stream.data)
+    terms = r.take(1, "terms")[0]
+    check(0 < terms < 8, "unknown terms")
+    check(len(needs) == terms % 2 and all(p.shape == shapes[0] for p in needs), "the tensors needed are not those wanted")
+    values = []
+    if terms & 1:
+        gain = struct.unpack("<h", r.take(2, "gain"))[0]
+        values.append(needs[0].reshape(rows, cols) * (np.float32(gain) / np.float32(4096)))
+    if terms & 2:
+        values.append(low_rank(r, rows, cols))
+    rest = r.take(len(r.data) - r.at, "residual")
+    if terms & 4:
+        values.append(grid_values(rest, rows, cols))
+    else:
+        check(not rest, "bytes are left over at the end of a sum")
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return [total.reshape(shapes[0])]
+
+
+def zeros(stream, shapes):
+    check(not stream.data, "a stream of zeros is not empty")
+    return [np.zeros(shape, "<f4") for shape in shapes]
+
+
 # --- Root -------------------------------------------------------------------------------------------------------------
 
-CODECS = {LOSSLESS: lossless, MATRIX: matrix, VECTORS: vectors}
+CODECS = {LOSSLESS: lossless, MATRIX: matrix, VECTORS: vectors, ZERO: zeros}
 
 
 def tensor_hash(tensor):
@@ -865,32 +941,31 @@ def tensor_hash(tensor):
     return blake3(front + np.ascontiguousarray(tensor, "<f4").tobytes())
 
 
-def root_of(hashes, source, config):
+def root_of(hashes, source, names, config):
+    named = [struct.pack("<IQ", t, len(name.encode())) + name.encode() for t, (name, _) in zip(source, names)]
     return blake3(struct.pack("<Q", len(hashes)) + b"".join(hashes)
-                  + struct.pack(f"<Q{len(source)}I", len(source), *source) + config.encode())
+                  + struct.pack("<Q", len(source)) + b"".join(named) + config.encode())
 
 
 def decode(data):
     """Tensors by name, f32, tied names sharing an array; the root; the hashes of the stored tensors."""
-    text, source, streams, root = parse(data)
-    try:
-        config = json.loads(text)
-        specs = list(ARCHITECTURES[config["arch"]](config))
-    except (ValueError, KeyError, TypeError) as e:
-        raise Rejected(f"the config describes no known model: {e!r}") from None
-    check(len(specs) == len(source), "the tie map is not of this architecture")
+    config, names, source, streams, root = parse(data)
     shapes = {}
-    for (name, shape), t in zip(specs, source):
+    for (name, shape), t in zip(names, source):
         check(shapes.setdefault(t, shape) == shape, f"{name} shares a tensor of another shape")
-    check(sum(map(math.prod, shapes.values())) <= 65536 * len(data), "so few bytes cannot hold such a model")
+    check(sum(map(math.prod, shapes.values())) <= min(4096 * len(data), 1 << 31), "so few bytes cannot hold such a model")
     stored = {}
     for stream in streams:
-        check(stream.codec in CODECS, f"unknown codec {stream.codec}")
-        check(stream.codec == LOSSLESS or not stream.params, "parameters where there should be none")
-        stored.update(zip(stream.tensors, CODECS[stream.codec](stream, [shapes[t] for t in stream.tensors])))
+        own = [shapes[t] for t in stream.tensors]
+        if stream.codec == SUM:
+            tensors = sums(stream, own, [stored[t] for t in stream.needs])
+        else:
+            check(stream.codec in CODECS and not stream.needs, f"unknown codec {stream.codec}, or one that needs nothing")
+            tensors = CODECS[stream.codec](stream, own)
+        stored.update(zip(stream.tensors, tensors))
     hashes = [tensor_hash(stored[t]) for t in range(len(stored))]
-    check(root_of(hashes, source, text) == root, "the decoded tensors do not match the root")
-    return {name: stored[t] for (name, _), t in zip(specs, source)}, root, hashes
+    check(root_of(hashes, source, names, config) == root, "the decoded tensors do not match the root")
+    return {name: stored[t] for (name, _), t in zip(names, source)}, root, hashes
 
 
 # --- Command ----------------------------------------------------------------------------------------------------------

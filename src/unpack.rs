@@ -27,7 +27,7 @@ pub struct Files {
 /// Writes a model down.
 ///
 /// A tensor keeps the element type that the artifact names for it where that type holds its values exactly (as it does
-/// after lossless coding). Values from a lattice lie between those of a 16-bit type; rounding them would change the
+/// after lossless coding). Quantized values lie between those of a 16-bit type; rounding them would change the
 /// network that was verified, so they are written in f32.
 ///
 /// # Errors

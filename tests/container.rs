@@ -4,33 +4,53 @@ use std::fs;
 
 use proptest::prelude::*;
 use tiepack::artifact::layout::{Header, StreamEntry, codec};
+use tiepack::artifact::names::Named;
 use tiepack::artifact::read::parse;
 use tiepack::artifact::root::{Decoded, root};
 use tiepack::artifact::save::{check, save};
 use tiepack::artifact::write::{assemble, size_of};
 use tiepack::error::Kind;
 use tiepack::ingest::weights::Dtype;
+use tiepack::nets::Form;
 use tiepack::varint::{Reader, put};
 
 const CONFIG: &str = r#"{"arch":"parameter-golf-baseline","vocab_size":1024,"num_layers":9,"model_dim":256,"num_heads":4,"num_kv_heads":2,"mlp_mult":2,"tie_embeddings":true,"logit_softcap":30.0,"rope_base":10000.0,"train_seq_len":256}"#;
 
-/// The header of a model of nine layers, five of them stored: 92 tensors, 31 matrices, 46 vectors in one stream, with
-/// `params` bytes of parameters for every matrix.
-fn nine_layers(params: usize) -> Header {
-    let copies = [0usize, 1, 2, 3, 2, 0, 6, 0, 2];
+/// What a whole model is called: as a layer's tensors follow each other in the challenge's baseline.
+fn names(layers: usize) -> Vec<Named> {
+    let named = |name: String, form| Named { name, shape: vec![256, 256], form };
+    let mut names = vec![named("tok_emb.weight".into(), Form::Embedding), named("skip_weights".into(), Form::Vector)];
+    let roles = [
+        ("attn.c_q.weight", Form::Matrix),
+        ("attn.c_k.weight", Form::Matrix),
+        ("attn.c_v.weight", Form::Matrix),
+        ("attn.proj.weight", Form::Matrix),
+        ("attn.q_gain", Form::Vector),
+        ("attn_scale", Form::Vector),
+        ("mlp.fc.weight", Form::Matrix),
+        ("mlp.proj.weight", Form::Matrix),
+        ("mlp_scale", Form::Vector),
+        ("resid_mix", Form::Vector),
+    ];
+    for layer in 0..layers {
+        names.extend(roles.iter().map(|(role, form)| named(format!("blocks.{layer}.{role}"), *form)));
+    }
+    names
+}
+
+/// The header of a model whose layers are copies of earlier ones as `copies` says: for the nine layers of [`COPIES`] 92
+/// tensors, 31 matrices, 46 vectors in one stream.
+fn header(copies: &[usize]) -> Header {
+    let names = names(copies.len());
     let (mut source, mut vectors, mut matrices) = (vec![0, 1], vec![1], vec![0]);
     let mut first = vec![vec![]; copies.len()];
     let mut next = 2;
     for (layer, &copy) in copies.iter().enumerate() {
-        // As a layer's tensors follow each other: gains, four matrices, scale, two matrices, scale, mix.
         let mut mine = Vec::new();
-        for is_vector in [false, false, false, false, true, true, false, false, true, true] {
-            if is_vector || copy == layer {
-                if is_vector {
-                    vectors.push(next)
-                } else {
-                    matrices.push(next)
-                }
+        for named in &names[2 + 10 * layer..12 + 10 * layer] {
+            if named.form == Form::Vector || copy == layer {
+                let kind = if named.form == Form::Vector { &mut vectors } else { &mut matrices };
+                kind.push(next);
                 mine.push(next);
                 next += 1;
             } else {
@@ -41,19 +61,27 @@ fn nine_layers(params: usize) -> Header {
         source.extend(&mine);
         first[layer] = mine;
     }
-    let entry = |codec, dtype, tensors: Vec<u32>, params: Vec<u8>, len| StreamEntry {
+    let entry = |codec, dtype, tensors: Vec<u32>, needs: Vec<u32>, len| StreamEntry {
         codec,
-        params,
         dtypes: vec![dtype; tensors.len()],
         tensors,
+        needs,
         len,
     };
-    let mut streams = vec![entry(codec::VECTORS, Dtype::F32, vectors, vec![7; 4], 9_100)];
-    for (i, t) in matrices.into_iter().enumerate() {
-        let noise = (0..params).map(|k| (((i * 31 + k) * 40_503) >> 4) as u8).collect();
-        streams.push(entry(codec::MATRIX, Dtype::Bf16, vec![t], noise, 20_000 + 1_713 * i as u64));
+    let mut streams = vec![entry(codec::VECTORS, Dtype::F32, vectors, vec![], 9_100)];
+    for (i, t) in matrices.iter().enumerate() {
+        // The last matrix starts from the first.
+        let needs = if i + 1 == matrices.len() { vec![matrices[0]] } else { vec![] };
+        let codec = if needs.is_empty() { codec::MATRIX } else { codec::SUM };
+        streams.push(entry(codec, Dtype::Bf16, vec![*t], needs, 20_000 + 1_713 * i as u64));
     }
-    Header { config: CONFIG.into(), source, streams }
+    Header { config: CONFIG.into(), names, source, streams }
+}
+
+const COPIES: [usize; 9] = [0, 1, 2, 3, 2, 0, 6, 0, 2];
+
+fn nine_layers() -> Header {
+    header(&COPIES)
 }
 
 fn bodies(header: &Header) -> Vec<Vec<u8>> {
@@ -62,7 +90,7 @@ fn bodies(header: &Header) -> Vec<Vec<u8>> {
 
 /// A small artifact, so that every byte of it can be tried.
 fn small() -> Vec<u8> {
-    let mut header = nine_layers(3);
+    let mut header = nine_layers();
     for (i, stream) in header.streams.iter_mut().enumerate() {
         stream.len = i as u64 % 5;
     }
@@ -71,7 +99,7 @@ fn small() -> Vec<u8> {
 
 #[test]
 fn parts_come_back_and_every_byte_is_accounted_for() {
-    let header = nine_layers(6);
+    let header = nine_layers();
     let bodies = bodies(&header);
     let bytes = assemble(&header, &bodies, &[9; 32]).unwrap();
     assert_eq!(bytes.len() as u64, size_of(&header).unwrap());
@@ -88,14 +116,20 @@ fn parts_come_back_and_every_byte_is_accounted_for() {
 }
 
 #[test]
-fn a_nine_layer_model_stays_under_600_bytes() {
-    for params in [0, 2, 4, 6] {
-        let header = nine_layers(params);
-        let streams: u64 = header.streams.iter().map(|s| s.len).sum();
-        let rest = size_of(&header).unwrap() - streams;
-        assert!(rest < 600, "{rest} bytes beside the streams, with {params} bytes of parameters a matrix");
-        println!("{params} bytes of parameters: {rest} bytes beside the streams");
-    }
+fn names_and_metadata_take_few_bytes_and_further_layers_next_to_none() {
+    let beside = |header: &Header| size_of(header).unwrap() - header.streams.iter().map(|s| s.len).sum::<u64>();
+    let nine = nine_layers();
+    // Names that are numbers take what no names would.
+    let nameless = |header: &Header| {
+        let names = (0..header.names.len()).map(|i| Named { name: i.to_string(), shape: vec![], form: Form::Vector });
+        Header { names: names.collect(), ..header.clone() }
+    };
+    let copies: Vec<usize> = (0..36).map(|layer| if layer < 9 { COPIES[layer] } else { COPIES[layer % 9] }).collect();
+    let many = header(&copies);
+    assert!(beside(&nine) < 600, "{} bytes beside the streams of nine layers", beside(&nine));
+    let costs = [&nine, &many].map(|header| beside(header) as i64 - beside(&nameless(header)) as i64);
+    println!("names and shapes of 9 and 36 layers: {costs:?} bytes more than numbers for names");
+    assert!(costs[1] - costs[0] < 16, "{costs:?}");
 }
 
 #[test]
@@ -148,14 +182,19 @@ fn other_files_and_versions_are_told_apart() {
 
 #[test]
 fn headers_that_break_a_rule_are_not_written() {
-    let good = nine_layers(1);
-    let broken: [fn(&mut Header); 6] = [
+    let good = nine_layers();
+    let broken: [fn(&mut Header); 11] = [
         |h| h.source[5] = 90,
         |h| h.source.swap(0, 1),
         |h| h.streams.truncate(31),
         |h| h.streams[1].tensors = h.streams[2].tensors.clone(),
         |h| h.streams[0].tensors.reverse(),
         |h| h.streams[0].dtypes.truncate(1),
+        |h| h.streams[0].needs = vec![0],
+        |h| h.streams[3].needs = vec![900],
+        |h| h.names.truncate(5),
+        |h| h.names[7].name = h.names[8].name.clone(),
+        |h| h.names[7].shape = vec![1; 9],
     ];
     for (i, break_it) in broken.iter().enumerate() {
         let mut header = good.clone();
@@ -166,17 +205,24 @@ fn headers_that_break_a_rule_are_not_written() {
 }
 
 #[test]
-fn the_root_sees_shape_values_map_and_config() {
+fn the_root_sees_shape_values_map_names_and_config() {
     let (data, shape) = ([1.0, 2.0], [2usize]);
-    let base = root(&[Decoded { shape: &shape, data: &data }], &[0], "{}");
+    let header = |names: &[&str], config: &str| Header {
+        config: config.into(),
+        names: names.iter().map(|n| Named { name: n.to_string(), shape: vec![2], form: Form::Vector }).collect(),
+        source: vec![0; names.len()],
+        streams: vec![],
+    };
+    let base = root(&[Decoded { shape: &shape, data: &data }], &header(&["a"], "{}"));
     let others = [
-        root(&[Decoded { shape: &[2, 1], data: &data }], &[0], "{}"),
-        root(&[Decoded { shape: &shape, data: &[1.0, -2.0] }], &[0], "{}"),
-        root(&[Decoded { shape: &shape, data: &data }], &[0, 0], "{}"),
-        root(&[Decoded { shape: &shape, data: &data }], &[0], "{ }"),
+        root(&[Decoded { shape: &[2, 1], data: &data }], &header(&["a"], "{}")),
+        root(&[Decoded { shape: &shape, data: &[1.0, -2.0] }], &header(&["a"], "{}")),
+        root(&[Decoded { shape: &shape, data: &data }], &header(&["a", "b"], "{}")),
+        root(&[Decoded { shape: &shape, data: &data }], &header(&["b"], "{}")),
+        root(&[Decoded { shape: &shape, data: &data }], &header(&["a"], "{ }")),
     ];
     assert!(others.iter().all(|o| *o != base));
-    let zero = |z: f32| root(&[Decoded { shape: &[1], data: &[z] }], &[0], "");
+    let zero = |z: f32| root(&[Decoded { shape: &[1], data: &[z] }], &header(&["a"], ""));
     assert_ne!(zero(0.0), zero(-0.0));
 }
 
@@ -252,7 +298,7 @@ fn places_that_cannot_be_written_are_named() {
 /// Any valid header: a tie map by first use, streams that share out the stored tensors.
 fn headers() -> impl Strategy<Value = Header> {
     let tensor = (any::<prop::sample::Index>(), any::<bool>());
-    let stream = (any::<u8>(), prop::collection::vec(any::<u8>(), 0..4), 0u64..1 << 40, 0usize..3);
+    let stream = (any::<u8>(), prop::collection::vec(any::<prop::sample::Index>(), 0..3), 0u64..1 << 40, 0usize..3);
     (".{0,40}", prop::collection::vec(tensor, 0..60), prop::collection::vec((any::<u8>(), stream), 60)).prop_map(
         |(config, tensors, picks)| {
             let (mut source, mut stored) = (vec![], 0u32);
@@ -266,21 +312,35 @@ fn headers() -> impl Strategy<Value = Header> {
             }
             let mut streams: Vec<StreamEntry> = vec![];
             for t in 0..stored {
-                let (join, (codec, params, len, dtype)) = &picks[t as usize];
+                let (join, (codec, _, len, dtype)) = &picks[t as usize];
                 let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][*dtype];
                 if *join >= 128 && !streams.is_empty() {
                     let i = usize::from(*join) % streams.len();
                     streams[i].tensors.push(t);
                     streams[i].dtypes.push(dtype);
                 } else {
-                    let (codec, params, len) = (codec % 3, params.clone(), *len);
-                    streams.push(StreamEntry { codec, params, tensors: vec![t], dtypes: vec![dtype], len });
+                    let (codec, needs, len) = (codec % 5, vec![], *len);
+                    streams.push(StreamEntry { codec, tensors: vec![t], dtypes: vec![dtype], needs, len });
                 }
             }
             if stored % 2 == 0 {
                 streams.reverse();
             }
-            Header { config, source, streams }
+            // Every stream may need tensors of those before it.
+            let mut decoded: Vec<u32> = vec![];
+            for (stream, (_, (_, needs, ..))) in streams.iter_mut().zip(&picks) {
+                if !decoded.is_empty() {
+                    stream.needs = needs.iter().map(|need| *need.get(&decoded)).collect();
+                }
+                decoded.extend(&stream.tensors);
+            }
+            let name = |i: usize| match i % 3 {
+                0 => format!("h.{}.part{}", i / 6, i % 6),
+                _ => format!("{i}"),
+            };
+            let named = |i: usize| Named { name: name(i), shape: vec![i % 4, 7], form: Form::Matrix };
+            let names = (0..source.len()).map(named).collect();
+            Header { config, names, source, streams }
         },
     )
 }

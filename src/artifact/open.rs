@@ -76,7 +76,7 @@ pub fn structure(header: &Header) -> Result<(Config, Structure)> {
     let same = |(spec, named): (&TensorSpec, &super::names::Named)| {
         spec.name == named.name && spec.shape == named.shape && spec.form == named.form
     };
-    let why = match nets::build(&config).map(Structure::of) {
+    let why = match nets::build(&config).map(Structure::from) {
         Ok(structure) => {
             let specs = &structure.specs;
             if specs.len() == header.names.len() && specs.iter().zip(&header.names).all(same) {

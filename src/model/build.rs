@@ -20,7 +20,8 @@ const LISTED: usize = 5;
 /// # Errors
 /// Tensors are missing, foreign or of the wrong shape; the tie map does not fit the architecture; declared ties do
 /// not hold. Messages begin with the path of the weights and name the tensors.
-pub fn build(source: Source, structure: Structure, retie: Option<Retie>) -> Result<Model> {
+pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Retie>) -> Result<Model> {
+    let structure = structure.into();
     let Source { path, config, mut tensors, ties } = source;
     let place = |e: Error| e.at(path.display());
     let specs = &structure.specs;

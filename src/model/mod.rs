@@ -65,10 +65,11 @@ impl Model {
     /// Indices, order or lengths do not fit the architecture, or tensors of different shapes share a part.
     pub fn from_parts(
         config: Config,
-        structure: Structure,
+        structure: impl Into<Structure>,
         parts: Vec<(Dtype, Arc<Vec<f32>>)>,
         source: Vec<usize>,
     ) -> Result<Model> {
+        let structure = structure.into();
         let specs = &structure.specs;
         if source.len() != specs.len() {
             let (found, wanted) = (source.len(), specs.len());

@@ -21,17 +21,19 @@ pub struct Structure {
     pub net: Result<Arc<dyn Net>>,
 }
 
-impl Structure {
+impl From<Arc<dyn Net>> for Structure {
     /// The tensors of a network.
-    pub fn of(net: Arc<dyn Net>) -> Self {
+    fn from(net: Arc<dyn Net>) -> Self {
         let tied_roles = net.tied_roles().iter().map(ToString::to_string).collect();
         Structure { specs: net.tensors(), layers: net.layers(), tied_roles, net: Ok(net) }
     }
+}
 
+impl Structure {
     /// The tensors of `net` or, where there is none, those that a file holds.
     pub fn of_file(net: Result<Arc<dyn Net>>, tensors: &BTreeMap<String, RawTensor>) -> Self {
         match net {
-            Ok(net) => Structure::of(net),
+            Ok(net) => net.into(),
             Err(why) => {
                 let mut named: Vec<_> = tensors.iter().collect();
                 named.sort_by_key(|(name, _)| natural_order(name));

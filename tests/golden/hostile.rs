@@ -7,7 +7,7 @@ use serde_json::Value;
 use tiepack::artifact::read::Parsed;
 use tiepack::varint::put;
 
-use crate::{BOTH, LARGEST, LATTICE, decoded, expected, golden, hashes};
+use crate::{ALL, LARGEST, QUANTIZED, decoded, expected, golden, hashes};
 
 /// No single piece of memory may be larger, for files of a few thousand bytes.
 const MEMORY: usize = 64 << 20;
@@ -54,11 +54,11 @@ fn with_header(header: &[u8], bytes: &[u8], parsed: &Parsed) -> Vec<u8> {
 
 #[test]
 fn changed_streams_give_an_error_or_the_same_tensors() {
-    for name in BOTH {
+    for name in ALL {
         let (bytes, parsed) = golden(name);
         let body = bytes.len() - 8;
         // Each of these is decoded to its end: all bytes of the denser format, one in four of the other.
-        let stride = if name == LATTICE { 1 } else { 4 };
+        let stride = if name == QUANTIZED { 1 } else { 4 };
         (parsed.header_range.end..body).into_par_iter().step_by(stride).for_each(|at| {
             for flip in [0xff, 1 << (at / stride % 8)] {
                 let mut bad = bytes[..body].to_vec();
@@ -72,7 +72,7 @@ fn changed_streams_give_an_error_or_the_same_tensors() {
 
 #[test]
 fn changed_headers_give_an_error_or_the_same_tensors() {
-    for name in BOTH {
+    for name in ALL {
         let (bytes, parsed) = golden(name);
         let header = header(&bytes, &parsed);
         // The unpacked header is as good as the packed one.
@@ -106,7 +106,7 @@ fn changed_headers_give_an_error_or_the_same_tensors() {
 
 #[test]
 fn cut_files_with_a_fitting_checksum_are_refused() {
-    for name in BOTH {
+    for name in ALL {
         let (bytes, parsed) = golden(name);
         let front = parsed.header_range.end;
         for cut in (4..front).chain((0..100).map(|k| front + k * (bytes.len() - 9 - front) / 100)) {
@@ -117,7 +117,7 @@ fn cut_files_with_a_fitting_checksum_are_refused() {
 
 #[test]
 fn a_foreign_root_is_refused() {
-    for name in BOTH {
+    for name in ALL {
         let (bytes, _) = golden(name);
         let mut bad = bytes[..bytes.len() - 8].to_vec();
         let last = bad.len() - 1;
@@ -130,7 +130,7 @@ fn a_foreign_root_is_refused() {
 /// The first bytes of a matrix stream are not coded but plain numbers: all machines, and the ends of the base step.
 #[test]
 fn fields_of_matrix_streams_are_checked() {
-    let (bytes, parsed) = golden(LATTICE);
+    let (bytes, parsed) = golden(QUANTIZED);
     for (entry, range) in parsed.header.streams.iter().zip(&parsed.streams) {
         if entry.codec != tiepack::artifact::layout::codec::MATRIX {
             continue;
@@ -141,15 +141,15 @@ fn fields_of_matrix_streams_are_checked() {
             bad
         };
         for kind in 0..=255u8 {
-            error_or_same(with(0, &[kind]), LATTICE, &format!("trellis {kind} at {range:?}"));
+            error_or_same(with(0, &[kind]), QUANTIZED, &format!("trellis {kind} at {range:?}"));
         }
         for base in [i16::MIN, i16::MIN + 1, -6401, -6400, 6400, 6401, i16::MAX] {
-            error_or_same(with(1, &base.to_le_bytes()), LATTICE, &format!("base {base} at {range:?}"));
+            error_or_same(with(1, &base.to_le_bytes()), QUANTIZED, &format!("base {base} at {range:?}"));
         }
         for length in
             [&[0u8][..], &[0x7f], &[0xff, 0x7f], &[0xff, 0xff, 0xff, 0xff, 0xff], &[0x80, 0x80, 0x80, 0x80, 0x7f]]
         {
-            error_or_same(with(3, length), LATTICE, &format!("length {length:?} at {range:?}"));
+            error_or_same(with(3, length), QUANTIZED, &format!("length {length:?} at {range:?}"));
         }
     }
     in_bounds();

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use tiepack::artifact::open::decode;
-use tiepack::compile::{Effort, Options, compile};
+use tiepack::compile::{self, Effort, Options, compile};
 use tiepack::ingest::{Config, Dtype, RawTensor, Source, TieMap};
-use tiepack::model::{Model, build};
+use tiepack::model::{Model, Structure, build};
 use tiepack::nets::{self, Form};
+use tiepack::plan::{Grid, Made, Odd, PLAN_VERSION, Part, Plan};
 use tiepack::progress::Silent;
 
-use crate::{FOLDER, LATTICE, LOSSLESS, hashes};
+use crate::{FOLDER, FOREIGN, LOSSLESS, QUANTIZED, hashes};
 
 const CONFIG: &str = r#"{"arch":"parameter-golf-baseline","vocab_size":64,"num_layers":3,"model_dim":16,"num_heads":2,"num_kv_heads":1,"mlp_mult":2,"tie_embeddings":true,"logit_softcap":30.0,"rope_base":10000.0,"train_seq_len":32}"#;
 /// Layer 2 is layer 0 again, so that a tie map is needed.
@@ -81,6 +82,52 @@ pub fn model() -> Model {
     build(Source { path: "golden".into(), config, tensors, ties }, net, None).unwrap()
 }
 
+/// A model that no network explains. Layer 3 is layer 0 again, layer 1 is near layer 0, and a branch does nothing.
+fn foreign() -> Model {
+    let mut noise = Noise(5);
+    let mut tensors = BTreeMap::new();
+    let mut add = |name: &str, shape: &[usize], data: Vec<f64>| {
+        let data = Arc::new(data.into_iter().map(|v| v as f32).collect());
+        tensors.insert(name.to_string(), RawTensor { shape: shape.to_vec(), dtype: Dtype::F32, data });
+    };
+    let base = matrix(&mut noise, 48, 32);
+    for layer in 0..4 {
+        let mixed: Vec<f64> = match layer {
+            0 | 3 => base.clone(),
+            1 => base.iter().zip(matrix(&mut noise, 48, 32)).map(|(a, b)| 0.7 * a + 0.3 * b).collect(),
+            _ => matrix(&mut noise, 48, 32),
+        };
+        add(&format!("h.{layer}.mixer.weight"), &[48, 32], mixed);
+        add(&format!("h.{layer}.gain"), &[32], (0..32).map(|_| 1.0 + 0.1 * noise.normal()).collect());
+    }
+    add("bank", &[2, 24, 32], matrix(&mut noise, 48, 32));
+    add("silent", &[32, 32], vec![0.0; 1024]);
+    add("kept", &[3, 5], matrix(&mut noise, 3, 5));
+    let config = Config::none();
+    let net = Err(tiepack::error::Error::input("there is no configuration"));
+    let structure = Structure::of_file(net, &tensors);
+    build(Source { path: "foreign".into(), config, tensors, ties: None }, structure, None).unwrap()
+}
+
+/// Every way to make a tensor: alone, chains of sums with and without ranks and residuals, zeros, exact, vectors.
+fn foreign_plan(model: &Model) -> Plan {
+    let grid = |states, odd| Grid { states, odd };
+    let step = 5e-4;
+    let sum = |from: Option<&str>, rank, residual| Made::Sum { step, from: from.map(String::from), rank, residual };
+    let part = |tensors: &[&str], made| Part { tensors: tensors.iter().map(ToString::to_string).collect(), made };
+    let (first, second) = ("h.0.mixer.weight", "h.1.mixer.weight");
+    let parts = vec![
+        part(&[first], Made::Matrix { step, grid: grid(16, Odd::Plain) }),
+        part(&[second], sum(Some(first), 2, Some(grid(4, Odd::WithZero)))),
+        part(&["h.2.mixer.weight"], sum(Some(second), 0, Some(grid(1, Odd::WithZero)))),
+        part(&["bank"], sum(None, 5, None)),
+        part(&["silent"], Made::Zero),
+        part(&["kept"], Made::Exact),
+        part(&["h.0.gain", "h.1.gain", "h.2.gain", "h.3.gain"], Made::Vectors { step }),
+    ];
+    Plan { plan: PLAN_VERSION, model: model.digest().to_hex().to_string(), parts }
+}
+
 #[test]
 #[ignore = "writes fixtures/golden"]
 fn make() {
@@ -93,10 +140,25 @@ fn make() {
         tokens.push(if noise.bits().is_multiple_of(4) { (noise.bits() % 64) as u16 } else { (last + 1) % 64 });
     }
     let mut expected = Map::new();
-    for (name, lossless, cap) in [(LATTICE, false, CAP), (LOSSLESS, true, 12_000)] {
-        let (effort, seed) = (Effort::Fast, 0);
-        let options = Options { cap, includes: 0, effort, seed, lossless, calib_rows: None, cache: None };
-        let compiled = compile(&model, Some(&tokens), &options, &Silent).unwrap();
+    let options = |cap| Options {
+        cap,
+        includes: 0,
+        effort: Effort::Fast,
+        seed: 0,
+        lossless: false,
+        calib_rows: None,
+        cache: None,
+        curvature: compile::Source::Measured,
+        plan: None,
+    };
+    let foreign = foreign();
+    let planned = Options { curvature: compile::Source::Flat, plan: Some(foreign_plan(&foreign)), ..options(20_000) };
+    for (name, model, options) in [
+        (QUANTIZED, &model, options(CAP)),
+        (LOSSLESS, &model, Options { lossless: true, ..options(12_000) }),
+        (FOREIGN, &foreign, planned),
+    ] {
+        let compiled = compile(model, Some(&tokens), &options, &Silent).unwrap();
         let opened = decode(&compiled.bytes).unwrap();
         let root = blake3::Hash::from_bytes(opened.parsed.root).to_hex().to_string();
         expected.insert(name.into(), json!({ "root": root, "tensors": hashes(&opened.model) }));

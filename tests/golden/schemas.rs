@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{FOLDER, LATTICE};
+use crate::{FOLDER, QUANTIZED};
 
 const MODEL: &str = "fixtures/pep-tiny";
 
@@ -139,14 +139,14 @@ fn documents_are_as_their_schemas_say() {
     assert!(full.pointer("/verdict/evaluation/cost/bits_per_byte/value").is_some_and(Value::is_number), "{full}");
     fits(&format!("pack {MODEL} -o {{}}/b.tiepack --cap 400kB --lossless --no-eval"), "pack", dir);
     fits(&format!("verify {{}}/a.tiepack --against {MODEL} --val-rows 1 --cap 400kB"), "verify", dir);
-    let bare = fits(&format!("verify {FOLDER}/{LATTICE}"), "verify", dir);
+    let bare = fits(&format!("verify {FOLDER}/{QUANTIZED}"), "verify", dir);
     assert!(["budget", "against", "evaluation"].iter().all(|key| bare["verdict"][*key].is_null()), "{bare}");
     fits(&format!("eval {MODEL} --val-rows 2"), "eval", dir);
     fits(&format!("eval {MODEL} --val-rows 2 --stride 64"), "eval", dir);
     fits(&format!("eval {{}}/a.tiepack --val {MODEL}/val_000.bin --val-rows 1"), "eval", dir);
     fits(&format!("inspect {MODEL}"), "inspect", dir);
-    fits(&format!("inspect {FOLDER}/{LATTICE}"), "inspect", dir);
-    fits(&format!("unpack {FOLDER}/{LATTICE} -o {{}}/unpacked"), "unpack", dir);
+    fits(&format!("inspect {FOLDER}/{QUANTIZED}"), "inspect", dir);
+    fits(&format!("unpack {FOLDER}/{QUANTIZED} -o {{}}/unpacked"), "unpack", dir);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn errors_are_as_their_schema_says() {
 #[test]
 fn documents_that_break_a_rule_are_told() {
     let dir = tempfile::tempdir().unwrap();
-    let good = document(&format!("verify {FOLDER}/{LATTICE}"), dir.path());
+    let good = document(&format!("verify {FOLDER}/{QUANTIZED}"), dir.path());
     let broken: [(&str, Value); 5] = [
         ("/verdict/artifact/bytes", "3000".into()),
         ("/verdict/artifact/root", "f00".into()),

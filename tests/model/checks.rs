@@ -10,7 +10,7 @@ fn a_model_without_ties_stores_every_tensor_in_canonical_order() {
     assert_eq!(model.stored.iter().map(|s| s.spec).collect::<Vec<_>>(), (0..11).collect::<Vec<_>>());
     assert_eq!(model.ties.copies, [0, 1, 2]);
     assert!(model.ties.declared.is_empty() && model.ties.found.is_empty());
-    // Two of 4 × 2 and six of 3 × 2; gains are no lattice weights.
+    // Two of 4 × 2 and six of 3 × 2; gains are not quantized weights.
     assert_eq!(model.weights(), 2 * 8 + 6 * 6);
     assert_eq!(model.shape(2), [2, 3]);
     assert_eq!(format!("{model:?}"), "Model(toy, 11 stored tensors for 11 names)");

@@ -84,13 +84,13 @@ fn gradients_are_those_of_pytorch() {
     let golden = &golden["curvature"];
     let rows = golden["calibration_rows"].as_u64().unwrap() as usize;
     let tokens = calibration();
-    let windows = Windows::new(&tokens, model.net.context(), Some(rows));
+    let windows = Windows::new(&tokens, model.network().unwrap().context(), Some(rows));
     assert_eq!(windows.rows(), rows);
     let (params, tap) = (model.params().unwrap(), Tap::default());
     for row in 0..rows {
         let ids: Vec<u32> = windows.input(row).iter().map(|t| u32::from(*t)).collect();
         let ids = Tensor::from_vec(ids, (1, windows.length()), &candle_core::Device::Cpu).unwrap();
-        let logits = model.net.logits(&params, &ids, &tap).unwrap();
+        let logits = model.network().unwrap().logits(&params, &ids, &tap).unwrap();
         let cotangent = cotangent(&logits, windows.target(row));
         seed(&logits, cotangent).unwrap().backward().unwrap();
     }
@@ -132,7 +132,7 @@ fn curvature_does_not_depend_on_the_number_of_threads() {
     let (_, model) = model();
     let tokens = calibration();
     // Five batches: more than threads, and not a multiple of them.
-    let windows = Windows::new(&tokens, model.net.context(), Some(18));
+    let windows = Windows::new(&tokens, model.network().unwrap().context(), Some(18));
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| measure(&model, &windows, 7, &|_| {})).unwrap()

@@ -44,12 +44,12 @@ fn indices(value: &Value) -> Vec<usize> {
 fn logits_are_those_of_pytorch() {
     let (golden, (_, model)) = (golden(), model());
     let params = model.params().unwrap();
-    let vocab = model.net.vocab_size();
+    let vocab = model.network().unwrap().vocab_size();
     for (row, wanted) in golden["rows"].as_array().unwrap().iter().enumerate() {
         let tokens: Vec<u32> = indices(&wanted["tokens"]).iter().map(|&t| t as u32).collect();
         let length = tokens.len();
         let tokens = Tensor::from_vec(tokens, (1, length), &Device::Cpu).unwrap();
-        let logits = model.net.logits(&params, &tokens, &Plain).unwrap();
+        let logits = model.network().unwrap().logits(&params, &tokens, &Plain).unwrap();
         assert_eq!(logits.dims(), [1, length, vocab]);
         let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
         let at = |position: usize| &logits[position * vocab..(position + 1) * vocab];
@@ -83,11 +83,11 @@ fn logits_are_those_of_pytorch() {
 fn losses_are_those_of_pytorch() {
     let (golden, (located, model)) = (golden(), model());
     let wanted = &golden["loss"];
-    let tokens = located.val_tokens(model.net.vocab_size()).unwrap();
+    let tokens = located.val_tokens(model.network().unwrap().vocab_size()).unwrap();
     let rows = wanted["rows"].as_u64().unwrap() as usize;
-    let windows = Windows::new(&tokens, model.net.context(), Some(rows));
+    let windows = Windows::new(&tokens, model.network().unwrap().context(), Some(rows));
     assert_eq!(windows.tokens() as u64, wanted["tokens"].as_u64().unwrap());
-    let found = losses(&*model.net, &model.params().unwrap(), &windows, &|_| {}).unwrap();
+    let found = losses(model.network().unwrap(), &model.params().unwrap(), &windows, &|_| {}).unwrap();
 
     let mean = wanted["mean_nats"].as_f64().unwrap();
     assert!((found.mean() - mean).abs() < LOSS, "mean loss {} instead of {mean}", found.mean());
