@@ -108,6 +108,15 @@ pub struct PackArgs {
     /// Keep every weight bit for bit; needs no calibration tokens
     #[arg(long)]
     pub lossless: bool,
+    /// Curvature that was measured elsewhere, or `none`: every weight counts alike; no network is needed then
+    #[arg(long, value_name = "FILE|none", conflicts_with = "lossless")]
+    pub statistics: Option<PathBuf>,
+    /// Make what this plan says instead of what a search finds
+    #[arg(long, value_name = "FILE", conflicts_with = "lossless")]
+    pub plan: Option<PathBuf>,
+    /// Write down what each tensor was made of, and how finely
+    #[arg(long, value_name = "FILE")]
+    pub write_plan: Option<PathBuf>,
     /// Folder for measured statistics [default: tiepack in the user's cache folder]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     pub cache: Option<PathBuf>,

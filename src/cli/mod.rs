@@ -8,6 +8,7 @@ mod bytes;
 mod eval;
 mod figures;
 mod files;
+mod given;
 mod inspect;
 mod json;
 mod pack;

@@ -16,8 +16,9 @@ const PAIR: [Side; 2] = [Side::Left, Side::Left];
 
 /// The verdict, and what was packed in its last line.
 pub fn packed(packed: &Packed) -> String {
-    let Packed { model, verdict, steps, cached_statistics, .. } = packed;
-    let mut stages: Vec<String> = steps.iter().map(|step| format!("{} {:.1} s", step.stage, step.seconds)).collect();
+    let Packed { model, verdict, cached_statistics, .. } = packed;
+    let stage = |stage: &super::pack::Stage| format!("{} {:.1} s", stage.stage, stage.seconds);
+    let mut stages: Vec<String> = packed.stages.iter().map(stage).collect();
     if *cached_statistics {
         stages.push("statistics from an earlier run".into());
     }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::args::VerifyArgs;
 use super::files::{self, Validation};
 use crate::error::Result;
+use crate::nets::Net;
 use crate::progress::Progress;
 use crate::verify::verdict::{Budget, Verdict};
 use crate::verify::{against, alone};
@@ -24,7 +25,8 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     let mut verdict = match &args.against {
         Some(path) => {
             let (located, model) = files::model(path, &args.files, &overrides)?;
-            let trial = Validation::of(&located).read(model.network()?.vocab_size(), args.val_rows)?;
+            let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);
+            let trial = model.network().ok().map(read).transpose()?.flatten();
             against(&args.artifact, (path, &model), trial.as_ref(), progress)?
         }
         None => {
