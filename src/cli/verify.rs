@@ -6,7 +6,7 @@ use super::args::VerifyArgs;
 use super::files::{self, Validation};
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::verify::verdict::{Budget, Verdict};
+use crate::verify::verdict::{Budget, Note, Verdict};
 use crate::verify::{against, alone};
 
 /// A verified artifact.
@@ -25,7 +25,9 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
         Some(path) => {
             let (located, model) = files::model(path, &args.files, &overrides)?;
             let trial = Validation::of(&located).read(model.net.vocab_size(), args.val_rows)?;
-            against(&args.artifact, (path, &model), trial.as_ref(), progress)?
+            let mut verdict = against(&args.artifact, (path, &model), trial.as_ref(), progress)?;
+            verdict.notes.splice(0..0, model.remarks.iter().cloned().map(Note::Input));
+            verdict
         }
         None => {
             let validation = Validation::beside(&args.artifact, &overrides)?;

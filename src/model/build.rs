@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::ties::{self, Retie, TieReport};
 use super::{Checked, Model, Stored, elements};
 use crate::error::{Error, Result};
-use crate::ingest::{RawTensor, Source};
+use crate::ingest::{RawTensor, Remark, Source};
 use crate::nets::{Form, Net, TensorSpec};
 
 /// Faults listed before "and more".
@@ -22,11 +22,11 @@ const LISTED: usize = 5;
 /// Tensors are missing, foreign or of the wrong shape; the tie map does not fit the architecture; declared ties do
 /// not hold. Messages begin with the path of the weights and name the tensors.
 pub fn build(source: Source, net: Arc<dyn Net>, retie: Option<Retie>) -> Result<Model> {
-    let Source { path, config, mut tensors, ties } = source;
+    let Source { path, config, mut tensors, ties, remarks } = source;
     let place = |e: Error| e.at(path.display());
     let specs = net.tensors();
     let group = ties::declared_groups(&specs, &*net, ties.as_ref()).map_err(place)?;
-    check(&specs, &group, &tensors, &config.arch).map_err(place)?;
+    check(&specs, &group, &tensors, &remarks, &config.arch).map_err(place)?;
     let present = specs.iter().map(|spec| tensors.remove(&spec.name)).collect();
     let (leaders, retied) = ties::unite(&specs, &group, present, retie).map_err(place)?;
 
@@ -51,11 +51,17 @@ pub fn build(source: Source, net: Arc<dyn Net>, retie: Option<Retie>) -> Result<
     let declared = group.iter().enumerate().filter(|(i, g)| i != *g).map(|(i, &g)| named(i, g)).collect();
     let copies = ties::layer_copies(&specs, &*net, &source);
     let ties = TieReport { declared, found, retied, copies };
-    Ok(Model { config, net, specs, stored, source, ties, _checked: Checked })
+    Ok(Model { config, net, specs, stored, source, ties, remarks, _checked: Checked })
 }
 
 /// Missing, wrongly shaped and foreign tensors, the first few of them listed.
-fn check(specs: &[TensorSpec], group: &[usize], tensors: &BTreeMap<String, RawTensor>, arch: &str) -> Result<()> {
+fn check(
+    specs: &[TensorSpec],
+    group: &[usize],
+    tensors: &BTreeMap<String, RawTensor>,
+    remarks: &[Remark],
+    arch: &str,
+) -> Result<()> {
     let mut faults = Vec::new();
     // A tied tensor may be left out as long as one of its group is there.
     let mut served = vec![false; specs.len()];
@@ -66,7 +72,11 @@ fn check(specs: &[TensorSpec], group: &[usize], tensors: &BTreeMap<String, RawTe
         let TensorSpec { name, shape, .. } = spec;
         match tensors.get(name) {
             None if served[leader] => {}
-            None => faults.push(format!("{name} {shape:?} is missing")),
+            None => {
+                let why = remarks.iter().find_map(|remark| remark.dropped(name));
+                let why = why.map_or_else(String::new, |why| format!(": it was left out, being {why}"));
+                faults.push(format!("{name} {shape:?} is missing{why}"));
+            }
             Some(tensor) if tensor.shape != *shape => {
                 faults.push(format!("{name} has shape {:?}, wanted {shape:?}", tensor.shape));
             }

@@ -17,7 +17,7 @@ pub use ties::{Retie, TieReport};
 pub use crate::ingest::Dtype;
 
 use crate::error::{Error, Result};
-use crate::ingest::Config;
+use crate::ingest::{Config, Remark};
 use crate::nets::{Form, Net, Params, TensorSpec};
 
 /// One distinct tensor, used under one name or, tied, under several.
@@ -48,6 +48,8 @@ pub struct Model {
     /// For every spec the index into `stored` of its tensor.
     pub source: Vec<usize>,
     pub ties: TieReport,
+    /// What reading its files changed or left out.
+    pub remarks: Vec<Remark>,
     _checked: Checked,
 }
 
@@ -105,7 +107,7 @@ impl Model {
         let declared = source.iter().enumerate().filter_map(shared).collect();
         let copies = ties::layer_copies(&specs, &*net, &source);
         let ties = TieReport { declared, found: Vec::new(), retied: Vec::new(), copies };
-        Ok(Model { config, net, specs, stored, source, ties, _checked: Checked })
+        Ok(Model { config, net, specs, stored, source, ties, remarks: Vec::new(), _checked: Checked })
     }
 
     /// The spec of the first use of a stored tensor.

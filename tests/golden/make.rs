@@ -78,7 +78,7 @@ pub fn model() -> Model {
         tensors.insert(spec.name, RawTensor { shape: spec.shape, dtype, data });
     }
     let ties = Some(TieMap::from_json(TIES).unwrap());
-    build(Source { path: "golden".into(), config, tensors, ties }, net, None).unwrap()
+    build(Source { path: "golden".into(), config, tensors, ties, remarks: Vec::new() }, net, None).unwrap()
 }
 
 #[test]
