@@ -143,7 +143,7 @@ fn prove(
 
 /// What is worth knowing about the model before it is packed.
 fn notes(model: &Model) -> Vec<Note> {
-    let mut notes = Vec::new();
+    let mut notes: Vec<Note> = model.remarks.iter().cloned().map(Note::Input).collect();
     if !model.ties.found.is_empty() {
         notes.push(Note::UndeclaredTies(model.ties.found.len()));
     }

@@ -6,6 +6,7 @@ use super::statistics::{Estimate, quantile};
 use crate::error::{Error, Result};
 use crate::eval::bits::bits_per_byte;
 use crate::eval::compare::{Comparison, Losses};
+use crate::ingest::Remark;
 use crate::text::thousands;
 
 /// What was found out about an artifact.
@@ -195,6 +196,8 @@ pub enum Note {
     NotEvaluated,
     /// Losses in bits per byte need the lengths of the tokens.
     NoTokenizer,
+    /// Reading the model changed this or left it out.
+    Input(Remark),
     /// `--allow-overlap` let this text through.
     Overlap(String),
     /// So many matrices are equal to others without being declared tied.
@@ -219,6 +222,7 @@ impl Note {
             Note::NoValidation => "not evaluated: there are no validation tokens".into(),
             Note::NotEvaluated => "not evaluated, as --no-eval asks".into(),
             Note::NoTokenizer => "no bits per byte: there is no tokenizer".into(),
+            Note::Input(remark) => remark.message(),
             Note::Overlap(what) => format!("the losses are too good: {what}"),
             Note::UndeclaredTies(n) => format!("matrices equal to others but not declared tied, stored once: {n}"),
             Note::Retied(n, largest) => {
@@ -241,6 +245,7 @@ impl Note {
             Note::NoValidation => "name a token shard with --val",
             Note::NotEvaluated => "`tiepack verify ARTIFACT --against MODEL` makes up for it",
             Note::NoTokenizer => "name the SentencePiece model with --tokenizer",
+            Note::Input(remark) => remark.hint(),
             Note::Overlap(_) => "validate on tokens that the packer has not seen",
             Note::UndeclaredTies(_) => "declare them in ties.json to have them checked",
             Note::Retied(..) => "losses are against the model as changed, not as it was trained",
