@@ -76,8 +76,7 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     };
     progress.begin("evaluate on validation", tokens as u64);
     let params = model.params()?;
-    let scored =
-        score((net, &params), &mut stream, scoring, table.as_ref(), &mut each, &|n| progress.advance(n))?;
+    let scored = score((net, &params), &mut stream, scoring, table.as_ref(), &mut each, &|n| progress.advance(n))?;
     progress.end();
     losses.map(Staged::commit).transpose()?;
 
@@ -127,8 +126,10 @@ fn check_mark(mark: u16, mut stream: Stream, tokens: usize, vocab: usize) -> Res
         seen += part.len();
         part.clear();
     }
-    Err(Error::input(format!("--documents {mark}: no document begins in {tokens} validation tokens, {mark} is not there"))
-        .hint("name the token that every document begins with; the challenge's is 1"))
+    Err(Error::input(format!(
+        "--documents {mark}: no document begins in {tokens} validation tokens, {mark} is not there"
+    ))
+    .hint("name the token that every document begins with; the challenge's is 1"))
 }
 
 /// Refuses a place for the losses where there is anything but losses: a slip must not cost a model.

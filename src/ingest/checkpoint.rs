@@ -275,7 +275,9 @@ impl View {
             }
             items.iter().map(|id| number(*id)).collect::<std::result::Result<Vec<_>, _>>()
         };
-        let &[storage, offset, shape, stride, ref rest @ ..] = items else { return Err("has too few arguments".into()) };
+        let &[storage, offset, shape, stride, ref rest @ ..] = items else {
+            return Err("has too few arguments".into());
+        };
         let Value::Persistent(storage) = pickle.get(storage) else { return Err("has no storage".into()) };
         let Some(&[tag, kind, key, _, count]) = pickle.items(*storage) else { return Err("has no storage".into()) };
         let (Value::Text("storage"), Value::Text(key)) = (pickle.get(tag), pickle.get(key)) else {
@@ -293,7 +295,13 @@ impl View {
             }
             _ => return Err("has no element type".into()),
         };
-        let view = View { storage: (*key).into(), element, offset: number(offset)?, shape: numbers(shape)?, stride: numbers(stride)? };
+        let view = View {
+            storage: (*key).into(),
+            element,
+            offset: number(offset)?,
+            shape: numbers(shape)?,
+            stride: numbers(stride)?,
+        };
         view.check(stored)?;
         Ok(view)
     }
@@ -308,9 +316,10 @@ impl View {
         if count == Some(0) {
             return Ok(());
         }
-        let steps = shape.iter().zip(stride).try_fold(*offset, |at, (length, stride)| {
-            at.checked_add((length - 1).checked_mul(*stride)?)
-        });
+        let steps = shape
+            .iter()
+            .zip(stride)
+            .try_fold(*offset, |at, (length, stride)| at.checked_add((length - 1).checked_mul(*stride)?));
         match (count, steps) {
             (Some(count), Some(last)) if last < stored && count <= stored => Ok(()),
             (Some(count), Some(last)) if last < stored => {

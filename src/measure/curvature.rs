@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::eval::logits::tokens;
 use crate::eval::windows::Windows;
 use crate::model::Model;
-use crate::nets::ops::linear::{Recorder, linear};
+use crate::nets::ops::linear::{Recorder, linear, linear_transposed};
 use crate::nets::ops::product::{add_gram, mirror_upper};
 use crate::nets::ops::{dot, with_elements};
 use crate::nets::{Form, Layers, Plain};
@@ -156,7 +156,8 @@ impl Slot {
 struct Tap<'a> {
     lane: &'a Lane,
     stored: &'a HashMap<&'a str, usize>,
-    lookup: Mutex<Option<(usize, Var)>>,
+    /// Every lookup in a table: the stored table, what was looked up, the ids.
+    lookups: Mutex<Vec<(usize, Var, Tensor)>>,
 }
 
 impl Tap<'_> {
@@ -172,11 +173,17 @@ impl Layers for Tap<'_> {
         Ok(linear(x, w, Some(slot.clone() as Arc<dyn Recorder>))?)
     }
 
+    fn linear_transposed(&self, name: &str, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        let (_, slot) = self.slot(name)?;
+        Ok(linear_transposed(x, w, Some(slot.clone() as Arc<dyn Recorder>))?)
+    }
+
     fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor> {
         let looked_up = Var::from_tensor(&Plain.embed(name, table, tokens)?)?;
         let out = looked_up.as_tensor().clone();
         let (stored, _) = self.slot(name)?;
-        *self.lookup.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((stored, looked_up));
+        let mut lookups = self.lookups.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        lookups.push((stored, looked_up, tokens.clone()));
         Ok(out)
     }
 }
@@ -220,15 +227,15 @@ pub fn measure(
             for (b, rows) in batches.iter().enumerate().skip(l).step_by(lanes) {
                 let mut signs = Signs::new(random ^ (b as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
                 let ids = tokens(windows, rows.clone())?;
-                let tap = Tap { lane: &lane, stored: &stored, lookup: Mutex::new(None) };
+                let tap = Tap { lane: &lane, stored: &stored, lookups: Mutex::new(Vec::new()) };
                 let logits = model.network()?.logits(&params, &ids, &tap)?;
                 let grads = seed(&logits, cotangent(&logits, &mut signs)?)?.backward()?;
-                let lookup = tap.lookup.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if let Some((i, var)) = lookup
-                    && let (Some(g), Some(slot)) = (grads.get(&var), &lane.matrices[i])
-                {
-                    let ids = ids.flatten_all()?.to_vec1::<u32>()?;
-                    with_elements([g], |[g]| slot.record_lookup(&ids, g))?;
+                let lookups = tap.lookups.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+                for (i, var, ids) in lookups {
+                    if let (Some(g), Some(slot)) = (grads.get(&var), &lane.matrices[i]) {
+                        let (g, ids) = (g.contiguous()?, ids.flatten_all()?.to_vec1::<u32>()?);
+                        with_elements([&g], |[g]| slot.record_lookup(&ids, g))?;
+                    }
                 }
                 for (i, var) in &vars {
                     if let Some(g) = grads.get(var) {

@@ -1,4 +1,5 @@
-//! Linear layers: y = x Wᵀ, and a variant that shows its input and output gradient to a recorder.
+//! Linear layers: y = x Wᵀ, or y = x W for weights stored the other way round; their input and output gradient can be shown
+//! to a recorder.
 
 use std::sync::Arc;
 
@@ -14,6 +15,16 @@ pub trait Recorder: Send + Sync {
 
 struct LinearOp {
     recorder: Option<Arc<dyn Recorder>>,
+    /// Rows of W are inputs, not outputs.
+    transposed: bool,
+}
+
+impl LinearOp {
+    /// The weight as (outputs, inputs).
+    fn weight<'a>(&self, w: &'a [f32], rows: usize, cols: usize) -> View<'a> {
+        let view = View::dense(w, rows, cols);
+        if self.transposed { view.t() } else { view }
+    }
 }
 
 impl CustomOp2 for LinearOp {
@@ -24,14 +35,15 @@ impl CustomOp2 for LinearOp {
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, cols) = l2.shape().dims2()?;
         let (x, w) = (elements(s1, l1)?, elements(s2, l2)?);
+        let (inputs, outputs) = if self.transposed { (rows, cols) } else { (cols, rows) };
         let mut dims = l1.dims().to_vec();
-        if dims.pop() != Some(cols) {
+        if dims.pop() != Some(inputs) {
             candle_core::bail!("linear: input {:?} against weight {:?}", l1.dims(), l2.dims());
         }
-        dims.push(rows);
-        let n = x.len() / cols;
-        let mut y = vec![0f32; n * rows];
-        product(&mut y, rows, View::dense(x, n, cols), View::dense(w, rows, cols).t(), 1.0, false);
+        dims.push(outputs);
+        let n = x.len() / inputs;
+        let mut y = vec![0f32; n * outputs];
+        product(&mut y, outputs, View::dense(x, n, inputs), self.weight(w, rows, cols).t(), 1.0, false);
         output(y, dims)
     }
 
@@ -40,19 +52,23 @@ impl CustomOp2 for LinearOp {
         let grad = grad.contiguous()?;
         let dx = with_elements([x, w, &grad], |[x, w, g]| {
             if let Some(recorder) = &self.recorder {
-                recorder.record(x, g);
+                // The Fisher information of Wᵀ is that of W with its two factors exchanged.
+                if self.transposed { recorder.record(g, x) } else { recorder.record(x, g) }
             }
-            let n = g.len() / rows;
-            let mut dx = vec![0f32; n * cols];
-            product(&mut dx, cols, View::dense(g, n, rows), View::dense(w, rows, cols), 1.0, false);
+            let (inputs, outputs) = if self.transposed { (rows, cols) } else { (cols, rows) };
+            let n = g.len() / outputs;
+            let mut dx = vec![0f32; n * inputs];
+            product(&mut dx, inputs, View::dense(g, n, outputs), self.weight(w, rows, cols), 1.0, false);
             dx
         })?;
         let dx = Tensor::from_vec(dx, x.shape(), x.device())?;
         let dw = if w.track_op() {
             let dw = with_elements([x, &grad], |[x, g]| {
-                let n = g.len() / rows;
+                // Rows from what the rows stand for, columns from the other.
+                let (left, right) = if self.transposed { (x, g) } else { (g, x) };
+                let n = left.len() / rows;
                 let mut dw = vec![0f32; rows * cols];
-                product(&mut dw, cols, View::dense(g, n, rows).t(), View::dense(x, n, cols), 1.0, false);
+                product(&mut dw, cols, View::dense(left, n, rows).t(), View::dense(right, n, cols), 1.0, false);
                 dw
             })?;
             Some(Tensor::from_vec(dw, w.shape(), w.device())?)
@@ -65,7 +81,15 @@ impl CustomOp2 for LinearOp {
 
 /// y (…, R) = x (…, C) · w (R, C)ᵀ; the recorder, if any, is called in the backward pass.
 pub fn linear(x: &Tensor, w: &Tensor, recorder: Option<Arc<dyn Recorder>>) -> Result<Tensor> {
-    x.apply_op2(w, LinearOp { recorder })
+    x.apply_op2(w, LinearOp { recorder, transposed: false })
+}
+
+/// y = x W for x (…, R) and w (R, C), as GPT-2 stores its matrices.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_transposed(x: &Tensor, w: &Tensor, recorder: Option<Arc<dyn Recorder>>) -> Result<Tensor> {
+    x.apply_op2(w, LinearOp { recorder, transposed: true })
 }
 
 #[cfg(test)]
@@ -75,5 +99,6 @@ mod tests {
     #[test]
     fn gradients() {
         check::gradients(&[&[2, 3, 5], &[4, 5]], |a| super::linear(&a[0], &a[1], None));
+        check::gradients(&[&[2, 3, 5], &[5, 4]], |a| super::linear_transposed(&a[0], &a[1], None));
     }
 }

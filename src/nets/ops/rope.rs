@@ -1,5 +1,6 @@
-//! Rotary position embedding (arXiv:2104.09864), half-split, as the Parameter Golf baseline turns it:
-//! (u, v) -> (u cos + v sin, v cos − u sin), a rotation by minus the angle.
+//! Rotary position embedding (arXiv:2104.09864), half-split: the pair (u, v) of dimensions m and m + half turns by an angle
+//! that grows with the position. The Parameter Golf baseline turns backwards, (u cos + v sin, v cos − u sin), everybody
+//! else forwards. Dimensions beyond the pairs pass unchanged (partial rotary).
 
 use std::sync::Arc;
 
@@ -13,28 +14,36 @@ pub struct Rotary {
     /// (T, half) cosines, then as many sines.
     table: Arc<(Vec<f32>, Vec<f32>)>,
     half: usize,
+    /// 1 backwards, −1 forwards.
+    sign: f32,
 }
 
 impl Rotary {
-    /// Angles p · base^(−2m / dims) for positions p < `length` and pairs m < dims / 2.
+    /// Angles p · base^(−2m / dims) for positions p < `length` and pairs m < dims / 2, turned backwards.
     pub fn new(length: usize, dims: usize, base: f64) -> Self {
-        let half = dims / 2;
+        Rotary { sign: 1.0, ..Self::forwards(length, &frequencies(dims, base)) }
+    }
+
+    /// Angles p · f_m for positions p < `length` and the frequencies of all pairs, turned forwards.
+    pub fn forwards(length: usize, frequencies: &[f32]) -> Self {
+        let half = frequencies.len();
         let mut table = (Vec::with_capacity(length * half), Vec::with_capacity(length * half));
         for p in 0..length {
-            for m in 0..half {
-                // In f32, operation by operation, as the reference computes it.
-                let frequency = 1.0 / (base as f32).powf((2 * m) as f32 / dims as f32);
+            for frequency in frequencies {
                 let angle = p as f32 * frequency;
                 table.0.push(angle.cos());
                 table.1.push(angle.sin());
             }
         }
-        Rotary { table: Arc::new(table), half }
+        Rotary { table: Arc::new(table), half, sign: -1.0 }
     }
 
     /// Rotates x (B, T, heads, dims), contiguous.
+    ///
+    /// # Errors
+    /// As candle's operations; x has fewer dimensions than the pairs, or more positions than the table.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1(RotaryOp { rotary: self.clone(), sign: 1.0 })
+        x.apply_op1(RotaryOp { rotary: self.clone(), sign: self.sign })
     }
 
     fn turn(&self, x: &[f32], dims: &[usize], sign: f32) -> Vec<f32> {
@@ -51,10 +60,17 @@ impl Rotary {
                     y[m] = u * cos[m] + v * s;
                     y[m + half] = v * cos[m] - u * s;
                 }
+                y[2 * half..].copy_from_slice(&x[2 * half..]);
             }
         }
         y
     }
+}
+
+/// base^(−2m / dims) for all pairs m < dims / 2.
+pub fn frequencies(dims: usize, base: f64) -> Vec<f32> {
+    // In f32, operation by operation, as the references compute it.
+    (0..dims / 2).map(|m| 1.0 / (base as f32).powf((2 * m) as f32 / dims as f32)).collect()
 }
 
 struct RotaryOp {
@@ -70,8 +86,7 @@ impl CustomOp1 for RotaryOp {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
         let dims = layout.dims();
-        if dims.len() != 4 || dims[3] != 2 * self.rotary.half || dims[1] * self.rotary.half > self.rotary.table.0.len()
-        {
+        if dims.len() != 4 || dims[3] < 2 * self.rotary.half || dims[1] * self.rotary.half > self.rotary.table.0.len() {
             candle_core::bail!("rotary: input {dims:?} against a table for {} pairs", self.rotary.half);
         }
         output(self.rotary.turn(x, dims, self.sign), layout.shape().clone())
@@ -92,5 +107,7 @@ mod tests {
     fn gradients() {
         let rotary = super::Rotary::new(5, 6, 100.0);
         check::gradients(&[&[2, 5, 2, 6]], move |a| rotary.apply(&a[0]));
+        let partial = super::Rotary::forwards(5, &super::frequencies(4, 100.0));
+        check::gradients(&[&[2, 5, 2, 6]], move |a| partial.apply(&a[0]));
     }
 }
