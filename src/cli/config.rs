@@ -69,17 +69,20 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
             let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
             let guess = guess::recognise(&shapes).ok_or_else(|| {
                 let some: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
-                Error::input(format!("{}: no known architecture has these tensors: {}", path.display(), some.join(", ")))
-                    .hint("write a config.json; README.md says what it holds")
+                Error::input(format!(
+                    "{}: no known architecture has these tensors: {}",
+                    path.display(),
+                    some.join(", ")
+                ))
+                .hint("write a config.json; README.md says what it holds")
             })?;
             (guess.config, guess.guesses)
         }
     };
     let notes = remarks.iter().cloned().map(Note::Input).collect();
     let fields = config.fields.clone();
-    let built = nets::build(&config).and_then(|net| {
-        model::build(Source { path, config, tensors, ties, remarks }, net, args.files.retie())
-    });
+    let built = nets::build(&config)
+        .and_then(|net| model::build(Source { path, config, tensors, ties, remarks }, net, args.files.retie()));
     let (network, fault) = match built {
         Ok(model) => (Some(Network::of(&model)), None),
         Err(error) => (None, Some(error.message)),
@@ -142,7 +145,9 @@ impl Recognised {
         }
         if !self.guesses.is_empty() {
             let guesses = self.guesses.join(", ");
-            out += &format!("\nnote: guesses, no shape tells them: {guesses}\nhint: set them to what the model was trained with\n");
+            out += &format!(
+                "\nnote: guesses, no shape tells them: {guesses}\nhint: set them to what the model was trained with\n"
+            );
         }
         if let Some(fault) = &self.fault {
             out += &format!("\nnote: not usable as it is: {fault}\nhint: correct it before packing\n");

@@ -126,8 +126,10 @@ fn check_mark(mark: u16, mut stream: Stream, tokens: usize, vocab: usize) -> Res
         seen += part.len();
         part.clear();
     }
-    Err(Error::input(format!("--documents {mark}: no document begins in {tokens} validation tokens, {mark} is not there"))
-        .hint("name the token that every document begins with; the challenge's is 1"))
+    Err(Error::input(format!(
+        "--documents {mark}: no document begins in {tokens} validation tokens, {mark} is not there"
+    ))
+    .hint("name the token that every document begins with; the challenge's is 1"))
 }
 
 /// Refuses a place for the losses where there is anything but losses: a slip must not cost a model.

@@ -119,9 +119,9 @@ pub fn ties(folder: &Path, overrides: &Overrides) -> Result<Option<PathBuf>> {
 pub fn tokenizer(folder: &Path, overrides: &Overrides) -> Result<Option<PathBuf>> {
     match overrides.tokenizer.as_deref() {
         Some(path) if path == Path::new(BYTES) => Ok(Some(path.to_path_buf())),
-        path => Ok(named(path)?
-            .or_else(|| beside(folder, "tokenizer.model"))
-            .or_else(|| beside(folder, "tokenizer.json"))),
+        path => {
+            Ok(named(path)?.or_else(|| beside(folder, "tokenizer.model")).or_else(|| beside(folder, "tokenizer.json")))
+        }
     }
 }
 
@@ -176,7 +176,8 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
 }
 
 fn find_weights(folder: &Path) -> Result<PathBuf> {
-    let usual = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+    let usual =
+        ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
     if let Some(path) = usual.iter().find_map(|name| beside(folder, name)) {
         return Ok(path);
     }

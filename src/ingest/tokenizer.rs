@@ -45,7 +45,9 @@ impl TokenBytes {
     pub fn of_model(path: &Path, vocab: usize) -> Result<TokenBytes> {
         if path == Path::new(BYTES) {
             if vocab < 256 {
-                return Err(Error::input(format!("--tokenizer {BYTES}: the model knows {vocab} token ids, bytes are 256")));
+                return Err(Error::input(format!(
+                    "--tokenizer {BYTES}: the model knows {vocab} token ids, bytes are 256"
+                )));
             }
             return Ok(TokenBytes::of_counts(vec![1; vocab]));
         }

@@ -45,7 +45,9 @@ fn table(counts: &[Value]) -> Result<TokenBytes> {
     }
     let count = |(id, value): (usize, &Value)| match value.as_u64() {
         Some(bytes @ 0..=MAX_BYTES) => Ok(bytes as u32),
-        _ => Err(Error::input(format!("the byte count of token {id} is {value}, wanted a whole number up to {MAX_BYTES}"))),
+        _ => Err(Error::input(format!(
+            "the byte count of token {id} is {value}, wanted a whole number up to {MAX_BYTES}"
+        ))),
     };
     Ok(TokenBytes::of_counts(counts.iter().enumerate().map(count).collect::<Result<_>>()?))
 }
@@ -142,7 +144,9 @@ impl TokenBytes {
         let id = self.reach(id, token)?;
         match kind {
             // Tokens that were added with a text of their own have characters that stand for no byte.
-            Kind::ByteLevel if token.chars().all(stands_for_a_byte) => self.set(id, token.chars().count() as u32, false),
+            Kind::ByteLevel if token.chars().all(stands_for_a_byte) => {
+                self.set(id, token.chars().count() as u32, false)
+            }
             Kind::ByteLevel => self.set(id, token.len() as u32, false),
             Kind::Metaspace if byte_fallback && is_byte(token) => self.set(id, 1, false),
             Kind::Metaspace => {
