@@ -52,7 +52,18 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
     let copies = ties::layer_copies(&structure, &source);
     let ties = TieReport { declared, found, retied, copies };
     let Structure { specs, layers, tied_roles, net } = structure;
-    Ok(Model { config, specs, stored, source, layers, tied_roles, ties, net, _checked: Checked })
+    Ok(Model {
+        config,
+        specs,
+        stored,
+        source,
+        layers,
+        tied_roles,
+        ties,
+        net,
+        device: candle_core::Device::Cpu,
+        _checked: Checked,
+    })
 }
 
 /// Missing, wrongly shaped and foreign tensors, the first few of them listed.

@@ -1,10 +1,10 @@
 //! Causal softmax attention with grouped-query heads, forward and backward, one (row, head) at a time.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use super::pointwise::exp;
 use super::product::{View, product};
-use super::{dot, elements, output, sum, with_elements};
+use super::{dot, elements, fusible, output, sum, with_elements};
 
 struct Attention;
 
@@ -146,7 +146,26 @@ impl CustomOp3 for Attention {
 
 /// Causal attention of q (B, T, H, d) over k, v (B, T, K, d), scaled by 1/√d; query head h reads kv head h·K/H.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    q.apply_op3(k, v, Attention)
+    if fusible(q) { q.apply_op3(k, v, Attention) } else { composed(q, k, v) }
+}
+
+/// All scores at once: (B, H, T, T) elements.
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let d = Dims::of(q.dims(), k.dims())?;
+    let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous();
+    // Every query head's own copy of its kv head.
+    let repeated = |x: &Tensor| {
+        let (group, shape) = (d.heads / d.kv, (d.batch, d.heads, d.length, d.width));
+        let copies = heads(x)?.unsqueeze(2)?.broadcast_as((d.batch, d.kv, group, d.length, d.width))?;
+        copies.contiguous()?.reshape(shape)
+    };
+    let future = (0..d.length * d.length).map(|i| if i % d.length > i / d.length { f32::NEG_INFINITY } else { 0.0 });
+    let mask = Tensor::from_vec(future.collect(), (d.length, d.length), q.device())?.to_dtype(q.dtype())?;
+    let scores = (heads(q)?.matmul(&repeated(k)?.t()?)? * f64::from(d.scale()))?.broadcast_add(&mask)?;
+    // Softmax does not depend on what is subtracted, so no gradient needs to flow through it.
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+    weights.matmul(&repeated(v)?)?.transpose(1, 2)?.contiguous()
 }
 
 #[cfg(test)]
@@ -156,6 +175,13 @@ mod tests {
     #[test]
     fn gradients() {
         check::gradients(&[&[1, 5, 4, 3], &[1, 5, 2, 3], &[1, 5, 2, 3]], |a| super::attention(&a[0], &a[1], &a[2]));
+    }
+
+    #[test]
+    fn composed_is_fused() {
+        use super::{attention, composed};
+        let shapes: [&[usize]; 3] = [&[2, 7, 4, 3], &[2, 7, 2, 3], &[2, 7, 2, 3]];
+        check::agree(&shapes, |a| attention(&a[0], &a[1], &a[2]), |a| composed(&a[0], &a[1], &a[2]));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Root-mean-square normalisation over the last axis, without a weight.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
-use super::{dot, elements, output, with_elements};
+use super::{dot, elements, fusible, output, with_elements};
 
 /// PyTorch's default for f32: machine epsilon.
 const EPS: f32 = f32::EPSILON;
@@ -48,7 +48,12 @@ impl CustomOp1 for RmsNorm {
 
 /// x / sqrt(mean(x²) + ε) over the last axis; x must be contiguous.
 pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1(RmsNorm)
+    if fusible(x) { x.apply_op1(RmsNorm) } else { composed(x) }
+}
+
+fn composed(x: &Tensor) -> Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean + f64::from(EPS))?.sqrt()?)
 }
 
 #[cfg(test)]
@@ -58,5 +63,10 @@ mod tests {
     #[test]
     fn gradients() {
         check::gradients(&[&[3, 6]], |a| super::rms_norm(&a[0]));
+    }
+
+    #[test]
+    fn composed_is_fused() {
+        check::agree(&[&[2, 3, 6]], |a| super::rms_norm(&a[0]), |a| super::composed(&a[0]));
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{elements, output, with_elements};
+use super::{elements, fusible, output, with_elements};
 
 struct Relu2;
 
@@ -25,7 +25,11 @@ impl CustomOp1 for Relu2 {
 
 /// max(x, 0)².
 pub fn relu_squared(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1(Relu2)
+    if fusible(x) { x.apply_op1(Relu2) } else { composed_relu_squared(x) }
+}
+
+fn composed_relu_squared(x: &Tensor) -> Result<Tensor> {
+    x.relu()?.sqr()
 }
 
 struct Softcap(f32);
@@ -83,7 +87,11 @@ pub fn exp(x: f32) -> f32 {
 
 /// c·tanh(x / c).
 pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
-    x.apply_op1(Softcap(cap))
+    if fusible(x) { x.apply_op1(Softcap(cap)) } else { composed_softcap(x, cap) }
+}
+
+fn composed_softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    (x / f64::from(cap))?.tanh()? * f64::from(cap)
 }
 
 #[cfg(test)]
@@ -94,6 +102,12 @@ mod tests {
     fn gradients() {
         check::gradients(&[&[2, 9]], |a| super::relu_squared(&a[0]));
         check::gradients(&[&[2, 9]], |a| super::softcap(&a[0], 1.5));
+    }
+
+    #[test]
+    fn composed_is_fused() {
+        check::agree(&[&[2, 9]], |a| super::relu_squared(&a[0]), |a| super::composed_relu_squared(&a[0]));
+        check::agree(&[&[2, 9]], |a| super::softcap(&a[0], 1.5), |a| super::composed_softcap(&a[0], 1.5));
     }
 
     #[test]
