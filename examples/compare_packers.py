@@ -11,7 +11,7 @@ PEERS is the folder with packers.py, nncodec_pack.py, probe.py and golfnet.py; t
   --nncodec -11.82,-11.005        log2 of NNCodec's mean step, a row for each
   --records 6:7:12.85:14,...      more settings of the records' packer: bits and clip (in standard deviations) of matrices
                                   and embedding, as BITS:EMBEDDING BITS:CLIP:EMBEDDING CLIP
-  --recipe 3e-4,5e-4              knobs of recipe.py, whose bytes are ideal code lengths
+  --recipe 3e-4,5e-4              step sizes of recipe.py, whose bytes are ideal code lengths
   --skip-packers                  leave packers.py's own list out
   --repeat 1                      packs per time; the median is shown
   --keep DIR                      keep the artifacts there

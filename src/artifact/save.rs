@@ -29,12 +29,30 @@ pub struct Staged {
 /// # Errors
 /// As [`save`].
 pub fn stage(path: &Path, bytes: &[u8]) -> Result<Staged> {
-    let (target, mut file) = open_beside(path)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io("write", path, e))?;
+    let mut staged = begin(path)?;
+    staged.write(bytes)?;
+    staged.file.as_file().sync_all().map_err(|e| Error::io("write", path, e))?;
+    Ok(staged)
+}
+
+/// An empty file beside `path`, to be written part by part.
+///
+/// # Errors
+/// As [`save`].
+pub fn begin(path: &Path) -> Result<Staged> {
+    let (target, file) = open_beside(path)?;
     Ok(Staged { path: path.to_path_buf(), target, file })
 }
 
 impl Staged {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// Input, when the disk is full.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
+    }
+
     /// Where the bytes are for now.
     pub fn path(&self) -> &Path {
         self.file.path()
@@ -45,6 +63,7 @@ impl Staged {
     /// # Errors
     /// As [`save`]; what was there before is untouched.
     pub fn commit(self) -> Result<()> {
+        self.file.as_file().sync_all().map_err(|e| Error::io("write", &self.path, e))?;
         self.file.persist(&self.target).map_err(|e| Error::io("write", &self.path, e.error))?;
         // The rename lies in the folder; some file systems cannot sync one, and the file is in its place by now.
         let _ = fs::File::open(folder_of(&self.target)).and_then(|folder| folder.sync_all());

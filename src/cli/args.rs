@@ -43,6 +43,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write an artifact out as safetensors
     Unpack(UnpackArgs),
+    /// Print a model's configuration, recognised from its tensors where there is no config.json
+    Config(ConfigArgs),
 }
 
 /// How a model's files are found and read.
@@ -62,10 +64,11 @@ pub struct ModelFiles {
 /// What to evaluate on.
 #[derive(Debug, Args)]
 pub struct ValidationFiles {
-    /// Validation shard, once for each [default: val_*.bin beside the model]
+    /// Validation shard or a pattern of names, once for each [default: val_*.bin beside the model]
     #[arg(long, value_name = "FILE")]
     pub val: Vec<PathBuf>,
-    /// SentencePiece model, for bits per byte [default: tokenizer.model beside the model]
+    /// For bits per byte: SentencePiece model, tokenizer.json, JSON array of byte counts, or `bytes`
+    /// [default: tokenizer.model or tokenizer.json beside the model]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 }
@@ -85,7 +88,7 @@ pub struct PackArgs {
     pub include: Vec<PathBuf>,
     #[command(flatten)]
     pub files: ModelFiles,
-    /// Calibration shard, once for each [default: train_*.bin beside the model]
+    /// Calibration shard or a pattern of names, once for each [default: train_*.bin beside the model]
     #[arg(long, value_name = "FILE")]
     pub calib: Vec<PathBuf>,
     #[command(flatten)]
@@ -108,6 +111,15 @@ pub struct PackArgs {
     /// Keep every weight bit for bit; needs no calibration tokens
     #[arg(long)]
     pub lossless: bool,
+    /// Curvature that was measured elsewhere, or `none`: every weight counts alike; no network is needed then
+    #[arg(long, value_name = "FILE|none", conflicts_with = "lossless")]
+    pub statistics: Option<PathBuf>,
+    /// Make what this plan says instead of what a search finds
+    #[arg(long, value_name = "FILE", conflicts_with = "lossless")]
+    pub plan: Option<PathBuf>,
+    /// Write down what each tensor was made of, and how finely
+    #[arg(long, value_name = "FILE")]
+    pub write_plan: Option<PathBuf>,
     /// Folder for measured statistics [default: tiepack in the user's cache folder]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     pub cache: Option<PathBuf>,
@@ -134,6 +146,15 @@ pub struct EvalArgs {
     /// (fewer in the first window)
     #[arg(long, value_name = "N")]
     pub stride: Option<usize>,
+    /// Begin anew with every document: the token id that each begins with; windows never reach across
+    #[arg(long, value_name = "BOS_ID")]
+    pub documents: Option<u16>,
+    /// Score so many tokens, from the first
+    #[arg(long, value_name = "TOKENS", value_parser = bytes::parse_count, conflicts_with = "val_rows")]
+    pub limit: Option<usize>,
+    /// Write the loss of every token in nats, a .npy array of f32
+    #[arg(long, value_name = "FILE.npy")]
+    pub losses: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +197,17 @@ pub struct UnpackArgs {
     /// Replace files that are already there
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Folder or weights file
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub files: ModelFiles,
+    /// Write the configuration to a file instead of stdout
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

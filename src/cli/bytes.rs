@@ -63,6 +63,15 @@ pub fn parse_rows(text: &str) -> Result<Rows, String> {
     }
 }
 
+/// A number of tokens ≥ 1.
+pub fn parse_count(text: &str) -> Result<usize, String> {
+    match text.replace('_', "").parse() {
+        Ok(0) => Err("0 tokens show nothing".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("not a number of tokens".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

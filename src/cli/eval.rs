@@ -1,16 +1,23 @@
 //! `tiepack eval`: the loss of a model or an artifact.
 
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 
 use super::args::EvalArgs;
 use super::files::{self, Validation};
 use crate::artifact::open::open;
+use crate::artifact::save::{self, Staged};
 use crate::error::{Error, Result};
-use crate::eval::sliding;
-use crate::model::Model;
+use crate::eval::sliding::{Scoring, score};
+use crate::ingest::TokenBytes;
+use crate::ingest::shard::Stream;
 use crate::progress::Progress;
 use crate::verify::verdict::{Evaluation, Loss, Note};
-use crate::verify::{Trial, evaluate};
+
+/// What every `.npy` begins with.
+const NUMPY: &[u8] = b"\x93NUMPY";
 
 /// A measured loss.
 #[derive(Debug, Serialize)]
@@ -19,13 +26,20 @@ pub struct Evaluated {
     pub model: String,
     /// Tokens that the window moved by; the row length when rows do not overlap.
     pub stride: usize,
+    /// Documents that windows kept to; `None`: the text was not cut into any.
+    pub documents: Option<usize>,
     pub evaluation: Evaluation,
+    /// Where the loss of every token was written.
+    pub losses: Option<PathBuf>,
     pub notes: Vec<Note>,
 }
 
 /// # Errors
-/// A file is unusable, there are no validation tokens, or the stride does not fit the model.
+/// A file is unusable, there are no validation tokens, or the stride or the document mark does not fit the model.
 pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
+    if let Some(path) = &args.losses {
+        check_losses(path)?;
+    }
     let overrides = args.files.overrides(Some(&args.validation), &[]);
     let (model, validation) = if files::is_artifact(&args.model)? {
         let validation = Validation::beside(&args.model, &overrides)?;
@@ -34,36 +48,112 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
         let (located, model) = files::model(&args.model, &args.files, &overrides)?;
         (model, Validation::of(&located))
     };
-    let length = model.network()?.context();
+    let net = model.network()?;
+    let (length, vocab) = (net.context(), net.vocab_size());
     let stride = args.stride.unwrap_or(length);
     if !(1..=length).contains(&stride) {
         return Err(Error::usage(format!(
             "--stride {stride}: the model's rows are {length} tokens, wanted 1 to {length}"
         )));
     }
-    let trial = validation.require(model.network()?.vocab_size(), args.val_rows, &args.model)?;
-    let evaluation = match stride < length {
-        true => slide(&model, &trial, stride, progress)?,
-        false => evaluate(&model, &trial, progress)?,
+    let (table, mut stream) = validation.stream(vocab, &args.model)?;
+    let rows_available = stream.tokens().saturating_sub(1) / length;
+    if rows_available == 0 {
+        let (found, wanted) = (stream.tokens(), length + 1);
+        return Err(Error::input(format!("{found} validation tokens fill no row, one takes {wanted}")));
+    }
+    let rows = args.val_rows.limit().unwrap_or(usize::MAX).min(rows_available);
+    let tokens = args.limit.unwrap_or(usize::MAX).min(rows * length);
+    if let Some(mark) = args.documents {
+        check_mark(mark, Stream::open(&validation.shards, vocab)?, tokens, vocab)?;
+    }
+    let scoring = Scoring { length, stride, documents: args.documents, tokens };
+
+    let mut losses = args.losses.as_deref().map(|path| losses_file(path, tokens)).transpose()?;
+    let mut each = |nats: &[f32]| match &mut losses {
+        Some(file) => file.write(&nats.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>()),
+        None => Ok(()),
     };
-    let notes = if trial.table.is_none() { vec![Note::NoTokenizer] } else { Vec::new() };
-    Ok(Evaluated { model: files::name(&args.model), stride, evaluation, notes })
+    progress.begin("evaluate on validation", tokens as u64);
+    let params = model.params()?;
+    let scored = score((net, &params), &mut stream, scoring, table.as_ref(), &mut each, &|n| progress.advance(n))?;
+    progress.end();
+    losses.map(Staged::commit).transpose()?;
+
+    let text_bytes = table.is_some().then_some(scored.bytes);
+    let evaluation = Evaluation {
+        rows: tokens.div_ceil(length),
+        rows_available,
+        row_length: length,
+        tokens,
+        text_bytes,
+        packed: Loss::new(scored.nats, tokens, text_bytes),
+        cost: None,
+    };
+    let mut notes: Vec<Note> = model.remarks.iter().cloned().map(Note::Input).collect();
+    if table.is_none() {
+        notes.push(Note::NoTokenizer);
+    }
+    Ok(Evaluated {
+        model: files::name(&args.model),
+        stride,
+        documents: args.documents.map(|_| scored.documents),
+        evaluation,
+        losses: args.losses.clone(),
+        notes,
+    })
 }
 
-fn slide(model: &Model, trial: &Trial, stride: usize, progress: &dyn Progress) -> Result<Evaluation> {
-    let windows = trial.windows(model.network()?.context())?;
-    let sample = trial.sample(&windows);
-    progress.begin("evaluate, sliding", sliding::count(&windows, stride) as u64);
-    let params = model.params()?;
-    let nats = sliding::nats(model.network()?, &params, &trial.tokens, &windows, stride, &|n| progress.advance(n))?;
-    progress.end();
-    Ok(Evaluation {
-        rows: windows.rows(),
-        rows_available: sample.rows_available,
-        row_length: windows.length(),
-        tokens: windows.tokens(),
-        text_bytes: sample.text_bytes,
-        packed: Loss::new(nats, windows.tokens(), sample.text_bytes),
-        cost: None,
-    })
+impl Validation {
+    /// The byte table and the tokens, not yet read.
+    fn stream(&self, vocab: usize, model: &Path) -> Result<(Option<TokenBytes>, Stream)> {
+        let table = self.tokenizer.as_deref().map(|path| TokenBytes::of_model(path, vocab)).transpose()?;
+        self.some_shards(model)?;
+        Ok((table, Stream::open(&self.shards, vocab)?))
+    }
+}
+
+/// Refuses a document mark that stands nowhere in the text: the option would change nothing.
+fn check_mark(mark: u16, mut stream: Stream, tokens: usize, vocab: usize) -> Result<()> {
+    if usize::from(mark) >= vocab {
+        return Err(Error::usage(format!("--documents {mark}: the model knows only ids below {vocab}")));
+    }
+    let (mut part, mut seen) = (Vec::new(), 0);
+    while seen < tokens && stream.read(&mut part, (tokens - seen).min(1 << 15))? > 0 {
+        if part.contains(&mark) {
+            return Ok(());
+        }
+        seen += part.len();
+        part.clear();
+    }
+    Err(Error::input(format!(
+        "--documents {mark}: no document begins in {tokens} validation tokens, {mark} is not there"
+    ))
+    .hint("name the token that every document begins with; the challenge's is 1"))
+}
+
+/// Refuses a place for the losses where there is anything but losses: a slip must not cost a model.
+fn check_losses(path: &Path) -> Result<()> {
+    save::check(path)?;
+    let mut start = [0; NUMPY.len()];
+    let Ok(mut file) = std::fs::File::open(path) else { return Ok(()) };
+    let read = file.read(&mut start).map_err(|e| Error::io("read", path, e))?;
+    if start[..read] != *NUMPY {
+        return Err(Error::input(format!("{} is there and is no .npy file", path.display()))
+            .hint("name another place for the losses"));
+    }
+    Ok(())
+}
+
+/// The beginning of a `.npy` file (version 1.0) of so many f32; it takes its place when it is complete.
+fn losses_file(path: &Path, tokens: usize) -> Result<Staged> {
+    let mut file = save::begin(path)?;
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({tokens},), }}");
+    // The data begin at a multiple of 64 bytes, after a line feed.
+    let before = NUMPY.len() + 4;
+    header.extend(std::iter::repeat_n(' ', (64 - (before + header.len() + 1) % 64) % 64));
+    header.push('\n');
+    let length = header.len() as u16;
+    file.write(&[NUMPY, &[1, 0], &length.to_le_bytes(), header.as_bytes()].concat())?;
+    Ok(file)
 }

@@ -42,7 +42,10 @@ pub fn is_artifact(path: &Path) -> Result<bool> {
 pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(Located, Model)> {
     let located = folder::locate(path, overrides)?;
     let source = ingest::read(&located)?;
-    let net = nets::build(&source.config).map_err(|e| e.at(located.config.display()));
+    let net = match &located.config {
+        Some(path) => nets::build(&source.config).map_err(|e| e.at(path.display())),
+        None => Err(located.no_config()),
+    };
     let structure = Structure::of_file(net, &source.tensors);
     let model = build(source, structure, files.retie())?;
     Ok((located, model))
@@ -84,24 +87,10 @@ impl Validation {
     /// The folder cannot be listed, or a named file does not exist.
     pub fn beside(path: &Path, overrides: &Overrides) -> Result<Validation> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut found = Validation::default();
-        let fail = |e| Error::io("list", folder, e);
-        for entry in std::fs::read_dir(folder).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match () {
-                () if !path.is_file() => {}
-                () if name.starts_with("val_") && name.ends_with(".bin") => found.shards.push(path),
-                () if name == "tokenizer.model" => found.tokenizer = Some(path),
-                () => {}
-            }
-        }
-        found.shards.sort();
-        if !overrides.val.is_empty() {
-            found.shards = overrides.val.clone();
-        }
-        found.tokenizer = overrides.tokenizer.clone().or(found.tokenizer);
-        Ok(found)
+        Ok(Validation {
+            shards: folder::shards(&overrides.val, folder, "val_")?,
+            tokenizer: folder::tokenizer(folder, overrides)?,
+        })
     }
 
     /// Reads the tokenizer and the shards; `None` when there are no shards.
@@ -111,11 +100,7 @@ impl Validation {
     pub fn read(&self, vocab: usize, rows: Rows) -> Result<Option<Trial>> {
         let table = match &self.tokenizer {
             None => None,
-            Some(path) => {
-                let table = TokenBytes::read(path)?;
-                table.check_vocab(vocab).map_err(|e| e.at(path.display()))?;
-                Some(table)
-            }
+            Some(path) => Some(TokenBytes::of_model(path, vocab)?),
         };
         if self.shards.is_empty() {
             return Ok(None);
@@ -124,15 +109,16 @@ impl Validation {
         Ok(Some(Trial { tokens, table, rows: rows.limit() }))
     }
 
-    /// The same where validation tokens are what the command is about.
+    /// Refuses to go on without shards, where validation tokens are what the command is about.
     ///
     /// # Errors
-    /// As [`Validation::read`], and when there are no shards.
-    pub fn require(&self, vocab: usize, rows: Rows, path: &Path) -> Result<Trial> {
-        self.read(vocab, rows)?.ok_or_else(|| {
-            Error::input(format!("no validation tokens: there is no val_*.bin beside {}", path.display()))
-                .hint("name a token shard with --val")
-        })
+    /// There are no shards.
+    pub fn some_shards(&self, path: &Path) -> Result<()> {
+        if self.shards.is_empty() {
+            return Err(Error::input(format!("no validation tokens: there is no val_*.bin beside {}", path.display()))
+                .hint("name a token shard with --val"));
+        }
+        Ok(())
     }
 }
 

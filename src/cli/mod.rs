@@ -5,9 +5,11 @@
 
 mod args;
 mod bytes;
+mod config;
 mod eval;
 mod figures;
 mod files;
+mod given;
 mod inspect;
 mod json;
 mod pack;
@@ -36,6 +38,7 @@ enum Report {
     Verify(verify::Verified),
     Inspect(Inventory),
     Unpack(unpack::Unpacked),
+    Config(config::Recognised),
 }
 
 impl Report {
@@ -46,6 +49,7 @@ impl Report {
             Report::Verify(_) => "verify",
             Report::Inspect(_) => "inspect",
             Report::Unpack(_) => "unpack",
+            Report::Config(_) => "config",
         }
     }
 
@@ -56,6 +60,15 @@ impl Report {
             Report::Verify(verified) => render::verified(verified),
             Report::Inspect(inventory) => render::inventory(inventory),
             Report::Unpack(unpacked) => render::unpacked(unpacked),
+            Report::Config(recognised) => recognised.text(),
+        }
+    }
+
+    /// What a person should know beside the data, on stderr so that stdout can be a file.
+    fn aside(&self) -> String {
+        match self {
+            Report::Config(recognised) => recognised.aside(),
+            _ => String::new(),
         }
     }
 }
@@ -74,6 +87,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     progress.end();
     match result {
         Ok(report) => {
+            if !cli.json {
+                eprint!("{}", report.aside());
+            }
             print(&if cli.json { json::report(&report) } else { report.text() });
             ExitCode::SUCCESS
         }
@@ -92,6 +108,7 @@ fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
         Command::Verify(args) => Report::Verify(verify::run(args, progress)?),
         Command::Inspect(args) => Report::Inspect(inspect::run(args)?),
         Command::Unpack(args) => Report::Unpack(unpack::run(args, progress)?),
+        Command::Config(args) => Report::Config(config::run(args)?),
     })
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::args::PackArgs;
 use super::files::{self, Validation};
+use super::given;
 use crate::artifact::save;
 use crate::compile::{Options, Source, compile};
 use crate::error::{Error, Result};
@@ -24,13 +25,13 @@ pub struct Packed {
     pub output: PathBuf,
     pub verdict: Verdict,
     /// Seconds of every stage of the compilation, in order.
-    pub steps: Vec<Step>,
+    pub stages: Vec<Stage>,
     /// Statistics were found from an earlier run.
     pub cached_statistics: bool,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Step {
+pub struct Stage {
     pub stage: String,
     pub seconds: f64,
 }
@@ -47,20 +48,30 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
             .hint("raise --cap, or include less"));
     }
     save::check(&args.output)?;
+    args.write_plan.iter().try_for_each(|path| save::check(path))?;
     let overrides = args.files.overrides(Some(&args.validation), &args.calib);
     let (located, model) = files::model(&args.model, &args.files, &overrides)?;
-    let vocab = model.network()?.vocab_size();
-    let mut notes = notes(&model);
-    let trial = match args.no_eval {
-        true => None,
-        false => Validation::of(&located).read(vocab, args.val_rows)?,
-    };
-    if let Some(trial) = &trial {
-        trial.windows(model.network()?.context())?;
+    let plan = args.plan.as_deref().map(given::plan).transpose()?;
+    let curvature = given::curvature(args.statistics.as_deref(), &model)?;
+    let measures = !args.lossless && matches!(curvature, Source::Measured);
+    if measures {
+        model.network().map_err(|e| match e.hint {
+            Some(hint) => Error { hint: Some(format!("{hint}; or give curvature with --statistics")), ..e },
+            None => e,
+        })?;
     }
-    let calib = match args.lossless {
-        true => None,
-        false => Some(calibration(args, &located.train, &located.val, &model, &mut notes)?),
+    let mut notes = notes(&model);
+    let trial = match model.network() {
+        Ok(net) if !args.no_eval => {
+            let trial = Validation::of(&located).read(net.vocab_size(), args.val_rows)?;
+            trial.iter().try_for_each(|trial| trial.windows(net.context()).map(drop))?;
+            trial
+        }
+        _ => None,
+    };
+    let calib = match measures {
+        false => None,
+        true => Some(calibration(args, &located.train, &located.val, &model, &mut notes)?),
     };
     let cache = cache(args, &mut notes)?;
 
@@ -73,14 +84,23 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         // More rows than there are is all of them.
         calib_rows: args.calib_rows.map(|rows| rows.limit().unwrap_or(usize::MAX)),
         cache,
-        curvature: Source::Measured,
-        plan: None,
+        curvature,
+        plan,
     };
     let compiled = compile(&model, calib.as_deref(), &options, progress)?;
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
     let mut verdict = prove(args, staged.path(), &model, trial.as_ref(), &compiled.bytes, progress)?;
     staged.commit()?;
+    if let Some(path) = &args.write_plan {
+        save::save(path, compiled.plan.to_json().as_bytes())?;
+    }
+    if !compiled.silent.is_empty() {
+        notes.push(Note::Silent(compiled.silent));
+    }
+    if !compiled.unmeasured.is_empty() {
+        notes.push(Note::Unmeasured(compiled.unmeasured));
+    }
     verdict.artifact.path = args.output.display().to_string();
     verdict.budget = Some(Budget::new(verdict.artifact.bytes, includes, args.cap)?);
     if args.no_eval {
@@ -91,7 +111,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         model: files::name(&args.model),
         output: args.output.clone(),
         verdict,
-        steps: compiled.stages.into_iter().map(|(stage, seconds)| Step { stage, seconds }).collect(),
+        stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
     })
 }
@@ -123,7 +143,7 @@ fn prove(
 
 /// What is worth knowing about the model before it is packed.
 fn notes(model: &Model) -> Vec<Note> {
-    let mut notes = Vec::new();
+    let mut notes: Vec<Note> = model.remarks.iter().cloned().map(Note::Input).collect();
     if !model.ties.found.is_empty() {
         notes.push(Note::UndeclaredTies(model.ties.found.len()));
     }

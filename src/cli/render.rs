@@ -16,8 +16,9 @@ const PAIR: [Side; 2] = [Side::Left, Side::Left];
 
 /// The verdict, and what was packed in its last line.
 pub fn packed(packed: &Packed) -> String {
-    let Packed { model, verdict, steps, cached_statistics, .. } = packed;
-    let mut stages: Vec<String> = steps.iter().map(|step| format!("{} {:.1} s", step.stage, step.seconds)).collect();
+    let Packed { model, verdict, cached_statistics, .. } = packed;
+    let stage = |stage: &super::pack::Stage| format!("{} {:.1} s", stage.stage, stage.seconds);
+    let mut stages: Vec<String> = packed.stages.iter().map(stage).collect();
     if *cached_statistics {
         stages.push("statistics from an earlier run".into());
     }
@@ -51,7 +52,7 @@ pub fn verified(verified: &Verified) -> String {
 
 /// The loss in one line.
 pub fn evaluated(evaluated: &Evaluated) -> String {
-    let Evaluated { model, stride, evaluation, notes } = evaluated;
+    let Evaluated { model, stride, documents, evaluation, losses, notes } = evaluated;
     let mut out = format!("{model}: {} nats/token", nats(evaluation.packed.nats_per_token));
     if let Some(bits) = evaluation.packed.bits_per_byte {
         let _ = write!(out, ", {} bits/byte", nats(bits));
@@ -60,7 +61,13 @@ pub fn evaluated(evaluated: &Evaluated) -> String {
     if *stride < evaluation.row_length {
         let _ = write!(out, ", stride {stride}");
     }
+    if let Some(documents) = documents {
+        let _ = write!(out, ", {} documents", count(*documents));
+    }
     out.push('\n');
+    if let Some(path) = losses {
+        let _ = writeln!(out, "wrote {}, {} losses", path.display(), count(evaluation.tokens));
+    }
     out + &hints(notes)
 }
 
@@ -196,6 +203,10 @@ fn divergence(cost: &Cost) -> String {
 /// `first 512 of 2,620 rows of 256, 131,072 tokens`.
 fn rows(evaluation: &Evaluation) -> String {
     let Evaluation { rows, rows_available, row_length, tokens, .. } = evaluation;
+    if tokens % row_length != 0 {
+        let all = rows_available * row_length;
+        return format!("first {} of {} tokens, rows of {row_length}", count(*tokens), count(all));
+    }
     let which = if rows == rows_available {
         format!("all {} rows", count(*rows))
     } else {

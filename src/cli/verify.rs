@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::args::VerifyArgs;
 use super::files::{self, Validation};
 use crate::error::Result;
+use crate::nets::Net;
 use crate::progress::Progress;
-use crate::verify::verdict::{Budget, Verdict};
+use crate::verify::verdict::{Budget, Note, Verdict};
 use crate::verify::{against, alone};
 
 /// A verified artifact.
@@ -24,8 +25,11 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     let mut verdict = match &args.against {
         Some(path) => {
             let (located, model) = files::model(path, &args.files, &overrides)?;
-            let trial = Validation::of(&located).read(model.network()?.vocab_size(), args.val_rows)?;
-            against(&args.artifact, (path, &model), trial.as_ref(), progress)?
+            let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);
+            let trial = model.network().ok().map(read).transpose()?.flatten();
+            let mut verdict = against(&args.artifact, (path, &model), trial.as_ref(), progress)?;
+            verdict.notes.splice(0..0, model.remarks.iter().cloned().map(Note::Input));
+            verdict
         }
         None => {
             let validation = Validation::beside(&args.artifact, &overrides)?;

@@ -107,6 +107,8 @@ const MAYBE_EXACT: f64 = 7.0;
 pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress: &dyn Progress) -> Result<Compiled> {
     let budget = options.cap.saturating_sub(options.includes);
     let mut timer = Timer::default();
+    // What can go wrong with a plan goes wrong before anything is measured.
+    options.plan.iter().try_for_each(|plan| execute::check(plan, model))?;
     let maybe_exact = budget as f64 * 8.0 > MAYBE_EXACT * model.weights() as f64;
     if options.lossless || options.plan.is_none() && maybe_exact {
         let plan = exact::plan(model);

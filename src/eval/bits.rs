@@ -38,6 +38,7 @@ mod tests {
             bytes: vec![0, 3, 2, 1, 2],
             leading_space: vec![false, true, false, false, false],
             boundary: vec![true, false, false, false, false],
+            padded: false,
         }
     }
 

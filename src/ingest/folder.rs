@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::shard;
+use super::tokenizer::BYTES;
 use crate::error::{Error, Result};
 
 /// What the command line names explicitly; everything else is looked for.
@@ -10,19 +11,20 @@ use crate::error::{Error, Result};
 pub struct Overrides {
     pub config: Option<PathBuf>,
     pub ties: Option<PathBuf>,
+    /// A file, or [`BYTES`].
     pub tokenizer: Option<PathBuf>,
-    /// Calibration shards; empty: the folder's `train_*.bin`.
+    /// Calibration shards, or patterns of their names; empty: the folder's `train_*.bin`.
     pub calib: Vec<PathBuf>,
-    /// Validation shards; empty: the folder's `val_*.bin`.
+    /// Validation shards, or patterns of their names; empty: the folder's `val_*.bin`.
     pub val: Vec<PathBuf>,
 }
 
 /// The files of a model. Every path named here existed when it was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
-    /// A `.safetensors`, or the `.safetensors.index.json` of a sharded one.
+    /// A `.safetensors` or a PyTorch checkpoint, or the `.index.json` of a sharded one.
     pub weights: PathBuf,
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
     pub ties: Option<PathBuf>,
     pub tokenizer: Option<PathBuf>,
     /// Calibration shards in the order of their names; may be empty.
@@ -32,6 +34,12 @@ pub struct Located {
 }
 
 impl Located {
+    /// Why no network computes with the weights where there is no configuration.
+    pub fn no_config(&self) -> Error {
+        Error::input(format!("there is no config.json beside {}", self.weights.display()))
+            .hint("name the configuration with --config; `tiepack config MODEL` guesses one from the tensors")
+    }
+
     /// The calibration tokens, all shards joined, every id below `vocab`.
     ///
     /// # Errors
@@ -58,11 +66,11 @@ impl Located {
     }
 }
 
-/// Finds the files of `model`, a folder or a weights file.
+/// The weights of `model`, a folder or a weights file, and the folder that they lie in.
 ///
 /// # Errors
-/// `model` does not exist, holds no weights or several, has no `config.json`, or an override does not exist.
-pub fn locate(model: &Path, overrides: &Overrides) -> Result<Located> {
+/// `model` does not exist, or holds no weights or several.
+pub fn weights(model: &Path) -> Result<(PathBuf, PathBuf)> {
     // `metadata` rather than `exists`: a folder one may not enter is not a missing one.
     let metadata = std::fs::metadata(model).map_err(|e| Error::io("read", model, e))?;
     let (folder, weights) = if metadata.is_dir() {
@@ -71,20 +79,57 @@ pub fn locate(model: &Path, overrides: &Overrides) -> Result<Located> {
         (model.with_file_name(""), model.to_path_buf())
     };
     // A bare file name has the empty path as its folder, which cannot be listed.
-    let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
-    let beside = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
-    let config = named(overrides.config.as_deref())?.or_else(|| beside("config.json")).ok_or_else(|| {
-        Error::input(format!("there is no config.json beside {}", weights.display()))
-            .hint("name the configuration with --config")
-    })?;
+    Ok((if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder }, weights))
+}
+
+/// Finds the files of `model`, a folder or a weights file.
+///
+/// # Errors
+/// As [`weights`]; an override does not exist or matches nothing.
+pub fn locate(model: &Path, overrides: &Overrides) -> Result<Located> {
+    let (folder, weights) = weights(model)?;
     Ok(Located {
-        config,
-        ties: named(overrides.ties.as_deref())?.or_else(|| beside("ties.json")),
-        tokenizer: named(overrides.tokenizer.as_deref())?.or_else(|| beside("tokenizer.model")),
+        config: config(&folder, overrides)?,
+        ties: ties(&folder, overrides)?,
+        tokenizer: tokenizer(&folder, overrides)?,
         train: shards(&overrides.calib, &folder, "train_")?,
         val: shards(&overrides.val, &folder, "val_")?,
         weights,
     })
+}
+
+/// The named configuration, or the `config.json` of a folder.
+///
+/// # Errors
+/// The named one does not exist.
+pub fn config(folder: &Path, overrides: &Overrides) -> Result<Option<PathBuf>> {
+    Ok(named(overrides.config.as_deref())?.or_else(|| beside(folder, "config.json")))
+}
+
+/// The named tie map, or the `ties.json` of a folder.
+///
+/// # Errors
+/// The named one does not exist.
+pub fn ties(folder: &Path, overrides: &Overrides) -> Result<Option<PathBuf>> {
+    Ok(named(overrides.ties.as_deref())?.or_else(|| beside(folder, "ties.json")))
+}
+
+/// The named tokenizer, or the `tokenizer.model` or `tokenizer.json` of a folder.
+///
+/// # Errors
+/// The named one does not exist.
+pub fn tokenizer(folder: &Path, overrides: &Overrides) -> Result<Option<PathBuf>> {
+    match overrides.tokenizer.as_deref() {
+        Some(path) if path == Path::new(BYTES) => Ok(Some(path.to_path_buf())),
+        path => {
+            Ok(named(path)?.or_else(|| beside(folder, "tokenizer.model")).or_else(|| beside(folder, "tokenizer.json")))
+        }
+    }
+}
+
+/// A file of a folder, if it is there.
+fn beside(folder: &Path, name: &str) -> Option<PathBuf> {
+    Some(folder.join(name)).filter(|path| path.is_file())
 }
 
 /// An override, which unlike a file that is picked up must exist.
@@ -94,24 +139,54 @@ fn named(path: Option<&Path>) -> Result<Option<PathBuf>> {
     Ok(Some(path.to_path_buf()))
 }
 
-fn shards(overrides: &[PathBuf], folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
+/// The named shards, patterns expanded, or those of a folder whose names begin with `prefix`.
+///
+/// # Errors
+/// A named shard does not exist, or a pattern matches none.
+pub fn shards(overrides: &[PathBuf], folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
     if overrides.is_empty() {
         return list(folder, |name| name.starts_with(prefix) && name.ends_with(".bin"));
     }
+    let mut found = Vec::new();
     for path in overrides {
-        named(Some(path))?;
+        let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists());
+        match pattern {
+            Some(pattern) => found.extend(expand(pattern)?),
+            None => found.extend(named(Some(path))?),
+        }
     }
-    Ok(overrides.to_vec())
+    Ok(found)
+}
+
+/// The files that a pattern matches, sorted, without the challenge's tables of byte counts: these have the header of
+/// a shard, and `_bytes_` in their names.
+fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
+    let entries = glob::glob(pattern).map_err(|e| Error::input(format!("{pattern} is no pattern: {e}")))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io("list", e.path(), std::io::Error::from(e.error().kind())))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_file() && !name.contains("_bytes_") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    match found.is_empty() {
+        true => Err(Error::input(format!("no token shard matches {pattern}"))),
+        false => Ok(found),
+    }
 }
 
 fn find_weights(folder: &Path) -> Result<PathBuf> {
-    for name in ["model.safetensors", "model.safetensors.index.json"] {
-        let path = folder.join(name);
-        if path.is_file() {
-            return Ok(path);
-        }
+    let usual =
+        ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+    if let Some(path) = usual.iter().find_map(|name| beside(folder, name)) {
+        return Ok(path);
     }
     let mut found = list(folder, |name| name.ends_with(".safetensors"))?;
+    if found.is_empty() {
+        found = list(folder, |name| name.ends_with(".pt") || name.ends_with(".pth"))?;
+    }
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Err(Error::input(format!("there is no model.safetensors in {}", folder.display()))

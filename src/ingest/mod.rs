@@ -4,9 +4,14 @@
 //! panics and none allocates more than a small multiple of the file. Nothing here knows any architecture: whether the
 //! tensors are the right ones is the question of [`crate::model`], which ingest never imports.
 
+pub mod checkpoint;
 pub mod config;
+pub mod dtype;
 pub mod folder;
+pub mod gather;
 pub mod overlap;
+mod pickle;
+pub mod remark;
 pub mod shard;
 pub mod ties;
 pub mod tokenizer;
@@ -16,12 +21,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use config::Config;
+pub use dtype::Dtype;
 pub use folder::{Located, Overrides};
+pub use gather::{RawTensor, Weights};
 pub use overlap::Overlap;
+pub use remark::Remark;
 pub use shard::Shard;
 pub use ties::TieMap;
 pub use tokenizer::TokenBytes;
-pub use weights::{Dtype, RawTensor};
 
 use crate::error::Result;
 
@@ -35,6 +42,8 @@ pub struct Source {
     pub tensors: BTreeMap<String, RawTensor>,
     /// `None`: no tie map was given or found.
     pub ties: Option<TieMap>,
+    /// What reading changed or left out.
+    pub remarks: Vec<Remark>,
 }
 
 /// Reads the weights, the configuration and the tie map that [`folder::locate`] found.
@@ -43,11 +52,11 @@ pub struct Source {
 /// Whatever is wrong with one of the files, naming it.
 pub fn read(located: &Located) -> Result<Source> {
     // The small files first: a mistake there should not wait for gigabytes of weights.
-    let config = Config::read(&located.config)?;
+    let config = located.config.as_deref().map_or(Ok(Config::none()), Config::read)?;
     let ties = match &located.ties {
         Some(path) => TieMap::read(path)?,
         None => None,
     };
-    let tensors = weights::read(&located.weights)?;
-    Ok(Source { path: located.weights.clone(), config, tensors, ties })
+    let Weights { tensors, remarks } = weights::read(&located.weights)?;
+    Ok(Source { path: located.weights.clone(), config, tensors, ties, remarks })
 }

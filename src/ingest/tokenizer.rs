@@ -1,16 +1,21 @@
-//! Bytes per token, from a SentencePiece `.model`, for losses in bits per byte.
+//! Bytes per token, for losses in bits per byte: from a SentencePiece `.model`, a `tokenizer.json` ([`json`]), a table
+//! of byte counts, or one byte for every token.
 //!
-//! Counted as the challenge counts: a byte piece is 1 byte; any other piece is its UTF-8 length without one leading
-//! `▁` (U+2581, the mark of a space), and that space is 1 byte more unless the token before is a boundary (control,
-//! unknown or unused), where no space is written; boundaries themselves are 0 bytes.
+//! SentencePiece is counted as the challenge counts: a byte piece is 1 byte; any other piece is its UTF-8 length without
+//! one leading `▁` (U+2581, the mark of a space), and that space is 1 byte more unless the token before is a boundary
+//! (control, unknown or unused), where no space is written; boundaries themselves are 0 bytes.
 //!
 //! The file is a protobuf of which three fields matter, so the wire format is read by hand:
 //! `ModelProto { repeated SentencePiece pieces = 1 }`, `SentencePiece { string piece = 1; Type type = 3 }`.
+
+mod json;
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// What `--tokenizer` says for models of raw bytes, where every token is one.
+pub const BYTES: &str = "bytes";
 /// SentencePiece's mark of a space before a word.
 const SPACE: char = '\u{2581}';
 /// Token ids are u16.
@@ -25,10 +30,36 @@ pub struct TokenBytes {
     pub leading_space: Vec<bool>,
     /// Control, unknown or unused: no text, and no space is written after it.
     pub boundary: Vec<bool>,
+    /// A model may know more ids than the table: it is of a kind whose embeddings are often padded.
+    pub padded: bool,
 }
 
 impl TokenBytes {
-    /// Reads a `tokenizer.model`.
+    /// The table of a model with `vocab` token ids: from a file, or, where `path` is [`BYTES`], one byte a token.
+    ///
+    /// A `tokenizer.json` may know fewer ids: embeddings are often padded.
+    ///
+    /// # Errors
+    /// The file cannot be read, [`TokenBytes::parse`] refuses it, or it is of another vocabulary; messages begin with
+    /// the path.
+    pub fn of_model(path: &Path, vocab: usize) -> Result<TokenBytes> {
+        if path == Path::new(BYTES) {
+            if vocab < 256 {
+                return Err(Error::input(format!(
+                    "--tokenizer {BYTES}: the model knows {vocab} token ids, bytes are 256"
+                )));
+            }
+            return Ok(TokenBytes::of_counts(vec![1; vocab]));
+        }
+        let mut table = TokenBytes::read(path)?;
+        if table.padded && table.bytes.len() < vocab {
+            table.resize(vocab);
+        }
+        table.check_vocab(vocab).map_err(|e| e.at(path.display()))?;
+        Ok(table)
+    }
+
+    /// Reads a tokenizer of any of the three kinds.
     ///
     /// # Errors
     /// The file cannot be read, or [`TokenBytes::parse`] refuses it; the message begins with the path.
@@ -37,12 +68,32 @@ impl TokenBytes {
         TokenBytes::parse(&bytes).map_err(|e| e.at(path.display()))
     }
 
-    /// Parses the bytes of a SentencePiece model.
+    /// Parses a SentencePiece model, a `tokenizer.json` or a JSON array of byte counts; the first byte says which.
     ///
     /// # Errors
-    /// Not a protobuf, no pieces, more than 65,536 of them, or a piece that is not UTF-8 or of an unknown type.
-    pub fn parse(model: &[u8]) -> Result<TokenBytes> {
-        let mut table = TokenBytes { bytes: Vec::new(), leading_space: Vec::new(), boundary: Vec::new() };
+    /// Ill-formed; no pieces, or more than 65,536 (1,048,576 in JSON); pieces of an unknown kind.
+    pub fn parse(bytes: &[u8]) -> Result<TokenBytes> {
+        match bytes.first() {
+            Some(b'{' | b'[') => json::parse(bytes),
+            _ => TokenBytes::sentencepiece(bytes),
+        }
+    }
+
+    /// A table of plain counts: nothing depends on the token before.
+    fn of_counts(bytes: Vec<u32>) -> TokenBytes {
+        let none = vec![false; bytes.len()];
+        TokenBytes { bytes, leading_space: none.clone(), boundary: none, padded: false }
+    }
+
+    /// Ids beyond the table become boundaries of no bytes.
+    fn resize(&mut self, length: usize) {
+        self.bytes.resize(length, 0);
+        self.leading_space.resize(length, false);
+        self.boundary.resize(length, true);
+    }
+
+    fn sentencepiece(model: &[u8]) -> Result<TokenBytes> {
+        let mut table = TokenBytes::of_counts(Vec::new());
         let mut fields = Fields(model);
         while let Some((number, value)) = fields.next().map_err(|fault| refused(model, &fields, fault))? {
             let (1, Value::Bytes(piece)) = (number, value) else { continue };

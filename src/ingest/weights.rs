@@ -1,4 +1,4 @@
-//! Weights from `.safetensors`: one file, or several behind a `.index.json`.
+//! Weights from `.safetensors` or PyTorch checkpoints: one file, or several behind an `.index.json`.
 //!
 //! Files are memory-mapped, so what is held in memory is only the widened copy. The safetensors crate checks the
 //! header (sizes, no holes, exact length); this module turns its verdicts into sentences that name the tensor.
@@ -6,80 +6,40 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
-use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, Value};
 
+use super::checkpoint;
+use super::dtype::Element;
+use super::gather::{Gather, Weights};
 use crate::error::{Error, Result};
 
-/// How a tensor is stored in the source. All three widen exactly to f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Dtype {
-    F32,
-    F16,
-    Bf16,
-}
+pub use super::dtype::Dtype;
 
-impl Dtype {
-    /// Bytes of one weight.
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::Bf16 => 2,
-        }
-    }
-
-    /// The nearest value this type can hold, ties to even, rounded once.
-    pub fn round(self, x: f64) -> f32 {
-        match self {
-            Dtype::F32 => x as f32,
-            Dtype::F16 => f16::from_f64(x).to_f32(),
-            Dtype::Bf16 => bf16::from_f64(x).to_f32(),
-        }
-    }
-
-    /// `bytes` (little-endian, a whole number of weights) widened to f32.
-    fn widen(self, bytes: &[u8]) -> Vec<f32> {
-        let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-        match self {
-            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::Bf16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-        }
-    }
-}
-
-/// A tensor as the file holds it.
-#[derive(Debug, Clone)]
-pub struct RawTensor {
-    pub shape: Vec<usize>,
-    pub dtype: Dtype,
-    /// The weights in row-major order, all finite; as many as `shape` says.
-    pub data: Arc<Vec<f32>>,
-}
-
-/// Reads a `.safetensors` file, or all the files that a `.safetensors.index.json` lists.
+/// Reads a `.safetensors` file, a PyTorch checkpoint, or all the files that an `.index.json` lists.
+///
+/// Which of the two a file is, its first bytes say.
 ///
 /// # Errors
-/// The file cannot be read, is truncated, contradicts its header, holds a dtype other than F32, F16 and BF16, or a
+/// The file cannot be read, is truncated, contradicts its header, holds an element type that no weight has, or a
 /// weight that is not finite. Messages begin with the path.
-pub fn read(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
-    if path.to_string_lossy().ends_with(".index.json") {
-        return read_sharded(path);
-    }
-    read_file(path)
+pub fn read(path: &Path) -> Result<Weights> {
+    let gathered = match path.to_string_lossy().ends_with(".index.json") {
+        true => read_sharded(path)?,
+        false => read_file(path)?,
+    };
+    gathered.finish().map_err(|e| e.at(path.display()))
 }
 
-fn read_file(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
+fn read_file(path: &Path) -> Result<Gather> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
     // Mapping a folder or an empty file fails with a riddle of an errno.
     if metadata.is_dir() {
-        return Err(Error::input(format!("{} is a folder, wanted a safetensors file", path.display())));
+        return Err(Error::input(format!("{} is a folder, wanted a weights file", path.display())));
     }
     if metadata.len() == 0 {
         return Err(Error::input(format!("{} is empty", path.display())));
@@ -87,34 +47,54 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
     // SAFETY: the map is only read, and dropped before this function returns. As with every map, another process that
     // cuts the file meanwhile kills this one; nobody rewrites a checkpoint in place while it is being packed.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
-    parse(&map).map_err(|e| e.at(path.display()))
+    let gathered = if checkpoint::is_one(&map) { checkpoint::gather(&map) } else { gather(&map) };
+    gathered.map_err(|e| e.at(path.display()))
 }
 
-/// Parses the bytes of one `.safetensors` file.
+/// Parses the bytes of one `.safetensors` file or PyTorch checkpoint.
 ///
 /// # Errors
 /// As [`read`], without the path.
-pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, RawTensor>> {
+pub fn parse(bytes: &[u8]) -> Result<Weights> {
+    let gathered = if checkpoint::is_one(bytes) { checkpoint::gather(bytes) } else { gather(bytes) };
+    gathered?.finish()
+}
+
+fn gather(bytes: &[u8]) -> Result<Gather> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| explain(bytes, &e))?;
     // In the order of names, so that of several faults always the same one is reported.
     let views: BTreeMap<&str, _> = file.iter().collect();
-    let mut tensors = BTreeMap::new();
+    let mut gathered = Gather::default();
     for (name, view) in views {
-        let dtype = match view.dtype() {
-            safetensors::Dtype::F32 => Dtype::F32,
-            safetensors::Dtype::F16 => Dtype::F16,
-            safetensors::Dtype::BF16 => Dtype::Bf16,
-            other => return Err(unsupported(name, &format!("{other:?}"))),
-        };
-        let data = dtype.widen(view.data());
-        check_finite(name, view.shape(), &data)?;
-        tensors.insert(name.to_string(), RawTensor { shape: view.shape().to_vec(), dtype, data: Arc::new(data) });
+        let element = element(view.dtype()).ok_or_else(|| unsupported(name, &format!("{:?}", view.dtype())))?;
+        gathered.add(name, element, view.shape(), view.data())?;
     }
-    Ok(tensors)
+    Ok(gathered)
+}
+
+fn element(dtype: safetensors::Dtype) -> Option<Element> {
+    Some(match dtype {
+        safetensors::Dtype::F64 => Element::F64,
+        safetensors::Dtype::F32 => Element::F32,
+        safetensors::Dtype::F16 => Element::F16,
+        safetensors::Dtype::BF16 => Element::Bf16,
+        safetensors::Dtype::F8_E4M3 => Element::F8E4m3,
+        safetensors::Dtype::F8_E5M2 => Element::F8E5m2,
+        safetensors::Dtype::BOOL => Element::Integer("bool", 1),
+        safetensors::Dtype::U8 => Element::Integer("u8", 1),
+        safetensors::Dtype::I8 => Element::Integer("i8", 1),
+        safetensors::Dtype::I16 => Element::Integer("i16", 2),
+        safetensors::Dtype::U16 => Element::Integer("u16", 2),
+        safetensors::Dtype::I32 => Element::Integer("i32", 4),
+        safetensors::Dtype::U32 => Element::Integer("u32", 4),
+        safetensors::Dtype::I64 => Element::Integer("i64", 8),
+        safetensors::Dtype::U64 => Element::Integer("u64", 8),
+        _ => return None,
+    })
 }
 
 /// Reads every file of a sharded model and holds the index against what they contain.
-fn read_sharded(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
+fn read_sharded(path: &Path) -> Result<Gather> {
     let place = |e: Error| e.at(path.display());
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     let index: Value = serde_json::from_str(&text).map_err(|e| place(Error::input(format!("not valid JSON: {e}"))))?;
@@ -130,49 +110,31 @@ fn read_sharded(path: &Path) -> Result<BTreeMap<String, RawTensor>> {
         })?;
         files.entry(file).or_default().insert(tensor);
     }
-    let mut tensors = BTreeMap::new();
+    let mut gathered = Gather::default();
     for (file, listed) in files {
         // Never another index: one that lists itself would be read for ever.
         let found = read_file(&path.with_file_name(file))?;
-        if let Some(name) = listed.iter().find(|name| !found.contains_key(**name)) {
+        let names = found.names();
+        if let Some(name) = listed.iter().find(|name| !names.contains(**name)) {
             return Err(place(Error::input(format!("the index puts {name} into {file}, which does not hold it"))));
         }
         // With this, no tensor can come from two files either: the index has one entry for it.
-        if let Some(name) = found.keys().find(|name| !listed.contains(name.as_str())) {
+        if let Some(name) = names.iter().find(|name| !listed.contains(**name)) {
             return Err(place(Error::input(format!("{file} holds {name}, which the index does not put there"))));
         }
-        tensors.extend(found);
+        gathered.extend(found);
     }
-    Ok(tensors)
-}
-
-fn check_finite(name: &str, shape: &[usize], data: &[f32]) -> Result<()> {
-    let Some(first) = data.iter().position(|x| !x.is_finite()) else { return Ok(()) };
-    let count = data.iter().filter(|x| !x.is_finite()).count();
-    let (mut rest, mut at) = (first, Vec::new());
-    for &length in shape.iter().rev() {
-        at.insert(0, rest % length);
-        rest /= length;
-    }
-    let value = data[first];
-    let (total, are) = (data.len(), if count == 1 { "is" } else { "are" });
-    Err(Error::input(format!("{name}: {count} of {total} weights {are} not finite, the first at {at:?} is {value}"))
-        .hint("the training run diverged or the file is damaged; use an earlier checkpoint"))
+    Ok(gathered)
 }
 
 fn unsupported(name: &str, dtype: &str) -> Error {
     Error::input(format!("{name} has dtype {dtype}, wanted F32, F16 or BF16"))
-        .hint("save the model as float32, float16 or bfloat16; buffers that are no weights do not belong in it")
+        .hint("save the model as float32, float16 or bfloat16")
 }
 
 /// Says what is wrong with a file that the safetensors crate refuses, with the tensor and the figures.
 fn explain(bytes: &[u8], error: &SafeTensorError) -> Error {
     let total = bytes.len();
-    // Torch's own files are zip archives or pickles: say so instead of quoting a header length of 10^18.
-    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
-        return Error::input("not a safetensors file but a PyTorch checkpoint")
-            .hint("convert it with safetensors.torch.save_file(state_dict, \"model.safetensors\")");
-    }
     let Some(length) = bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)) else {
         return Error::input(format!("truncated: {total} bytes, a safetensors file has at least 8"));
     };

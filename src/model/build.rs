@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ties::{self, Retie, TieReport};
 use super::{Checked, Model, Stored, Structure, elements};
 use crate::error::{Error, Result};
-use crate::ingest::{RawTensor, Source};
+use crate::ingest::{RawTensor, Remark, Source};
 use crate::nets::{Form, TensorSpec};
 
 /// Faults listed before "and more".
@@ -22,11 +22,11 @@ const LISTED: usize = 5;
 /// not hold. Messages begin with the path of the weights and name the tensors.
 pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Retie>) -> Result<Model> {
     let structure = structure.into();
-    let Source { path, config, mut tensors, ties } = source;
+    let Source { path, config, mut tensors, ties, remarks } = source;
     let place = |e: Error| e.at(path.display());
     let specs = &structure.specs;
     let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;
-    check(specs, &group, &tensors, &config.arch).map_err(place)?;
+    check(specs, &group, &tensors, &remarks, &config.arch).map_err(place)?;
     let present = specs.iter().map(|spec| tensors.remove(&spec.name)).collect();
     let (leaders, retied) = ties::unite(specs, &group, present, retie).map_err(place)?;
 
@@ -60,6 +60,7 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
         layers,
         tied_roles,
         ties,
+        remarks,
         net,
         device: candle_core::Device::Cpu,
         _checked: Checked,
@@ -67,7 +68,13 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
 }
 
 /// Missing, wrongly shaped and foreign tensors, the first few of them listed.
-fn check(specs: &[TensorSpec], group: &[usize], tensors: &BTreeMap<String, RawTensor>, arch: &str) -> Result<()> {
+fn check(
+    specs: &[TensorSpec],
+    group: &[usize],
+    tensors: &BTreeMap<String, RawTensor>,
+    remarks: &[Remark],
+    arch: &str,
+) -> Result<()> {
     let mut faults = Vec::new();
     // A tied tensor may be left out as long as one of its group is there.
     let mut served = vec![false; specs.len()];
@@ -78,7 +85,11 @@ fn check(specs: &[TensorSpec], group: &[usize], tensors: &BTreeMap<String, RawTe
         let TensorSpec { name, shape, .. } = spec;
         match tensors.get(name) {
             None if served[leader] => {}
-            None => faults.push(format!("{name} {shape:?} is missing")),
+            None => {
+                let why = remarks.iter().find_map(|remark| remark.dropped(name));
+                let why = why.map_or_else(String::new, |why| format!(": it was left out, being {why}"));
+                faults.push(format!("{name} {shape:?} is missing{why}"));
+            }
             Some(tensor) if tensor.shape != *shape => {
                 faults.push(format!("{name} has shape {:?}, wanted {shape:?}", tensor.shape));
             }

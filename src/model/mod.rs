@@ -19,7 +19,7 @@ pub use ties::{Retie, TieReport};
 pub use crate::ingest::Dtype;
 
 use crate::error::{Error, Result};
-use crate::ingest::Config;
+use crate::ingest::{Config, Remark};
 use crate::nets::{Form, Net, Params, TensorSpec};
 
 /// One distinct tensor, used under one name or, tied, under several.
@@ -53,6 +53,8 @@ pub struct Model {
     /// Roles that a whole-layer tie shares.
     pub tied_roles: Vec<String>,
     pub ties: TieReport,
+    /// What reading its files changed or left out.
+    pub remarks: Vec<Remark>,
     net: Result<Arc<dyn Net>>,
     device: Device,
     _checked: Checked,
@@ -114,6 +116,7 @@ impl Model {
         let copies = ties::layer_copies(&structure, &source);
         let ties = TieReport { declared, found: Vec::new(), retied: Vec::new(), copies };
         let Structure { specs, layers, tied_roles, net } = structure;
+        let remarks = Vec::new();
         Ok(Model {
             config,
             specs,
@@ -122,6 +125,7 @@ impl Model {
             layers,
             tied_roles,
             ties,
+            remarks,
             net,
             device: Device::Cpu,
             _checked: Checked,

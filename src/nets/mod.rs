@@ -1,6 +1,7 @@
 //! Architectures: which tensors a network has and how it computes logits. One file each.
 
 pub mod golf;
+pub mod guess;
 pub mod names;
 pub mod ops;
 

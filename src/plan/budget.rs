@@ -1,11 +1,12 @@
-//! Meets a byte budget: one knob for the whole model, bisected on really encoded bytes, then the leftover spent.
+//! Meets a byte budget: one step size for the whole model, bisected on really encoded bytes, then the leftover spent.
 //!
-//! At one knob every part buys loss with bytes at the same price, so the knob is the whole allocation. Between the last
-//! knob that fits and the first that does not, parts are exchanged one by one, best nats per byte first.
+//! At one step size (the root of the Lagrangian, see `code::quantize::step_rule`) every part buys loss with bytes at the
+//! same price, so it is the whole allocation. Between the last that fits and the first that does not, parts are exchanged
+//! one by one, best nats per byte first.
 
 use crate::error::Result;
 
-/// A part of the model coded at some knob.
+/// A part of the model coded at some step size.
 pub struct Part<T> {
     pub bytes: usize,
     /// Predicted loss, nats per token.
@@ -16,11 +17,11 @@ pub struct Part<T> {
 /// What can be encoded. The search knows nothing else about a model, so it is tested with a fake one.
 pub trait Encoder {
     type Coded;
-    /// Every part at knob `c`, in a fixed order. A smaller knob means more bytes and less loss.
+    /// Every part at step size `c`, in a fixed order. A smaller step size means more bytes and less loss.
     fn encode(&mut self, c: f64) -> Result<Vec<Part<Self::Coded>>>;
     /// Bytes of the file whose parts have these sizes.
     fn file_size(&self, parts: &[usize]) -> Result<u64>;
-    /// Stored weights: each halving of the knob costs about one bit of each.
+    /// Stored weights: each halving of the step size costs about one bit of each.
     fn weights(&self) -> usize;
 }
 
@@ -34,24 +35,24 @@ pub enum Outcome<T> {
 
 /// Encodings at most; never seconds, so that speed does not change the result.
 const TRIALS: usize = 12;
-/// Knobs more than this many octaves from the start are not tried.
+/// Step sizes more than this many octaves from the start are not tried.
 const REACH: f64 = 14.0;
-/// Knobs nearer than this many octaves differ by no more than the search's own noise.
+/// Step sizes nearer than this many octaves differ by no more than the search's own noise.
 const NOISE: f64 = 3e-4;
 
-/// A file at one knob.
+/// A file at one step size.
 struct Trial<T> {
-    /// log2 of the knob.
+    /// log2 of the step size.
     log: f64,
     size: f64,
     parts: Vec<Part<T>>,
 }
 
-/// Where the next knob comes from: the last trials and how fast size falls with the knob.
+/// Where the next step size comes from: the last trials and how fast size falls with the step size.
 struct Search {
     budget: f64,
     start: f64,
-    /// Bytes per octave of the knob; one bit per weight at first.
+    /// Bytes per octave of the step size; one bit per weight at first.
     slope: f64,
     steepest: f64,
     last: Option<(f64, f64)>,
@@ -76,14 +77,14 @@ impl Search {
         Ok(Trial { log, size, parts })
     }
 
-    /// The knob at which a trial's size would change to `aim`; at most four octaves away and never out of reach.
+    /// The step size at which a trial's size would change to `aim`; at most four octaves away and never out of reach.
     fn towards(&self, log: f64, size: f64, aim: f64) -> f64 {
         let step = ((size - aim) / self.slope).clamp(-4.0, 4.0);
         (log + step).clamp(self.start - REACH, self.start + REACH)
     }
 }
 
-/// A knob whose file has `budget` bytes within `close` of it, starting at `start`; no nearer where it cannot get nearer.
+/// A step size whose file has `budget` bytes within `close` of it, starting at `start`; no nearer where it cannot get nearer.
 ///
 /// # Errors
 /// If encoding fails.
@@ -101,9 +102,9 @@ pub fn approach<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64
     Ok(log.exp2())
 }
 
-/// Finds the finest knob whose file fits `budget` bytes, starting at `start`, and spends what is left.
+/// Finds the finest step size whose file fits `budget` bytes, starting at `start`, and spends what is left.
 ///
-/// The knob is near enough when `close` of the budget is left or less and a slightly finer one exceeds it: the exchange
+/// The step size is near enough when `close` of the budget is left or less and a slightly finer one exceeds it: the exchange
 /// of parts between the two spends most of the rest.
 ///
 /// # Errors
@@ -211,8 +212,8 @@ mod tests {
 
     fn size(budget: u64, start: f64) -> (Option<u64>, usize) {
         let mut fake = Fake { weights: vec![40_000, 10_000, 5_000, 65_000, 300], trials: 0 };
-        let knob = approach(&mut fake, budget, start, 4e-3).unwrap();
-        let size = match meet(&mut fake, budget, knob, 5e-4).unwrap() {
+        let step = approach(&mut fake, budget, start, 4e-3).unwrap();
+        let size = match meet(&mut fake, budget, step, 5e-4).unwrap() {
             Outcome::Fits(parts) => Some(fake.file_size(&parts.iter().map(|p| p.bytes).collect::<Vec<_>>()).unwrap()),
             Outcome::TooSmall { .. } => None,
         };

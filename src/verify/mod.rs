@@ -65,12 +65,12 @@ pub fn alone(
     let started = Instant::now();
     let opened = decode(path, progress)?;
     let artifact = describe(path, &opened)?;
-    let trial = trial(opened.model.network()?.vocab_size())?;
+    let trial = opened.model.network().ok().map(|net| trial(net.vocab_size())).transpose()?.flatten();
     let evaluation = match &trial {
         None => None,
         Some(trial) => Some(evaluate(&opened.model, trial, progress)?),
     };
-    let notes = notes(trial.as_ref(), evaluation.as_ref(), opened.model.network()?.vocab_size());
+    let notes = notes(&opened.model, trial.as_ref(), evaluation.as_ref());
     Ok(Verdict { artifact, budget: None, against: None, evaluation, notes, seconds: seconds(started) })
 }
 
@@ -107,7 +107,7 @@ pub fn against(
             Some(Evaluation::of(&comparison, trial.sample(&windows)))
         }
     };
-    let notes = notes(trial, evaluation.as_ref(), model.network()?.vocab_size());
+    let notes = notes(model, trial, evaluation.as_ref());
     let against = Some(against);
     Ok(Verdict { artifact, budget: None, against, evaluation, notes, seconds: seconds(started) })
 }
@@ -197,7 +197,11 @@ fn identical(packed: &Model, model: &Model) -> usize {
     (0..model.specs.len()).filter(same).count()
 }
 
-fn notes(trial: Option<&Trial>, evaluation: Option<&Evaluation>, vocab: usize) -> Vec<Note> {
+fn notes(model: &Model, trial: Option<&Trial>, evaluation: Option<&Evaluation>) -> Vec<Note> {
+    let vocab = match model.network() {
+        Err(why) => return vec![Note::NoNetwork(why.message)],
+        Ok(net) => net.vocab_size(),
+    };
     let mut notes = match trial {
         None => vec![Note::NoValidation],
         Some(trial) if trial.table.is_none() => vec![Note::NoTokenizer],

@@ -6,6 +6,7 @@ use super::statistics::{Estimate, quantile};
 use crate::error::{Error, Result};
 use crate::eval::bits::bits_per_byte;
 use crate::eval::compare::{Comparison, Losses};
+use crate::ingest::Remark;
 use crate::text::thousands;
 
 /// What was found out about an artifact.
@@ -195,12 +196,20 @@ pub enum Note {
     NotEvaluated,
     /// Losses in bits per byte need the lengths of the tokens.
     NoTokenizer,
+    /// Reading the model changed this or left it out.
+    Input(Remark),
     /// `--allow-overlap` let this text through.
     Overlap(String),
     /// So many matrices are equal to others without being declared tied.
     UndeclaredTies(usize),
     /// `--retie` changed so many tensors; the largest change of a weight, as text.
     Retied(usize, String),
+    /// No network computes with these tensors, and why: there are no losses.
+    NoNetwork(String),
+    /// Matrices that no prediction on the calibration tokens depends on, stored as zeros.
+    Silent(Vec<String>),
+    /// Matrices whose curvature the given statistics leave out.
+    Unmeasured(Vec<String>),
     /// The folder for cached statistics cannot be used, and why.
     NoCache(String),
     /// The packed model loses more than one that gives every token the same probability.
@@ -213,11 +222,17 @@ impl Note {
             Note::NoValidation => "not evaluated: there are no validation tokens".into(),
             Note::NotEvaluated => "not evaluated, as --no-eval asks".into(),
             Note::NoTokenizer => "no bits per byte: there is no tokenizer".into(),
+            Note::Input(remark) => remark.message(),
             Note::Overlap(what) => format!("the losses are too good: {what}"),
             Note::UndeclaredTies(n) => format!("matrices equal to others but not declared tied, stored once: {n}"),
             Note::Retied(n, largest) => {
                 format!("tensors made equal by --retie: {n}; the largest change of a weight is {largest}")
             }
+            Note::NoNetwork(why) => format!("not evaluated: {why}"),
+            Note::Silent(names) => {
+                format!("nothing depends on these matrices, they are stored as zeros: {}", listed(names))
+            }
+            Note::Unmeasured(names) => format!("packed by squared error, for want of statistics: {}", listed(names)),
             Note::NoCache(why) => format!("measured statistics are not kept: {why}"),
             Note::WorseThanGuessing => {
                 "the packed model is useless: it loses more than giving every token the same probability".into()
@@ -230,13 +245,24 @@ impl Note {
             Note::NoValidation => "name a token shard with --val",
             Note::NotEvaluated => "`tiepack verify ARTIFACT --against MODEL` makes up for it",
             Note::NoTokenizer => "name the SentencePiece model with --tokenizer",
+            Note::Input(remark) => remark.hint(),
             Note::Overlap(_) => "validate on tokens that the packer has not seen",
             Note::UndeclaredTies(_) => "declare them in ties.json to have them checked",
             Note::Retied(..) => "losses are against the model as changed, not as it was trained",
+            Note::NoNetwork(_) => "losses need a network that is registered: README, Input",
+            Note::Silent(_) => "the loss above was measured without them",
+            Note::Unmeasured(_) => "measure them as well, or keep the model's own tool at hand to judge the result",
             Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
             Note::WorseThanGuessing => "raise the cap",
         }
     }
+}
+
+/// The first few of some names.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    names[..names.len().min(SHOWN)].join(", ") + &more
 }
 
 impl Serialize for Note {

@@ -1,11 +1,13 @@
 //! The command as a person or a script runs it: what it prints, what it refuses, how it exits.
 
 mod artifacts;
+mod foreign;
 mod help;
 mod inputs;
 mod losses;
 mod lossy;
 mod pack;
+mod plan;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -96,14 +98,21 @@ fn replace(bytes: &mut [u8], from: &str, to: &str) {
     bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
 }
 
-/// Flips one bit of the first weight of a tensor.
-fn nudge(weights: &Path, tensor: &str) {
+/// Changes the bytes of one tensor of a weights file.
+fn edit_tensor(weights: &Path, tensor: &str, change: impl FnOnce(&mut [u8])) {
     edit(weights, |bytes| {
         let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
         let entries: Value = serde_json::from_slice(&bytes[8..header]).unwrap();
-        let start = entries[tensor]["data_offsets"][0].as_u64().unwrap_or_else(|| panic!("no {tensor}"));
-        bytes[header + start as usize] ^= 1;
+        let place = |k: usize| {
+            header + entries[tensor]["data_offsets"][k].as_u64().unwrap_or_else(|| panic!("no {tensor}")) as usize
+        };
+        change(&mut bytes[place(0)..place(1)]);
     });
+}
+
+/// Flips one bit of the first weight of a tensor.
+fn nudge(weights: &Path, tensor: &str) {
+    edit_tensor(weights, tensor, |bytes| bytes[0] ^= 1);
 }
 
 /// The fixture packed bit for bit, made once.

@@ -79,7 +79,7 @@ pub fn model() -> Model {
         tensors.insert(spec.name, RawTensor { shape: spec.shape, dtype, data });
     }
     let ties = Some(TieMap::from_json(TIES).unwrap());
-    build(Source { path: "golden".into(), config, tensors, ties }, net, None).unwrap()
+    build(Source { path: "golden".into(), config, tensors, ties, remarks: Vec::new() }, net, None).unwrap()
 }
 
 /// A model that no network explains. Layer 3 is layer 0 again, layer 1 is near layer 0, and a branch does nothing.

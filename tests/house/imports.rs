@@ -145,8 +145,9 @@ fn invariants_name_what_is_absent() {
         ("ingest", &["nets", "model"][..]),
         ("nets", &["compile", "artifact", "code", "model"]),
         ("eval", &["compile", "artifact", "code"]),
-        ("plan", &["model", "artifact", "code", "ingest"]),
-        ("code", &["artifact", "model"]),
+        ("plan", &["model", "artifact", "code", "ingest", "measure"]),
+        ("code", &["artifact", "model", "measure", "plan", "eval"]),
+        ("measure", &["code", "plan", "artifact"]),
         ("artifact", &["compile", "plan", "measure"]),
         ("verify", &["compile", "plan", "measure"]),
         ("compile", &["verify", "cli"]),
@@ -157,4 +158,36 @@ fn invariants_name_what_is_absent() {
             assert!(!imports.contains(*other), "{module} imports {other}");
         }
     }
+}
+
+/// The rooms of `code` import as their table says, and what reads streams nothing of what writes them.
+#[test]
+fn rooms_of_code_keep_to_their_table() {
+    let rows = table(&text("ARCHITECTURE.md"), "room");
+    let words = |cell: &str| quoted(cell).into_iter().map(String::from).collect::<Vec<_>>();
+    let rooms: Vec<(String, BTreeSet<String>)> =
+        rows.iter().map(|row| (words(&row[0]).remove(0), words(&row[1]).into_iter().collect())).collect();
+    assert_eq!(rooms.len(), 4, "the table of rooms");
+    let names: BTreeSet<String> = rooms.iter().map(|(room, _)| room.clone()).collect();
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in files("src/code", &[".rs"]) {
+        let parts: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        let room = parts[2].clone();
+        if room == "mod.rs" {
+            continue;
+        }
+        // Tests may use whatever they like.
+        let source = text(&path);
+        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let mut named = named(source, "crate::code", 0, &BTreeSet::new());
+        named.retain(|name| names.contains(name) && *name != room);
+        if parts.last().is_some_and(|file| file == "decode.rs" || file == "decoder.rs" || file == "walk.rs") {
+            for word in ["quantize", "Encoder", "Prices", "encode::"] {
+                assert!(!code(source).contains(word), "{} names {word}", path.display());
+            }
+        }
+        found.entry(room).or_default().extend(named);
+    }
+    assert_eq!(found, rooms.into_iter().collect(), "rooms and what they import");
+    assert_eq!(found.keys().cloned().collect::<BTreeSet<_>>(), names);
 }

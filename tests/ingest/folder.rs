@@ -24,7 +24,7 @@ fn everything_in_a_folder_is_picked_up_in_the_order_of_names() {
     ]);
     let located = locate(folder.root(), &Overrides::default()).unwrap();
     assert_eq!(located.weights, folder.path("model.safetensors"));
-    assert_eq!(located.config, folder.path("config.json"));
+    assert_eq!(located.config, Some(folder.path("config.json")));
     assert_eq!(located.ties, Some(folder.path("ties.json")));
     assert_eq!(located.tokenizer, Some(folder.path("tokenizer.model")));
     assert_eq!(located.train, ["train_000.bin", "train_001.bin"].map(|name| folder.path(name)));

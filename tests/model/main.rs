@@ -79,7 +79,7 @@ fn tensors() -> BTreeMap<String, RawTensor> {
 
 fn source(tensors: BTreeMap<String, RawTensor>, ties: Option<&str>) -> Source {
     let ties = ties.map(|text| TieMap::from_json(text).expect("a valid tie map"));
-    Source { path: PathBuf::from("model.safetensors"), config: config(), tensors, ties }
+    Source { path: PathBuf::from("model.safetensors"), config: config(), tensors, ties, remarks: Vec::new() }
 }
 
 /// The name under which the tensor of `name` is stored.

@@ -1,0 +1,286 @@
+//! From tensors as files hold them to weights: widened, buffers left out, the prefixes of wrappers taken off. Whatever
+//! is changed or left out is said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::dtype::{Dtype, Element, f64s};
+use super::remark::Remark;
+use crate::error::{Error, Result};
+
+/// Parts of names that wrappers put in, wherever they stand: torch.compile, FSDP, activation checkpointing.
+const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+/// What `DistributedDataParallel` and `AveragedModel` put in front of every name.
+const MODULE: &str = "module.";
+
+/// A tensor as the file holds it.
+#[derive(Debug, Clone)]
+pub struct RawTensor {
+    pub shape: Vec<usize>,
+    pub dtype: Dtype,
+    /// The weights in row-major order, all finite; as many as `shape` says.
+    pub data: Arc<Vec<f32>>,
+}
+
+/// The weights of a model.
+#[derive(Debug, Clone, Default)]
+pub struct Weights {
+    /// By state-dict name, wrappers' prefixes taken off.
+    pub tensors: BTreeMap<String, RawTensor>,
+    /// What reading changed or left out.
+    pub remarks: Vec<Remark>,
+}
+
+/// Takes tensors in as they are read.
+#[derive(Debug, Default)]
+pub struct Gather {
+    tensors: BTreeMap<String, RawTensor>,
+    /// What was left out, by its name, and why.
+    dropped: BTreeMap<String, String>,
+    /// Tensors of each type that a model does not keep.
+    widened: BTreeMap<Element, usize>,
+    /// Weights that became others on the way from f64 to f32.
+    rounded: usize,
+    /// What there is to say already.
+    said: Vec<Remark>,
+}
+
+impl Gather {
+    /// Takes a tensor in. `bytes` are as many as `shape` and `element` say, little-endian, in row-major order.
+    ///
+    /// # Errors
+    /// A weight is not finite, or beyond an f32.
+    pub fn add(&mut self, name: &str, element: Element, shape: &[usize], bytes: &[u8]) -> Result<()> {
+        if let Some(why) = buffer(name, element, shape) {
+            self.dropped.insert(name.to_string(), why.to_string());
+            return Ok(());
+        }
+        let Some(dtype) = element.kept() else { return Ok(()) };
+        let data = element.widen(bytes);
+        if causal_mask(name, shape, &data) {
+            self.dropped.insert(name.to_string(), "a causal mask".into());
+            return Ok(());
+        }
+        if element == Element::F64 {
+            self.rounded += rounded(name, bytes, &data)?;
+        }
+        check_finite(name, shape, &data)?;
+        if !matches!(element, Element::F32 | Element::F16 | Element::Bf16) {
+            *self.widened.entry(element).or_default() += 1;
+        }
+        self.tensors.insert(name.to_string(), RawTensor { shape: shape.to_vec(), dtype, data: Arc::new(data) });
+        Ok(())
+    }
+
+    /// Gives another name what `first` has: the same tensor, or the same reason to be left out.
+    pub fn alias(&mut self, name: &str, first: &str) {
+        if let Some(tensor) = self.tensors.get(first) {
+            self.tensors.insert(name.to_string(), tensor.clone());
+        } else if let Some(why) = self.dropped.get(first) {
+            self.dropped.insert(name.to_string(), why.clone());
+        }
+    }
+
+    /// Leaves something out that is no tensor.
+    pub fn drop(&mut self, name: &str, why: &str) {
+        self.dropped.insert(name.to_string(), why.into());
+    }
+
+    /// Says something about the file as a whole.
+    pub fn remark(&mut self, remark: Option<Remark>) {
+        self.said.extend(remark);
+    }
+
+    /// Every name that was taken in or left out.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.tensors.keys().chain(self.dropped.keys()).map(String::as_str).collect()
+    }
+
+    /// Takes in all that another has gathered; names that both have become the other's.
+    pub fn extend(&mut self, other: Gather) {
+        self.tensors.extend(other.tensors);
+        self.dropped.extend(other.dropped);
+        for (element, count) in other.widened {
+            *self.widened.entry(element).or_default() += count;
+        }
+        self.rounded += other.rounded;
+        self.said.extend(other.said);
+    }
+
+    /// The weights, and what is to be said about them.
+    ///
+    /// # Errors
+    /// Two tensors have the same name once prefixes are taken off.
+    pub fn finish(self) -> Result<Weights> {
+        let mut remarks = self.said;
+        let (tensors, prefixes, modules) = strip(self.tensors)?;
+        let plain = |name: &str| {
+            let name = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".");
+            (0..modules).fold(name.as_str(), |name, _| name.strip_prefix(MODULE).unwrap_or(name)).to_string()
+        };
+        let dropped: BTreeMap<_, _> = self.dropped.iter().map(|(name, why)| (plain(name), why.clone())).collect();
+        if !prefixes.is_empty() {
+            remarks.push(Remark::Stripped(prefixes));
+        }
+        for (element, tensors) in self.widened {
+            remarks.push(match element {
+                Element::F64 => Remark::Rounded { tensors, weights: self.rounded },
+                other => Remark::Widened { tensors, from: other.name() },
+            });
+        }
+        if !dropped.is_empty() {
+            remarks.push(Remark::Dropped(dropped));
+        }
+        Ok(Weights { tensors, remarks })
+    }
+}
+
+/// Why a tensor is no weight, if its name or type says so.
+fn buffer(name: &str, element: Element, shape: &[usize]) -> Option<&'static str> {
+    if let Element::Integer(kind, _) = element {
+        return Some(kind);
+    }
+    let (path, last) = name.rsplit_once('.').unwrap_or(("", name));
+    let rotary = || ["rot", "rope"].iter().any(|word| path.to_lowercase().contains(word));
+    match last.trim_start_matches('_') {
+        "inv_freq" | "original_inv_freq" | "cos_cached" | "sin_cached" | "freqs_cis" | "freqs_cos" | "freqs_sin" => {
+            Some("a rotary table")
+        }
+        "cos" | "sin" | "freqs" if rotary() => Some("a rotary table"),
+        "masked_bias" if shape.iter().all(|n| *n == 1) => Some("a mask's value"),
+        "num_batches_tracked" => Some("a counter"),
+        _ => None,
+    }
+}
+
+/// Whether a tensor is a causal mask: named like one, square, of two values that change at the diagonal.
+fn causal_mask(name: &str, shape: &[usize], data: &[f32]) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let [leading @ .., rows, columns] = shape else { return false };
+    let named = last.contains("mask") || last == "tril" || last == "bias" && !leading.is_empty();
+    if !named || rows != columns || *rows < 2 || leading.iter().any(|n| *n != 1) {
+        return false;
+    }
+    let (past, future) = (data[0], data[1]);
+    let same = |a: f32, b: f32| a.to_bits() == b.to_bits();
+    let expected = |i: usize| if i % columns <= i / columns { past } else { future };
+    !same(past, future) && data.iter().enumerate().all(|(i, x)| same(*x, expected(i)))
+}
+
+/// How many of the f64 in `bytes` are not what they were after rounding.
+fn rounded(name: &str, bytes: &[u8], data: &[f32]) -> Result<usize> {
+    let mut changed = 0;
+    for (x, kept) in f64s(bytes).zip(data) {
+        if x.is_finite() && kept.is_infinite() {
+            return Err(Error::input(format!("{name} holds {x:e}, more than the {:e} of an f32", f32::MAX))
+                .hint("save the model as float32, bfloat16 or float16"));
+        }
+        changed += usize::from(x.is_finite() && f64::from(*kept) != x);
+    }
+    Ok(changed)
+}
+
+fn check_finite(name: &str, shape: &[usize], data: &[f32]) -> Result<()> {
+    let Some(first) = data.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+    let count = data.iter().filter(|x| !x.is_finite()).count();
+    let (mut rest, mut at) = (first, Vec::new());
+    for &length in shape.iter().rev() {
+        at.insert(0, rest % length);
+        rest /= length;
+    }
+    let value = data[first];
+    let (total, are) = (data.len(), if count == 1 { "is" } else { "are" });
+    Err(Error::input(format!("{name}: {count} of {total} weights {are} not finite, the first at {at:?} is {value}"))
+        .hint("the training run diverged or the file is damaged; use an earlier checkpoint"))
+}
+
+/// Tensors by their plain names, prefixes and how many names had each, how often [`MODULE`] stood in front of all.
+type Stripped = (BTreeMap<String, RawTensor>, BTreeMap<String, usize>, usize);
+
+/// Names without what wrappers put in: parts of [`WRAPPERS`] anywhere, [`MODULE`] in front where every name has it.
+/// With it what was taken off, from how many names, and how often [`MODULE`] stood in front.
+fn strip(tensors: BTreeMap<String, RawTensor>) -> Result<Stripped> {
+    let mut modules = 0;
+    let mut prefixes: BTreeMap<String, usize> = BTreeMap::new();
+    let mut named: Vec<(String, String, RawTensor)> = Vec::with_capacity(tensors.len());
+    for (old, tensor) in tensors {
+        let mut parts: Vec<&str> = old.split('.').collect();
+        for wrapper in WRAPPERS {
+            if parts.contains(&wrapper) {
+                *prefixes.entry(format!("{wrapper}.")).or_default() += 1;
+                parts.retain(|part| *part != wrapper);
+            }
+        }
+        named.push((parts.join("."), old, tensor));
+    }
+    let wrapped = |named: &[(String, String, RawTensor)]| named.iter().all(|(name, ..)| name.starts_with(MODULE));
+    while !named.is_empty() && wrapped(&named) {
+        prefixes.insert(MODULE.into(), named.len());
+        modules += 1;
+        for (name, ..) in &mut named {
+            name.drain(..MODULE.len());
+        }
+    }
+    let mut stripped: BTreeMap<String, (String, RawTensor)> = BTreeMap::new();
+    for (name, old, tensor) in named {
+        if let Some((other, _)) = stripped.get(&name) {
+            return Err(Error::input(format!("{other} and {old} are both {name} without the prefixes of wrappers"))
+                .hint("save the state dict of one of the two modules"));
+        }
+        stripped.insert(name, (old, tensor));
+    }
+    Ok((stripped.into_iter().map(|(name, (_, tensor))| (name, tensor)).collect(), prefixes, modules))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(tensors: &[(&str, &[usize], &[f32])]) -> Result<Weights> {
+        let mut gather = Gather::default();
+        for (name, shape, data) in tensors {
+            gather.add(name, Element::F32, shape, &data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())?;
+        }
+        gather.finish()
+    }
+
+    fn names(tensors: &[&str]) -> Vec<String> {
+        let tensors: Vec<_> = tensors.iter().map(|name| (*name, &[1usize][..], &[1f32][..])).collect();
+        gather(&tensors).unwrap().tensors.into_keys().collect()
+    }
+
+    #[test]
+    fn wrappers_leave_no_trace_in_names() {
+        assert_eq!(names(&["_orig_mod.a", "_orig_mod.b.w"]), ["a", "b.w"]);
+        assert_eq!(names(&["module._orig_mod.module.a", "module.module.b"]), ["a", "b"]);
+        assert_eq!(names(&["blocks.0._orig_mod.w", "head"]), ["blocks.0.w", "head"]);
+        // Where only some names have it, `module` is the model's own.
+        assert_eq!(names(&["module.a", "b"]), ["b", "module.a"]);
+        assert_eq!(names(&["my_orig_mod.a", "module_list.b"]), ["module_list.b", "my_orig_mod.a"]);
+        let one = [1f32];
+        let error = gather(&[("a.w", &[1], &one), ("_orig_mod.a.w", &[1], &one)]).unwrap_err();
+        assert!(error.message.contains("_orig_mod.a.w and a.w are both a.w"), "{error}");
+    }
+
+    #[test]
+    fn masks_are_told_from_weights() {
+        let inf = f32::NEG_INFINITY;
+        let (tril, triu) = ([1., 0., 0., 1., 1., 0., 1., 1., 1.], [0., inf, inf, 0., 0., inf, 0., 0., 0.]);
+        let dense = [1., 2., 3., 4., 5., 6., 7., 8., 9.];
+        let weights = gather(&[
+            ("h.0.attn.bias", &[1, 1, 3, 3], &tril),
+            ("mask", &[3, 3], &triu),
+            ("h.0.attn.masked_bias", &[], &[-1e9]),
+            ("h.1.attn.bias", &[1, 1, 3, 3], &dense),
+            ("h.2.bias", &[3, 3], &tril),
+            ("h.0.attn.c_attn.bias", &[9], &dense),
+            ("mask_embedding", &[3, 3], &dense),
+            ("h.0.rotary.cos", &[3, 3], &dense),
+            ("cos", &[3, 3], &dense),
+        ])
+        .unwrap();
+        let kept: Vec<&str> = weights.tensors.keys().map(String::as_str).collect();
+        assert_eq!(kept, ["cos", "h.0.attn.c_attn.bias", "h.1.attn.bias", "h.2.bias", "mask_embedding"]);
+        assert!(matches!(&weights.remarks[..], [Remark::Dropped(names)] if names.len() == 4));
+    }
+}

@@ -1,0 +1,70 @@
+//! What reading changed in a model or left out of it. Nothing is done to weights in silence.
+
+use std::collections::BTreeMap;
+
+/// Names listed before "and more".
+const LISTED: usize = 3;
+
+/// One thing that the reader of a verdict should know about the input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remark {
+    /// The checkpoint holds more than the state dict: where that was, and what else there is.
+    Nested { at: String, beside: Vec<String> },
+    /// Prefixes taken off, and the number of names that had each.
+    Stripped(BTreeMap<String, usize>),
+    /// f64 held as f32: so many tensors, so many weights that were rounded.
+    Rounded { tensors: usize, weights: usize },
+    /// A type that a model does not keep, held in one that has all its values.
+    Widened { tensors: usize, from: &'static str },
+    /// What is no weight, by its name, and why.
+    Dropped(BTreeMap<String, String>),
+}
+
+impl Remark {
+    /// Why the tensor of that name was left out, if it was.
+    pub fn dropped(&self, name: &str) -> Option<&str> {
+        match self {
+            Remark::Dropped(names) => names.get(name).map(String::as_str),
+            _ => None,
+        }
+    }
+
+    pub fn message(&self) -> String {
+        match self {
+            Remark::Nested { at, beside } if beside.is_empty() => format!("the weights are those under {at}"),
+            Remark::Nested { at, beside } => {
+                format!("the weights are those under {at}; not read: {}", list(beside.iter().cloned()))
+            }
+            Remark::Stripped(prefixes) => {
+                let all: Vec<_> = prefixes.iter().map(|(prefix, names)| format!("{prefix} ({names})")).collect();
+                format!("prefixes taken off the names of tensors: {}", all.join(", "))
+            }
+            Remark::Rounded { tensors, weights } => {
+                format!("tensors in f64 held as f32: {tensors}; weights that this rounded: {weights}")
+            }
+            Remark::Widened { tensors, from } => format!("tensors in {from} held as f16, without loss: {tensors}"),
+            Remark::Dropped(names) => {
+                let all = names.iter().map(|(name, why)| format!("{name} ({why})"));
+                format!("left out, being no weights: {}", list(all))
+            }
+        }
+    }
+
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Remark::Nested { .. } => "save the state dict alone if that is the wrong one",
+            Remark::Stripped(_) => "the names are those of the module that was wrapped",
+            Remark::Rounded { .. } => "losses are against the model in f32",
+            Remark::Widened { .. } => "if they need scales, multiply these in before saving",
+            Remark::Dropped(_) => "the network computes its tables and masks itself",
+        }
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn list(all: impl ExactSizeIterator<Item = String>) -> String {
+    let count = all.len();
+    let shown: Vec<String> = all.take(LISTED).collect();
+    let more = if count > LISTED { format!(" and {} more", count - LISTED) } else { String::new() };
+    shown.join(", ") + &more
+}

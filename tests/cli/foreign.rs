@@ -1,0 +1,158 @@
+//! Models that no registered network explains, and tensors that nothing depends on.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use serde_json::json;
+
+use crate::{copy, edit_tensor, run, scratch};
+
+/// Weights of a network of the user's own: two stacks, a bank, gains. Deterministic noise.
+fn weights(dir: &Path) {
+    let mut seed = 7u64;
+    let mut noise = |n: usize| -> Vec<u8> {
+        let value = |_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((seed >> 40) as f32 / (1 << 24) as f32 - 0.5).to_le_bytes()
+        };
+        (0..n).flat_map(value).collect()
+    };
+    let mut tensors = Vec::new();
+    for stack in ["encoder", "decoder"] {
+        for layer in 0..12 {
+            tensors.push((format!("{stack}.{layer}.mix.weight"), vec![40usize, 32]));
+            tensors.push((format!("{stack}.{layer}.gain"), vec![40]));
+        }
+    }
+    tensors.push(("bank".into(), vec![3, 16, 32]));
+    let data: Vec<Vec<u8>> = tensors.iter().map(|(_, shape)| noise(shape.iter().product())).collect();
+    let view =
+        |((name, shape), data): (&(String, Vec<usize>), &'_ Vec<u8>)| (name.clone(), shape.clone(), data.clone());
+    let parts: Vec<_> = tensors.iter().zip(&data).map(view).collect();
+    let views = parts
+        .iter()
+        .map(|(name, shape, data)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    fs::write(dir.join("model.safetensors"), serialize(views, None).unwrap()).unwrap();
+    fs::write(dir.join("config.json"), json!({"arch": "nobody-knows-it", "width": 32}).to_string()).unwrap();
+}
+
+fn tensors(path: &Path) -> HashMap<String, Vec<u8>> {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
+}
+
+#[test]
+fn a_model_of_no_known_network_is_packed_opened_and_unpacked() {
+    let dir = scratch();
+    weights(dir.path());
+    let refusal = run("pack {} -o {}/out.tiepack --cap 20kB --no-cache", dir.path());
+    assert!(refusal.code == 1 && refusal.stderr.contains("--statistics"), "{}", refusal.stderr);
+
+    // Bit for bit.
+    run("pack {} -o {}/exact.tiepack --cap 200kB --lossless", dir.path()).good();
+    run("unpack {}/exact.tiepack -o {}/exact", dir.path()).good();
+    assert!(tensors(&dir.path().join("model.safetensors")) == tensors(&dir.path().join("exact/model.safetensors")));
+
+    // By squared error: at 4 bits a weight the error is a few percent of the weights' size.
+    let pack = "pack {} -o {}/out.tiepack --cap 18kB --statistics none --write-plan {}/plan.json --json";
+    let document = run(pack, dir.path()).good().json();
+    let notes = document["verdict"]["notes"].to_string();
+    assert!(notes.contains("unknown architecture") && document["verdict"]["evaluation"].is_null(), "{notes}");
+    run("unpack {}/out.tiepack -o {}/out", dir.path()).good();
+    let (before, after) =
+        (tensors(&dir.path().join("model.safetensors")), tensors(&dir.path().join("out/model.safetensors")));
+    for (name, data) in &before {
+        let values = |bytes: &[u8]| -> Vec<f64> {
+            bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
+        };
+        let (a, b) = (values(data), values(&after[name]));
+        let energy = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>();
+        let error = energy(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / energy(&mut a.iter().copied());
+        assert!(error < 0.02, "{name}: {error}");
+    }
+    // Everything that needs no network works.
+    let table = run("inspect {}/out.tiepack --json", dir.path()).good().json();
+    assert_eq!((&table["layers"], &table["names"]), (&json!(12), &json!(49)));
+    assert_eq!(table["bytes"], fs::metadata(dir.path().join("out.tiepack")).unwrap().len());
+    run("verify {}/out.tiepack", dir.path()).good();
+    run("verify {}/out.tiepack --against {}", dir.path()).good();
+    run("pack {} -o {}/again.tiepack --cap 18kB --statistics none --plan {}/plan.json", dir.path()).good();
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    assert!(read("out.tiepack") == read("again.tiepack"), "the plan gave another file");
+    // What needs one says so.
+    let eval = run("eval {}/out.tiepack --val fixtures/pep-tiny/val_000.bin", dir.path());
+    assert!(eval.code == 1 && eval.stderr.contains("nobody-knows-it"), "{}", eval.stderr);
+}
+
+#[test]
+fn statistics_come_from_a_file() {
+    let dir = scratch();
+    let options = "--cap 90000 --effort fast --calib-rows 8 --no-eval";
+    run(&format!("pack MODEL -o {{}}/measured.tiepack {options} --cache {{}}/cache"), dir.path()).good();
+    let kept = fs::read_dir(dir.path().join("cache")).unwrap().next().unwrap().unwrap().path();
+    let given = dir.path().join("given.safetensors");
+    fs::copy(&kept, &given).unwrap();
+    let pack =
+        |out: &str| run(&format!("pack MODEL -o {{}}/{out} {options} --statistics {{}}/given.safetensors"), dir.path());
+    pack("given.tiepack").good();
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    assert!(read("measured.tiepack") == read("given.tiepack"), "given statistics gave another file");
+
+    // One matrix left out is packed with what is known, and the verdict says so.
+    let bytes = fs::read(&given).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let but: Vec<(String, TensorView)> =
+        file.tensors().into_iter().filter(|(name, _)| !name.starts_with("blocks.1.mlp.fc.weight:")).collect();
+    let metadata = HashMap::from([("tokens".to_string(), "1024".to_string())]);
+    fs::write(&given, serialize(but, Some(metadata)).unwrap()).unwrap();
+    let told = pack("partly.tiepack").good().stdout;
+    assert!(told.contains("for want of statistics: blocks.1.mlp.fc.weight"), "{told}");
+
+    for (what, change) in [
+        ("damaged", &(|bytes: &mut Vec<u8>| bytes.truncate(1000)) as &dyn Fn(&mut Vec<u8>)),
+        ("a model", &|bytes| *bytes = fs::read("fixtures/pep-tiny/model.safetensors").unwrap()),
+        ("of another hash", &|bytes| {
+            *bytes = fs::read(&kept).unwrap();
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+        }),
+    ] {
+        let mut bad = bytes.clone();
+        change(&mut bad);
+        fs::write(&given, bad).unwrap();
+        let run = pack("bad.tiepack");
+        assert!(run.code == 1 && run.stderr.contains("given.safetensors: "), "{what}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn matrices_of_zeros_and_silent_branches_cost_next_to_nothing() {
+    let model = copy(&[]);
+    let weights = model.path().join("model.safetensors");
+    let path = model.path().display();
+    let pack = |name: &str| {
+        let options = "--effort fast --calib-rows 8 --val-rows 4 --no-cache --statistics";
+        let options = options.trim_end_matches(" --statistics");
+        run(&format!("pack {path} -o {{}}/{name} --cap 90000 {options} --json"), model.path()).good().json()
+    };
+    // A zero-initialised projection: it is zero, and nothing of what feeds it reaches the predictions.
+    for layer in [1, 2, 4] {
+        let name = format!("blocks.{layer}.mlp.proj.weight");
+        let tied = fs::read_to_string(model.path().join("ties.json")).unwrap();
+        if layer == 1 || !tied.contains("copies") {
+            edit_tensor(&weights, &name, |bytes| bytes.fill(0));
+        }
+    }
+    let document = pack("out.tiepack");
+    let notes = document["verdict"]["notes"].to_string();
+    assert!(notes.contains("nothing depends on these matrices") && notes.contains("blocks.1.mlp.fc.weight"), "{notes}");
+    let divergence = &document["verdict"]["evaluation"]["cost"]["divergence"]["mean"]["value"];
+    assert!(divergence.as_f64().unwrap() < 0.1, "{divergence}");
+    let rows = run("inspect {}/out.tiepack --json", model.path()).good().json()["rows"].clone();
+    let zeros: Vec<_> = rows.as_array().unwrap().iter().filter(|row| row["codec"] == "zero").cloned().collect();
+    assert_eq!(zeros.len(), 1, "{rows}");
+    assert_eq!((&zeros[0]["bytes"], zeros[0]["tensors"].as_array().unwrap().len()), (&json!(0), 2));
+}
