@@ -1,6 +1,7 @@
 //! Log-probabilities of a batch of rows.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
@@ -10,17 +11,26 @@ use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::{sum, with_elements};
 use crate::nets::{Net, Params, Plain};
 
+/// A device that is not the CPU works for one thread at a time: CUDA orders what one thread asks for, and nothing else.
+static DEVICE: Mutex<()> = Mutex::new(());
+
 /// Token ids of `rows` as a (rows, T) u32 tensor.
-pub fn tokens(windows: &Windows, rows: Range<usize>) -> Result<Tensor> {
+pub fn tokens(windows: &Windows, rows: Range<usize>, device: &Device) -> Result<Tensor> {
     let shape = (rows.len(), windows.length());
     let ids: Vec<u32> = rows.flat_map(|r| windows.input(r).iter().map(|t| u32::from(*t))).collect();
-    Ok(Tensor::from_vec(ids, shape, &Device::Cpu)?)
+    Ok(Tensor::from_vec(ids, shape, device)?)
 }
 
-/// Log-probabilities (rows·T, V), dense row-major, of one batch.
+/// Log-probabilities (rows·T, V), dense row-major, of one batch, computed on the device of the parameters.
 pub fn log_probabilities(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usize>) -> Result<Vec<f32>> {
-    let logits = net.logits(params, &tokens(windows, rows)?, &Plain)?;
-    let mut out = with_elements([&logits], |[x]| x.to_vec())?;
+    let device = params.values().next().map_or(&Device::Cpu, Tensor::device);
+    let forward = || net.logits(params, &tokens(windows, rows, device)?, &Plain);
+    let mut out = if device.is_cpu() {
+        with_elements([&forward()?], |[x]| x.to_vec())?
+    } else {
+        let _alone = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
+        forward()?.flatten_all()?.to_vec1::<f32>()?
+    };
     out.chunks_exact_mut(net.vocab_size()).for_each(log_softmax);
     Ok(out)
 }

@@ -1,9 +1,9 @@
 //! Sampled gradients whose second moment is the Fisher information, which is the Hessian of the KL divergence.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
 use crate::nets::ops::pointwise::exp;
-use crate::nets::ops::{output, sum, with_elements};
+use crate::nets::ops::{fusible, output, sum, with_elements};
 
 /// A reproducible stream of random signs (splitmix64).
 pub struct Signs(u64);
@@ -38,7 +38,10 @@ impl Signs {
 /// Their covariance is diag(p) − ppᵀ, the Fisher information of a softmax: the same as that of the gradient for a label
 /// drawn from p, but with far lighter tails, so fewer tokens give the same precision.
 pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
-    let vocab = logits.dim(candle_core::D::Minus1)?;
+    if !fusible(logits) {
+        return composed(logits, signs);
+    }
+    let vocab = logits.dim(D::Minus1)?;
     let data = with_elements([logits], |[x]| {
         let mut out = vec![0f32; x.len()];
         let (mut p, mut root, mut z) = (vec![0f32; vocab], vec![0f32; vocab], vec![0f32; vocab]);
@@ -63,6 +66,18 @@ pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
     Tensor::from_vec(data, logits.shape(), logits.device())
 }
 
+/// [`cotangent`] by candle's operations, from the same signs.
+fn composed(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
+    let mut z = vec![0f32; logits.elem_count()];
+    z.chunks_exact_mut(logits.dim(D::Minus1)?).for_each(|row| signs.fill(row));
+    let z = Tensor::from_vec(z, logits.shape(), logits.device())?;
+    let x = logits.detach();
+    let p = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
+    let p = p.broadcast_div(&p.sum_keepdim(D::Minus1)?)?;
+    let root = (p.sqrt()? * z)?;
+    &root - p.broadcast_mul(&root.sum_keepdim(D::Minus1)?)?
+}
+
 struct Seed(Tensor);
 
 impl CustomOp1 for Seed {
@@ -81,7 +96,7 @@ impl CustomOp1 for Seed {
 
 /// A scalar whose backward pass starts from `cotangent` at `x`.
 pub fn seed(x: &Tensor, cotangent: Tensor) -> Result<Tensor> {
-    x.apply_op1(Seed(cotangent))
+    if fusible(x) { x.apply_op1(Seed(cotangent)) } else { (x * cotangent.detach())?.sum_all() }
 }
 
 #[cfg(test)]
@@ -89,6 +104,15 @@ mod tests {
     use super::*;
     use crate::nets::ops::dot;
     use candle_core::Device;
+
+    #[test]
+    fn composed_is_fused() {
+        let logits = Tensor::from_vec(crate::nets::ops::check::values(60, 8), (2, 3, 10), &Device::Cpu).unwrap();
+        let a = cotangent(&logits, &mut Signs::new(3)).unwrap();
+        let b = composed(&logits, &mut Signs::new(3)).unwrap();
+        let largest = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(largest < 1e-6, "off by {largest:e}");
+    }
 
     #[test]
     fn second_moment_is_the_fisher_information_of_a_softmax() {

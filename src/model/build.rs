@@ -55,7 +55,19 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
     let copies = ties::layer_copies(&structure, &source);
     let ties = TieReport { declared, found, retied, copies };
     let Structure { specs, layers, tied_roles, net } = structure;
-    Ok(Model { config, specs, stored, source, layers, tied_roles, ties, remarks, net, _checked: Checked })
+    Ok(Model {
+        config,
+        specs,
+        stored,
+        source,
+        layers,
+        tied_roles,
+        ties,
+        remarks,
+        net,
+        device: candle_core::Device::Cpu,
+        _checked: Checked,
+    })
 }
 
 /// Gives tensors their canonical names: adds the prefix that a state dict left out, and drops what it holds twice.

@@ -56,6 +56,7 @@ pub struct Model {
     /// What reading its files changed or left out.
     pub remarks: Vec<Remark>,
     net: Result<Arc<dyn Net>>,
+    device: Device,
     _checked: Checked,
 }
 
@@ -116,7 +117,19 @@ impl Model {
         let ties = TieReport { declared, found: Vec::new(), retied: Vec::new(), copies };
         let Structure { specs, layers, tied_roles, net } = structure;
         let remarks = Vec::new();
-        Ok(Model { config, specs, stored, source, layers, tied_roles, ties, remarks, net, _checked: Checked })
+        Ok(Model {
+            config,
+            specs,
+            stored,
+            source,
+            layers,
+            tied_roles,
+            ties,
+            remarks,
+            net,
+            device: Device::Cpu,
+            _checked: Checked,
+        })
     }
 
     /// The spec of the first use of a stored tensor.
@@ -172,15 +185,28 @@ impl Model {
         self.stored.iter().filter(|s| self.specs[s.spec].form != Form::Vector).map(|s| s.data.len()).sum()
     }
 
-    /// The tensors on the CPU by state-dict name, in f32; tied names hold the same tensor.
+    /// The same model run on another device; a model that was just made runs on the CPU.
+    #[must_use]
+    pub fn on(self, device: &Device) -> Model {
+        Model { device: device.clone(), ..self }
+    }
+
+    /// Where the network of this model runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The tensors on the model's device by state-dict name, in f32; tied names hold the same tensor.
     ///
     /// # Errors
     /// A tensor cannot be made.
     pub fn params(&self) -> Result<Params> {
         let mut tensors = Vec::with_capacity(self.stored.len());
         for (index, stored) in self.stored.iter().enumerate() {
-            tensors.push(Tensor::from_slice(&stored.data, self.shape(index), &Device::Cpu)?);
+            tensors.push(Tensor::from_slice(&stored.data, self.shape(index), &self.device)?);
         }
+        // Other threads may use them before this one asks for anything else.
+        self.device.synchronize()?;
         let named = self.specs.iter().zip(&self.source);
         Ok(named.map(|(spec, &stored)| (spec.name.clone(), tensors[stored].clone())).collect())
     }

@@ -30,15 +30,16 @@ struct Sums {
 struct Use(Mutex<Sums>);
 
 impl Recorder for Use {
-    fn record(&self, x: &[f32], g: &[f32]) {
+    fn record(&self, x: &Tensor, g: &Tensor) -> candle_core::Result<()> {
         let mut sums = self.0.lock().unwrap();
         let Sums { output, input } = &mut *sums;
         for (sums, values) in [(output, g), (input, x)] {
-            let width = sums.len();
+            let (width, values) = (sums.len(), values.flatten_all()?.to_vec1::<f32>()?);
             for row in values.chunks_exact(width) {
                 sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v).powi(2));
             }
         }
+        Ok(())
     }
 }
 
@@ -54,6 +55,10 @@ impl Layers for Tap {
         let fresh = || Arc::new(Use(Mutex::new(Sums { output: vec![0.0; rows], input: vec![0.0; cols] })));
         let recorder = self.uses.lock().unwrap().entry(name.into()).or_insert_with(fresh).clone();
         Ok(linear(x, w, Some(recorder))?)
+    }
+
+    fn linear_transposed(&self, _: &str, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        unreachable!("the baseline has no transposed matrices")
     }
 
     fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor> {

@@ -1,10 +1,10 @@
 //! Causal softmax attention with grouped-query heads, forward and backward, one (row, head) at a time.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use super::pointwise::exp;
 use super::product::{View, product};
-use super::{dot, elements, output, sum, with_elements};
+use super::{dot, elements, fusible, output, sum, with_elements};
 
 struct Attention {
     /// Positions that a query sees, itself included.
@@ -161,7 +161,29 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`attention`].
 pub fn attention_within(q: &Tensor, k: &Tensor, v: &Tensor, window: usize) -> Result<Tensor> {
-    q.apply_op3(k, v, Attention { window })
+    if fusible(q) { q.apply_op3(k, v, Attention { window }) } else { composed(q, k, v, window) }
+}
+
+/// All scores at once: (B, H, T, T) elements.
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, window: usize) -> Result<Tensor> {
+    let d = Dims::of(q.dims(), k.dims(), window)?;
+    let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous();
+    // Every query head's own copy of its kv head.
+    let repeated = |x: &Tensor| {
+        let (group, shape) = (d.heads / d.kv, (d.batch, d.heads, d.length, d.width));
+        let copies = heads(x)?.unsqueeze(2)?.broadcast_as((d.batch, d.kv, group, d.length, d.width))?;
+        copies.contiguous()?.reshape(shape)
+    };
+    let unseen = (0..d.length * d.length).map(|i| {
+        let (query, key) = (i / d.length, i % d.length);
+        if key > query || query - key >= window { f32::NEG_INFINITY } else { 0.0 }
+    });
+    let mask = Tensor::from_vec(unseen.collect(), (d.length, d.length), q.device())?.to_dtype(q.dtype())?;
+    let scores = (heads(q)?.matmul(&repeated(k)?.t()?)? * f64::from(d.scale()))?.broadcast_add(&mask)?;
+    // Softmax does not depend on what is subtracted, so no gradient needs to flow through it.
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+    weights.matmul(&repeated(v)?)?.transpose(1, 2)?.contiguous()
 }
 
 #[cfg(test)]
@@ -173,6 +195,16 @@ mod tests {
         let shapes: [&[usize]; 3] = [&[1, 5, 4, 3], &[1, 5, 2, 3], &[1, 5, 2, 3]];
         check::gradients(&shapes, |a| super::attention(&a[0], &a[1], &a[2]));
         check::gradients(&shapes, |a| super::attention_within(&a[0], &a[1], &a[2], 2));
+    }
+
+    #[test]
+    fn composed_is_fused() {
+        use super::{attention_within, composed};
+        let shapes: [&[usize]; 3] = [&[2, 7, 4, 3], &[2, 7, 2, 3], &[2, 7, 2, 3]];
+        for window in [3, usize::MAX] {
+            let fused = |a: &[candle_core::Tensor]| attention_within(&a[0], &a[1], &a[2], window);
+            check::agree(&shapes, fused, |a| composed(&a[0], &a[1], &a[2], window));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{elements, output, with_elements};
+use super::{elements, fusible, output, with_elements};
 
 /// x + s∘y.
 struct ScaledAdd;
@@ -57,7 +57,11 @@ impl CustomOp3 for ScaledAdd {
 
 /// x (…, D) + scale (D) ∘ y (…, D).
 pub fn scaled_add(x: &Tensor, scale: &Tensor, y: &Tensor) -> Result<Tensor> {
-    x.apply_op3(scale, y, ScaledAdd)
+    if fusible(x) { x.apply_op3(scale, y, ScaledAdd) } else { composed_scaled_add(x, scale, y) }
+}
+
+fn composed_scaled_add(x: &Tensor, scale: &Tensor, y: &Tensor) -> Result<Tensor> {
+    x + y.broadcast_mul(scale)?
 }
 
 /// m₀∘x + m₁∘y.
@@ -118,7 +122,11 @@ impl CustomOp3 for Blend {
 
 /// mix[0] ∘ x + mix[1] ∘ y for x, y (…, D) and mix (2, D).
 pub fn blend(x: &Tensor, mix: &Tensor, y: &Tensor) -> Result<Tensor> {
-    x.apply_op3(mix, y, Blend)
+    if fusible(x) { x.apply_op3(mix, y, Blend) } else { composed_blend(x, mix, y) }
+}
+
+fn composed_blend(x: &Tensor, mix: &Tensor, y: &Tensor) -> Result<Tensor> {
+    x.broadcast_mul(&mix.get(0)?)? + y.broadcast_mul(&mix.get(1)?)?
 }
 
 #[cfg(test)]
@@ -129,5 +137,14 @@ mod tests {
     fn gradients() {
         check::gradients(&[&[3, 4], &[4], &[3, 4]], |a| super::scaled_add(&a[0], &a[1], &a[2]));
         check::gradients(&[&[3, 4], &[2, 4], &[3, 4]], |a| super::blend(&a[0], &a[1], &a[2]));
+    }
+
+    #[test]
+    fn composed_is_fused() {
+        use super::{blend, composed_blend, composed_scaled_add, scaled_add};
+        let shapes: [&[usize]; 3] = [&[2, 3, 4], &[4], &[2, 3, 4]];
+        check::agree(&shapes, |a| scaled_add(&a[0], &a[1], &a[2]), |a| composed_scaled_add(&a[0], &a[1], &a[2]));
+        let shapes: [&[usize]; 3] = [&[2, 3, 4], &[2, 4], &[2, 3, 4]];
+        check::agree(&shapes, |a| blend(&a[0], &a[1], &a[2]), |a| composed_blend(&a[0], &a[1], &a[2]));
     }
 }

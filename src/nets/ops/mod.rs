@@ -1,7 +1,8 @@
-//! Fused operations with their gradients, as candle custom operations on contiguous f32 CPU tensors.
+//! Operations of a transformer block with their gradients. For contiguous f32 tensors on the CPU they are fused into
+//! candle custom operations; on other devices and types they are composed of candle's own.
 //!
 //! candle runs elementwise operations one at a time on one thread, each with a tensor of its own. The operations here
-//! do a whole step of a transformer block in one pass. They are single-threaded on purpose: evaluation and measuring
+//! do a whole step of a transformer block in one pass. The fused ones are single-threaded on purpose: evaluation and measuring
 //! run many small batches side by side, which keeps results independent of the number of threads.
 
 pub mod attention;
@@ -12,7 +13,12 @@ pub mod pointwise;
 pub mod product;
 pub mod rope;
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Tensor};
+
+/// Whether fused operations run on `x`.
+pub(crate) fn fusible(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
 
 /// The elements of a contiguous f32 tensor.
 pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -84,6 +90,40 @@ pub(crate) mod check {
                 (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
             })
             .collect()
+    }
+
+    /// Value of `f` and gradients of sum(f(x) * c) for every argument, flattened.
+    fn run(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> candle_core::Result<Tensor>) -> Vec<Vec<f32>> {
+        let argument = |(i, s): (usize, &&[usize])| {
+            let data = values(s.iter().product(), 31 + i as u64);
+            Var::from_tensor(&Tensor::from_slice(&data, *s, &Device::Cpu).unwrap()).unwrap()
+        };
+        let vars: Vec<Var> = shapes.iter().enumerate().map(argument).collect();
+        let out = f(&vars.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>()).unwrap();
+        let weight = Tensor::from_slice(&values(out.elem_count(), 98), out.dims(), &Device::Cpu).unwrap();
+        let grads = (&out * &weight).unwrap().sum_all().unwrap().backward().unwrap();
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let gradients = vars.iter().map(|v| {
+            let gradient = grads.get(v).unwrap();
+            assert_eq!(gradient.dims(), v.dims());
+            flat(gradient)
+        });
+        [flat(&out)].into_iter().chain(gradients).collect()
+    }
+
+    /// Compares values and gradients of an operation computed in two ways.
+    pub fn agree(
+        shapes: &[&[usize]],
+        fused: impl Fn(&[Tensor]) -> candle_core::Result<Tensor>,
+        composed: impl Fn(&[Tensor]) -> candle_core::Result<Tensor>,
+    ) {
+        for (part, (a, b)) in run(shapes, fused).iter().zip(&run(shapes, composed)).enumerate() {
+            assert_eq!(a.len(), b.len());
+            let scale = a.iter().fold(0f32, |m, v| m.max(v.abs()));
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                assert!((a - b).abs() <= 1e-5 * scale, "part {part}[{i}]: {a} fused, {b} composed");
+            }
+        }
     }
 
     /// Compares d(sum(f(x) * c))/dx from backpropagation with central differences, for every argument.

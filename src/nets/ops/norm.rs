@@ -1,8 +1,8 @@
 //! Normalisation over the last axis, without weights: by the root mean square, and by mean and variance.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
-use super::{dot, elements, output, sum, with_elements};
+use super::{dot, elements, fusible, output, sum, with_elements};
 
 /// PyTorch's default for f32: machine epsilon.
 const EPS: f32 = f32::EPSILON;
@@ -51,12 +51,17 @@ pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
     rms_norm_eps(x, EPS)
 }
 
-/// x / sqrt(mean(x²) + eps) over the last axis.
+/// x / sqrt(mean(x²) + eps) over the last axis; x must be contiguous.
 ///
 /// # Errors
 /// As candle's operations.
 pub fn rms_norm_eps(x: &Tensor, eps: f32) -> Result<Tensor> {
-    x.apply_op1(RmsNorm(eps))
+    if fusible(x) { x.apply_op1(RmsNorm(eps)) } else { composed(x, eps) }
+}
+
+fn composed(x: &Tensor, eps: f32) -> Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean + f64::from(eps))?.sqrt()?)
 }
 
 struct LayerNorm(f32);
@@ -100,12 +105,17 @@ impl CustomOp1 for LayerNorm {
     }
 }
 
-/// (x − mean) / sqrt(variance + eps) over the last axis (Ba et al., arXiv:1607.06450).
+/// (x − mean) / sqrt(variance + eps) over the last axis (Ba et al., arXiv:1607.06450); x must be contiguous.
 ///
 /// # Errors
 /// As candle's operations.
 pub fn layer_norm(x: &Tensor, eps: f32) -> Result<Tensor> {
-    x.apply_op1(LayerNorm(eps))
+    if fusible(x) { x.apply_op1(LayerNorm(eps)) } else { composed_layer_norm(x, eps) }
+}
+
+fn composed_layer_norm(x: &Tensor, eps: f32) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    composed(&centred, eps)
 }
 
 #[cfg(test)]
@@ -116,5 +126,11 @@ mod tests {
     fn gradients() {
         check::gradients(&[&[3, 6]], |a| super::rms_norm(&a[0]));
         check::gradients(&[&[3, 6]], |a| super::layer_norm(&a[0], 1e-5));
+    }
+
+    #[test]
+    fn composed_is_fused() {
+        check::agree(&[&[2, 3, 6]], |a| super::rms_norm(&a[0]), |a| super::composed(&a[0], super::EPS));
+        check::agree(&[&[2, 3, 6]], |a| super::layer_norm(&a[0], 1e-5), |a| super::composed_layer_norm(&a[0], 1e-5));
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{elements, output, with_elements};
+use super::{elements, fusible, output, with_elements};
 
 struct LeakyRelu2 {
     slope: f32,
@@ -45,7 +45,12 @@ pub fn relu_squared(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As candle's operations.
 pub fn leaky_relu_squared(x: &Tensor, slope: f32) -> Result<Tensor> {
-    x.apply_op1(LeakyRelu2 { slope })
+    if fusible(x) { x.apply_op1(LeakyRelu2 { slope }) } else { composed_relu_squared(x, slope) }
+}
+
+fn composed_relu_squared(x: &Tensor, slope: f32) -> Result<Tensor> {
+    let leak = (x.neg()?.relu()?.sqr()? * f64::from(slope * slope))?;
+    x.relu()?.sqr()? + leak
 }
 
 struct Softcap(f32);
@@ -103,7 +108,11 @@ pub fn exp(x: f32) -> f32 {
 
 /// c·tanh(x / c).
 pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
-    x.apply_op1(Softcap(cap))
+    if fusible(x) { x.apply_op1(Softcap(cap)) } else { composed_softcap(x, cap) }
+}
+
+fn composed_softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    (x / f64::from(cap))?.tanh()? * f64::from(cap)
 }
 
 #[cfg(test)]
@@ -115,6 +124,12 @@ mod tests {
         check::gradients(&[&[2, 9]], |a| super::relu_squared(&a[0]));
         check::gradients(&[&[2, 9]], |a| super::leaky_relu_squared(&a[0], 0.5));
         check::gradients(&[&[2, 9]], |a| super::softcap(&a[0], 1.5));
+    }
+
+    #[test]
+    fn composed_is_fused() {
+        check::agree(&[&[2, 9]], |a| super::relu_squared(&a[0]), |a| super::composed_relu_squared(&a[0], 0.0));
+        check::agree(&[&[2, 9]], |a| super::softcap(&a[0], 1.5), |a| super::composed_softcap(&a[0], 1.5));
     }
 
     #[test]

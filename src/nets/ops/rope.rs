@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{elements, output, with_elements};
+use super::{elements, fusible, output, with_elements};
 
 /// Cosines and sines of every position and pair.
 #[derive(Clone)]
@@ -43,7 +43,24 @@ impl Rotary {
     /// # Errors
     /// As candle's operations; x has fewer dimensions than the pairs, or more positions than the table.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1(RotaryOp { rotary: self.clone(), sign: self.sign })
+        if fusible(x) { x.apply_op1(RotaryOp { rotary: self.clone(), sign: self.sign }) } else { self.composed(x) }
+    }
+
+    fn composed(&self, x: &Tensor) -> Result<Tensor> {
+        let (_, length, _, width) = x.dims4()?;
+        let half = self.half;
+        if width < 2 * half || length * half > self.table.0.len() {
+            candle_core::bail!("rotary: input {:?} against a table for {half} pairs", x.dims());
+        }
+        let table = |values: &[f32]| {
+            Tensor::from_slice(&values[..length * half], (length, 1, half), x.device())?.to_dtype(x.dtype())
+        };
+        let (cos, sin) = (table(&self.table.0)?, (table(&self.table.1)? * f64::from(self.sign))?);
+        let (u, v) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
+        let first = (u.broadcast_mul(&cos)? + v.broadcast_mul(&sin)?)?;
+        let second = (v.broadcast_mul(&cos)? - u.broadcast_mul(&sin)?)?;
+        let rest = x.narrow(3, 2 * half, width - 2 * half)?;
+        if rest.elem_count() == 0 { Tensor::cat(&[first, second], 3) } else { Tensor::cat(&[first, second, rest], 3) }
     }
 
     fn turn(&self, x: &[f32], dims: &[usize], sign: f32) -> Vec<f32> {
@@ -109,5 +126,11 @@ mod tests {
         check::gradients(&[&[2, 5, 2, 6]], move |a| rotary.apply(&a[0]));
         let partial = super::Rotary::forwards(5, &super::frequencies(4, 100.0));
         check::gradients(&[&[2, 5, 2, 6]], move |a| partial.apply(&a[0]));
+    }
+
+    #[test]
+    fn composed_is_fused() {
+        let rotary = super::Rotary::new(7, 6, 100.0);
+        check::agree(&[&[2, 5, 3, 6]], |a| rotary.apply(&a[0]), |a| rotary.composed(&a[0]));
     }
 }

@@ -1,0 +1,208 @@
+//! Running sums of the Kronecker factors of one matrix, made where the network runs.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::{D, Device, Result, Tensor};
+
+use crate::nets::ops::linear::Recorder;
+use crate::nets::ops::product::{add_gram, mirror_upper};
+use crate::nets::ops::{dot, fusible, with_elements};
+
+/// Above this many rows only the diagonal of the output factor is measured: its Gram matrix would cost more than the
+/// rest of the backward pass.
+pub const FULL_OUTPUT_LIMIT: usize = 1024;
+
+/// Elements of the output factor of a matrix with so many rows.
+pub fn output_len(rows: usize) -> usize {
+    if rows > FULL_OUTPUT_LIMIT { rows } else { rows * rows }
+}
+
+/// Sums over the uses of one matrix (R, C): Σ |g|² x xᵀ and Σ |x|² g gᵀ, of which the upper triangles count.
+pub struct Sums {
+    rows: usize,
+    cols: usize,
+    totals: Mutex<Totals>,
+}
+
+enum Totals {
+    /// On the CPU, added to in place.
+    Memory { input: Vec<f32>, output: Vec<f32> },
+    /// On another device; made by the first use.
+    Device(Option<(Tensor, Tensor)>),
+}
+
+impl Sums {
+    pub fn new(rows: usize, cols: usize, device: &Device) -> Self {
+        let totals = match device.is_cpu() {
+            true => Totals::Memory { input: vec![0.0; cols * cols], output: vec![0.0; output_len(rows)] },
+            false => Totals::Device(None),
+        };
+        Sums { rows, cols, totals: Mutex::new(totals) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn diagonal(&self) -> bool {
+        output_len(self.rows) == self.rows
+    }
+
+    /// A use as a lookup table: row `id` moves with gradient g (…, C), so x = g and the output side is one row.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn record_lookup(&self, ids: &[u32], g: &Tensor) -> Result<()> {
+        let g = g.reshape(((), self.cols))?.contiguous()?;
+        let place = |id: u32| id as usize * if self.diagonal() { 1 } else { self.rows + 1 };
+        match &mut *self.lock() {
+            Totals::Memory { input, output } => with_elements([&g], |[g]| {
+                add_gram(input, g, self.cols);
+                for (id, row) in ids.iter().zip(g.chunks_exact(self.cols)) {
+                    output[place(*id)] += dot(row, row);
+                }
+            }),
+            Totals::Device(totals) => {
+                let mut energies = vec![0f32; output_len(self.rows)];
+                for (id, energy) in ids.iter().zip(g.sqr()?.sum(1)?.to_vec1::<f32>()?) {
+                    energies[place(*id)] += energy;
+                }
+                let output = self.output_tensor(energies, g.device())?;
+                add(totals, (g.t()?.matmul(&g)?, output))
+            }
+        }
+    }
+
+    fn output_tensor(&self, data: Vec<f32>, device: &Device) -> Result<Tensor> {
+        if self.diagonal() {
+            return Tensor::from_vec(data, self.rows, device);
+        }
+        Tensor::from_vec(data, (self.rows, self.rows), device)
+    }
+
+    /// Adds the sums of other uses.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn merge(&self, other: &Sums) -> Result<()> {
+        match (&mut *self.lock(), &*other.lock()) {
+            (Totals::Memory { input, output }, Totals::Memory { input: more_input, output: more_output }) => {
+                input.iter_mut().zip(more_input).for_each(|(a, b)| *a += b);
+                output.iter_mut().zip(more_output).for_each(|(a, b)| *a += b);
+                Ok(())
+            }
+            (Totals::Device(_), Totals::Device(None)) => Ok(()),
+            (Totals::Device(totals), Totals::Device(Some((input, output)))) => {
+                add(totals, (input.clone(), output.clone()))
+            }
+            _ => candle_core::bail!("sums of two devices"),
+        }
+    }
+
+    /// Both sums, whole and in memory: H (C, C), and O (R, R) or its diagonal (R).
+    ///
+    /// # Errors
+    /// If they cannot be fetched from the device.
+    pub fn take(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        let fetch = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
+        let (mut input, mut output) = match &mut *self.lock() {
+            Totals::Memory { input, output } => (std::mem::take(input), std::mem::take(output)),
+            Totals::Device(Some((input, output))) => (fetch(input)?, fetch(output)?),
+            Totals::Device(None) => (vec![0.0; self.cols * self.cols], vec![0.0; output_len(self.rows)]),
+        };
+        mirror_upper(&mut input, self.cols);
+        if !self.diagonal() {
+            mirror_upper(&mut output, self.rows);
+        }
+        Ok((input, output))
+    }
+}
+
+fn add(totals: &mut Option<(Tensor, Tensor)>, more: (Tensor, Tensor)) -> Result<()> {
+    *totals = Some(match totals.take() {
+        None => more,
+        Some((input, output)) => ((input + more.0)?, (output + more.1)?),
+    });
+    Ok(())
+}
+
+fn scaled_rows(data: &[f32], width: usize, scale: &[f32]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(data.len());
+    for (row, s) in data.chunks_exact(width).zip(scale) {
+        out.extend(row.iter().map(|v| v * s));
+    }
+    out
+}
+
+fn norms(data: &[f32], width: usize) -> Vec<f32> {
+    data.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect()
+}
+
+impl Recorder for Sums {
+    fn record(&self, x: &Tensor, g: &Tensor) -> Result<()> {
+        let (x, g) = (x.reshape(((), self.cols))?, g.reshape(((), self.rows))?);
+        if !fusible(&x) {
+            return self.record_tensors(&x, &g);
+        }
+        with_elements([&x, &g], |[x, g]| {
+            let xs = scaled_rows(x, self.cols, &norms(g, self.rows));
+            let gs = scaled_rows(g, self.rows, &norms(x, self.cols));
+            let mut totals = self.lock();
+            let Totals::Memory { input, output } = &mut *totals else { unreachable!("sums of a CPU are in memory") };
+            add_gram(input, &xs, self.cols);
+            if self.diagonal() {
+                for row in gs.chunks_exact(self.rows) {
+                    output.iter_mut().zip(row).for_each(|(s, v)| *s += v * v);
+                }
+            } else {
+                add_gram(output, &gs, self.rows);
+            }
+        })
+    }
+}
+
+impl Sums {
+    /// [`Recorder::record`] by candle's operations, for x (N, C) and g (N, R).
+    fn record_tensors(&self, x: &Tensor, g: &Tensor) -> Result<()> {
+        let norms = |t: &Tensor| t.sqr()?.sum_keepdim(D::Minus1)?.sqrt();
+        let (xs, gs) = (x.broadcast_mul(&norms(g)?)?, g.broadcast_mul(&norms(x)?)?);
+        let output = if self.diagonal() { gs.sqr()?.sum(0)? } else { gs.t()?.matmul(&gs)? };
+        match &mut *self.lock() {
+            Totals::Device(totals) => add(totals, (xs.t()?.matmul(&xs)?, output)),
+            Totals::Memory { .. } => candle_core::bail!("sums of a device cannot be in memory"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::ops::check::values;
+
+    #[test]
+    fn tensors_sum_to_what_slices_sum_to() {
+        for rows in [5, FULL_OUTPUT_LIMIT + 1] {
+            let (n, cols) = (7, 4);
+            let tensor =
+                |width: usize, seed| Tensor::from_vec(values(n * width, seed), (n, width), &Device::Cpu).unwrap();
+            let fused = [(); 2].map(|()| Sums::new(rows, cols, &Device::Cpu));
+            let composed = [(); 2].map(|()| Sums { rows, cols, totals: Mutex::new(Totals::Device(None)) });
+            let ids = [3, 0, 1, 3, 3, 4, 2];
+            for (seed, part) in [0, 1, 0].into_iter().enumerate() {
+                let (x, g) = (tensor(cols, seed as u64), tensor(rows, 10 + seed as u64));
+                fused[part].record(&x, &g).unwrap();
+                composed[part].record_tensors(&x, &g).unwrap();
+                fused[part].record_lookup(&ids, &x).unwrap();
+                composed[part].record_lookup(&ids, &x).unwrap();
+            }
+            fused[0].merge(&fused[1]).unwrap();
+            composed[0].merge(&composed[1]).unwrap();
+            let (a, b) = (fused[0].take().unwrap(), composed[0].take().unwrap());
+            for (a, b) in [(a.0, b.0), (a.1, b.1)] {
+                assert_eq!(a.len(), b.len());
+                let scale = a.iter().fold(0f32, |m, v| m.max(v.abs()));
+                assert!(scale > 0.0 && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5 * scale));
+            }
+        }
+    }
+}
