@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bytes::{self, Rows};
+use super::device::{self, Place};
 use crate::compile::Effort;
 use crate::ingest::Overrides;
 use crate::model;
@@ -129,6 +130,9 @@ pub struct PackArgs {
     /// Do not measure losses on validation tokens
     #[arg(long)]
     pub no_eval: bool,
+    /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    pub device: Place,
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +159,9 @@ pub struct EvalArgs {
     /// Write the loss of every token in nats, a .npy array of f32
     #[arg(long, value_name = "FILE.npy")]
     pub losses: Option<PathBuf>,
+    /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    pub device: Place,
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +184,9 @@ pub struct VerifyArgs {
     /// File that counts against the cap, once for each
     #[arg(long, value_name = "FILE", requires = "cap")]
     pub include: Vec<PathBuf>,
+    /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    pub device: Place,
 }
 
 #[derive(Debug, Args)]

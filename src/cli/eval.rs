@@ -40,6 +40,7 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     if let Some(path) = &args.losses {
         check_losses(path)?;
     }
+    let device = args.device.open()?;
     let overrides = args.files.overrides(Some(&args.validation), &[]);
     let (model, validation) = if files::is_artifact(&args.model)? {
         let validation = Validation::beside(&args.model, &overrides)?;
@@ -48,6 +49,7 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
         let (located, model) = files::model(&args.model, &args.files, &overrides)?;
         (model, Validation::of(&located))
     };
+    let model = model.on(&device);
     let net = model.network()?;
     let (length, vocab) = (net.context(), net.vocab_size());
     let stride = args.stride.unwrap_or(length);

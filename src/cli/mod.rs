@@ -6,6 +6,7 @@
 mod args;
 mod bytes;
 mod config;
+mod device;
 mod eval;
 mod figures;
 mod files;

@@ -50,7 +50,9 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     save::check(&args.output)?;
     args.write_plan.iter().try_for_each(|path| save::check(path))?;
     let overrides = args.files.overrides(Some(&args.validation), &args.calib);
+    let device = args.device.open()?;
     let (located, model) = files::model(&args.model, &args.files, &overrides)?;
+    let model = model.on(&device);
     let plan = args.plan.as_deref().map(given::plan).transpose()?;
     let curvature = given::curvature(args.statistics.as_deref(), &model)?;
     let measures = !args.lossless && matches!(curvature, Source::Measured);

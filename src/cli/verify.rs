@@ -20,11 +20,13 @@ pub struct Verified {
 /// Verification when the artifact is damaged or not of the model; Cap when it does not fit `--cap`; Input when a file
 /// is unusable.
 pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
+    let device = args.device.open()?;
     let overrides = args.files.overrides(Some(&args.validation), &[]);
     let includes = files::includes(&args.include)?;
     let mut verdict = match &args.against {
         Some(path) => {
             let (located, model) = files::model(path, &args.files, &overrides)?;
+            let model = model.on(&device);
             let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);
             let trial = model.network().ok().map(read).transpose()?.flatten();
             let mut verdict = against(&args.artifact, (path, &model), trial.as_ref(), progress)?;
@@ -33,7 +35,7 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
         }
         None => {
             let validation = Validation::beside(&args.artifact, &overrides)?;
-            alone(&args.artifact, |vocab| validation.read(vocab, args.val_rows), progress)?
+            alone(&args.artifact, &device, |vocab| validation.read(vocab, args.val_rows), progress)?
         }
     };
     if let Some(cap) = args.cap {

@@ -9,6 +9,8 @@ pub mod verdict;
 use std::path::Path;
 use std::time::Instant;
 
+use candle_core::Device;
+
 use crate::artifact::open::{Opened, open};
 use crate::error::{Error, Result};
 use crate::eval::bits::target_bytes;
@@ -52,18 +54,20 @@ impl Trial {
     }
 }
 
-/// Verifies an artifact alone: that it decodes, that its hashes are right, and, given validation tokens, its loss.
+/// Verifies an artifact alone: that it decodes, that its hashes are right, and, given validation tokens, its loss on
+/// `device`.
 /// `trial` reads these, knowing the size of the artifact's vocabulary.
 ///
 /// # Errors
 /// Verification when the file is damaged; Input when it cannot be read or the tokens fill no row; those of `trial`.
 pub fn alone(
     path: &Path,
+    device: &Device,
     trial: impl FnOnce(usize) -> Result<Option<Trial>>,
     progress: &dyn Progress,
 ) -> Result<Verdict> {
     let started = Instant::now();
-    let opened = decode(path, progress)?;
+    let opened = decode(path, device, progress)?;
     let artifact = describe(path, &opened)?;
     let trial = opened.model.network().ok().map(|net| trial(net.vocab_size())).transpose()?.flatten();
     let evaluation = match &trial {
@@ -75,7 +79,7 @@ pub fn alone(
 }
 
 /// Verifies an artifact against the model it was made of: all that [`alone`] does, that architecture and ties are the
-/// model's, which tensors are, and what packing cost.
+/// model's, which tensors are, and what packing cost on the model's device.
 ///
 /// # Errors
 /// As [`alone`], and Verification when the artifact is not of this model.
@@ -87,7 +91,7 @@ pub fn against(
 ) -> Result<Verdict> {
     let started = Instant::now();
     let (model_path, model) = original;
-    let opened = decode(path, progress)?;
+    let opened = decode(path, model.device(), progress)?;
     let artifact = describe(path, &opened)?;
     let place = |e: Error| e.at(path.display()).hint(format!("was it packed from {}?", model_path.display()));
     agree(&opened.model, model).map_err(place)?;
@@ -124,11 +128,11 @@ pub fn evaluate(model: &Model, trial: &Trial, progress: &dyn Progress) -> Result
     Ok(Evaluation::alone(&losses, trial.sample(&windows)))
 }
 
-fn decode(path: &Path, progress: &dyn Progress) -> Result<Opened> {
+fn decode(path: &Path, device: &Device, progress: &dyn Progress) -> Result<Opened> {
     progress.begin("decode the artifact", 0);
     let opened = open(path)?;
     progress.end();
-    Ok(opened)
+    Ok(Opened { model: opened.model.on(device), ..opened })
 }
 
 fn describe(path: &Path, opened: &Opened) -> Result<File> {

@@ -34,6 +34,7 @@ fn wrong_usage() {
         "pack MODEL -o out.tiepack --cap 16MB --calib-rows some",
         "pack MODEL -o out.tiepack --cap 16MB --no-cache --cache here",
         "eval MODEL --threads 0",
+        "eval MODEL --device gpu",
         "eval MODEL --stride 0",
         "eval MODEL --stride 129",
         "eval MODEL --documents 1024",
@@ -69,4 +70,16 @@ fn errors_are_json_when_json_is_asked_for() {
         assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()), "{line}");
         assert!(!run.stderr.contains("error"), "{line}: {}", run.stderr);
     }
+}
+
+/// A build with CUDA says something else, and what depends on the machine.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_so() {
+    let mut told = String::new();
+    for line in ["eval MODEL --device cuda:0", "verify out.tiepack --device cuda:1"] {
+        let run = run(line, Path::new("[none]"));
+        told += &format!("$ tiepack {line}\n{}\n", run.told(Path::new("[none]")));
+    }
+    insta::assert_snapshot!(told);
 }

@@ -1,0 +1,73 @@
+//! Times a forward pass and the measuring of curvature, in tokens per second.
+//!
+//!     cargo run --release --example speed -- MODEL --tokens TOKENS.bin [--rows 32] [--times 3] [--threads N]
+//!
+//! MODEL is a folder, as that of the `random_model` example; TOKENS.bin is any shard of its vocabulary.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Parser;
+use tiepack::eval::compare::losses;
+use tiepack::eval::windows::Windows;
+use tiepack::ingest::{self, Overrides, Shard, folder};
+use tiepack::measure::curvature::measure;
+use tiepack::model::{Structure, build};
+use tiepack::nets;
+
+// The command's allocator: another one would measure another program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Time forward passes and the measuring of curvature
+#[derive(Parser)]
+struct Args {
+    model: PathBuf,
+    /// Token shard
+    #[arg(long)]
+    tokens: PathBuf,
+    /// Rows of the model's context to run
+    #[arg(long, default_value_t = 32)]
+    rows: usize,
+    /// How often
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    times: u32,
+    /// Threads [default: one per core]
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build_global()?;
+    let source = ingest::read(&folder::locate(&args.model, &Overrides::default())?)?;
+    let structure = Structure::of_file(nets::build(&source.config), &source.tensors);
+    let model = build(source, structure, None)?;
+    let (net, params) = (model.network()?, model.params()?);
+    let tokens = Shard::read(&args.tokens)?.tokens;
+    let windows = Windows::new(&tokens, net.context(), Some(args.rows));
+    let report = |what: &str, run: &mut dyn FnMut() -> tiepack::error::Result<()>| {
+        let mut seconds = Vec::new();
+        for _ in 0..args.times {
+            let start = Instant::now();
+            run()?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        seconds.sort_by(f64::total_cmp);
+        let rate = |seconds: f64| windows.tokens() as f64 / seconds;
+        println!(
+            "{what}: median {:.0} tokens/s, fastest {:.0}, slowest {:.0}; {} tokens, {} times, {} threads",
+            rate(seconds[seconds.len() / 2]),
+            rate(seconds[0]),
+            rate(seconds[seconds.len() - 1]),
+            windows.tokens(),
+            args.times,
+            rayon::current_num_threads()
+        );
+        tiepack::error::Result::Ok(())
+    };
+    report("forward", &mut || losses(net, &params, &windows, &|_| {}).map(drop))?;
+    report("statistics", &mut || measure(&model, &windows, 0, &|_| {}).map(drop))?;
+    Ok(())
+}

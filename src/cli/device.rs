@@ -1,0 +1,58 @@
+//! `--device`: where networks run.
+
+use candle_core::Device;
+
+use crate::error::{Error, Result};
+
+/// A device that the command line names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
+}
+
+/// Reads `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// It is none of them.
+pub fn parse(text: &str) -> std::result::Result<Place, String> {
+    let wanted = || "wanted cpu or cuda:N".to_string();
+    match text.split_once(':') {
+        None if text == "cpu" => Ok(Place::Cpu),
+        None if text == "cuda" => Ok(Place::Cuda(0)),
+        Some(("cuda", number)) => number.parse().map(Place::Cuda).map_err(|_| wanted()),
+        _ => Err(wanted()),
+    }
+}
+
+impl Place {
+    /// # Errors
+    /// Usage when this program knows no such devices; Compute when the machine has none of that number.
+    pub fn open(self) -> Result<Device> {
+        let Place::Cuda(number) = self else { return Ok(Device::Cpu) };
+        if !candle_core::utils::cuda_is_available() {
+            return Err(Error::usage(format!("--device cuda:{number}: this tiepack was built without CUDA"))
+                .hint("use --device cpu, or build tiepack with `--features cuda`"));
+        }
+        Device::new_cuda(number).map_err(|e| {
+            Error::compute(format!("--device cuda:{number}: there is no such GPU, or its driver does not answer: {e}"))
+                .hint("`nvidia-smi -L` lists the GPUs of this machine; --device cpu needs none")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_by_name() {
+        assert_eq!(parse("cpu"), Ok(Place::Cpu));
+        assert_eq!(parse("cuda"), Ok(Place::Cuda(0)));
+        assert_eq!(parse("cuda:3"), Ok(Place::Cuda(3)));
+        for other in ["", "cuda:", "cuda:-1", "cuda:x", "gpu", "cpu:0", "CPU"] {
+            assert!(parse(other).is_err(), "{other:?}");
+        }
+    }
+}
