@@ -95,6 +95,12 @@ impl std::error::Error for Error {}
 
 impl From<candle_core::Error> for Error {
     fn from(e: candle_core::Error) -> Self {
-        Error::compute(format!("tensor computation failed: {e}"))
+        // What follows the first line is a backtrace, where one was asked for.
+        let text = e.to_string();
+        let error = Error::compute(format!("tensor computation failed: {}", text.lines().next().unwrap_or_default()));
+        match text.contains("OUT_OF_MEMORY") {
+            true => error.hint("the memory of the GPU is full: free some of it, or use --device cpu"),
+            false => error,
+        }
     }
 }

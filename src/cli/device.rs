@@ -36,7 +36,8 @@ impl Place {
                 .hint("use --device cpu, or build tiepack with `--features cuda`"));
         }
         Device::new_cuda(number).map_err(|e| {
-            Error::compute(format!("--device cuda:{number}: there is no such GPU, or its driver does not answer: {e}"))
+            let why = Error::from(e).message;
+            Error::compute(format!("--device cuda:{number}: there is no such GPU, or it does not answer; {why}"))
                 .hint("`nvidia-smi -L` lists the GPUs of this machine; --device cpu needs none")
         })
     }

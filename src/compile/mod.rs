@@ -36,8 +36,8 @@ impl Effort {
     fn calibration_tokens(self) -> usize {
         match self {
             Effort::Fast => 1 << 15,
-            Effort::Normal => 9 << 16,
-            Effort::Max => 9 << 18,
+            Effort::Normal => 9 << 14,
+            Effort::Max => 9 << 16,
         }
     }
 

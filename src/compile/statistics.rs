@@ -15,9 +15,12 @@ use crate::model::Model;
 use crate::plan::{Grid, Odd};
 use crate::progress::Progress;
 
-/// Tokens on which each matrix's correction is measured: as many as make it cheap beside the curvature, and none where
-/// so few are left that the correction would be noise.
-const CORRECTION_TOKENS: std::ops::RangeInclusive<usize> = 2048..=8192;
+/// Tokens on which each matrix's correction is measured: with more the files were no better.
+const CORRECTION_TOKENS: usize = 2048;
+
+/// Corrections are left out where they would take more forward passes over so many times the tokens that the curvature was
+/// measured on: with many matrices they would cost more than the curvature.
+const CORRECTION_SHARE: usize = 2;
 
 /// Statistics of `model` on `calib`, and whether they came from the cache.
 pub(super) fn gather(
@@ -85,8 +88,7 @@ fn corrections(
     let settings = settings(Grid { states: 8, odd: Odd::Plain });
     let matrices: Vec<usize> =
         (0..model.stored.len()).filter(|i| matches!(&curvature[*i], Curvature::Matrix(f) if !f.vanishes())).collect();
-    let each = (tokens / matrices.len().max(1)).min(*CORRECTION_TOKENS.end());
-    if each < *CORRECTION_TOKENS.start() {
+    if matrices.len() * CORRECTION_TOKENS > CORRECTION_SHARE * tokens {
         return Ok(vec![1.0; model.stored.len()]);
     }
     progress.begin("checking the curvature", 2 * matrices.len() as u64);
@@ -105,7 +107,7 @@ fn corrections(
         })
         .collect::<Result<_>>()?;
     let length = model.network()?.context();
-    let rows = each.div_ceil(length).min((calib.len() - 1) / length);
+    let rows = CORRECTION_TOKENS.div_ceil(length).min((calib.len() - 1) / length);
     let sample = spread(calib, length, rows);
     let measured = correction::measure(model, Windows::new(&sample, length, None), changes.into_iter(), &|| {
         progress.advance(1);

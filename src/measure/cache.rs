@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 
 /// Changes whenever the figures that measuring gives change.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Name of the file for a model, calibration tokens and settings: blake3 of all that the statistics depend on.
 pub fn key(model: &Model, tokens: &[u16], rows: usize, seed: u64) -> String {
