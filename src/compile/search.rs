@@ -47,6 +47,12 @@ struct Matrix<'a> {
 }
 
 impl Matrix<'_> {
+    /// [`Matrix::encode`] as the planner wants it.
+    fn part(&mut self, c: f64, states: usize, last: bool) -> budget::Part<Stream> {
+        let (coded, made) = self.encode(c, states, last);
+        budget::Part { bytes: coded.bytes.len(), loss: self.correction * coded.loss, coded: (coded.bytes, made) }
+    }
+
     /// The matrix at the model's step size `c`. The first time on both kinds of grid, to see which is cheaper.
     ///
     /// While the search is far off, prices follow from trial to trial; for the last trials they are those that executing
@@ -123,10 +129,9 @@ impl Encoder for Parts<'_> {
             .par_iter_mut()
             .with_max_len(1)
             .map(|m| {
-                let (coded, made) = m.encode(c, states, last);
+                let part = m.part(c, states, last);
                 progress.advance(1);
-                let loss = m.correction * coded.loss;
-                budget::Part { bytes: coded.bytes.len(), loss, coded: (coded.bytes, made) }
+                part
             })
             .collect();
         if !self.small.is_empty() {
@@ -144,8 +149,17 @@ impl Encoder for Parts<'_> {
         size_of(&header(self.model, self.entries(parts)))
     }
 
-    fn weights(&self) -> usize {
-        self.matrices.iter().map(|m| m.w.len()).sum::<usize>().max(1)
+    fn encode_part(&mut self, part: usize, c: f64) -> Result<budget::Part<Stream>> {
+        match self.matrices.get_mut(part) {
+            Some(m) => Ok(m.part(c, self.states, self.last)),
+            None => Err(Error::compute("only matrices are coded one by one")),
+        }
+    }
+
+    fn part_weights(&self) -> Vec<usize> {
+        let all = self.contents().len();
+        let matrices = self.matrices.iter().map(|m| m.w.len());
+        matrices.chain(std::iter::repeat(0)).take(all).collect()
     }
 }
 

@@ -19,10 +19,16 @@ pub trait Encoder {
     type Coded;
     /// Every part at step size `c`, in a fixed order. A smaller step size means more bytes and less loss.
     fn encode(&mut self, c: f64) -> Result<Vec<Part<Self::Coded>>>;
+    /// One part at step size `c`.
+    fn encode_part(&mut self, part: usize, c: f64) -> Result<Part<Self::Coded>>;
+    /// Weights of each part; parts of 0 do not depend on the step size.
+    fn part_weights(&self) -> Vec<usize>;
     /// Bytes of the file whose parts have these sizes.
     fn file_size(&self, parts: &[usize]) -> Result<u64>;
     /// Stored weights: each halving of the step size costs about one bit of each.
-    fn weights(&self) -> usize;
+    fn weights(&self) -> usize {
+        self.part_weights().iter().sum::<usize>().max(1)
+    }
 }
 
 /// The way a search went.
@@ -149,18 +155,58 @@ pub fn meet<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) ->
         }
         fits = Some(coarsest);
     }
-    let finer = exceeds.map(|e| e.parts).unwrap_or_default();
-    let parts = fits.map(|f| f.parts).unwrap_or_default();
-    Ok(Outcome::Fits(spend(encoder, parts, finer, budget)?))
+    let finer = exceeds.map(|e| (e.log, e.parts)).unwrap_or_default();
+    let coarser = fits.map(|f| (f.log, f.parts)).unwrap_or_default();
+    let (parts, logs) = spend(encoder, coarser, finer, budget)?;
+    Ok(Outcome::Fits(fill(encoder, parts, &logs, budget)?))
 }
 
-/// Exchanges parts for finer ones while the file fits, best nats per byte first.
-fn spend<E: Encoder>(
-    encoder: &E,
+/// Exchanges that [`fill`] tries at most.
+const FILLS: usize = 6;
+/// Bytes that are not worth another try.
+const LEFT: u64 = 8;
+
+/// Spends the last bytes on single parts: each time on the smallest one whose step size need not change by much.
+fn fill<E: Encoder>(
+    encoder: &mut E,
     mut parts: Vec<Part<E::Coded>>,
-    finer: Vec<Part<E::Coded>>,
+    logs: &[f64],
     budget: u64,
 ) -> Result<Vec<Part<E::Coded>>> {
+    let weights = encoder.part_weights();
+    let mut order: Vec<usize> = (0..parts.len()).filter(|i| weights[*i] > 0).collect();
+    order.sort_by_key(|i| (weights[*i], *i));
+    let mut sizes: Vec<usize> = parts.iter().map(|p| p.bytes).collect();
+    for _ in 0..FILLS {
+        let left = budget.saturating_sub(encoder.file_size(&sizes)?);
+        // One part serves once: its loss is known at two step sizes only.
+        let octaves = |i: usize| 8.0 * left as f64 / weights[i] as f64;
+        let Some(at) = order.iter().position(|i| octaves(*i) < 0.1).filter(|_| left >= LEFT) else { break };
+        let i = order.remove(at);
+        // Base steps are in 64ths of an octave; below one only the price of a bit changes.
+        let change = if octaves(i) < 1.0 / 64.0 { octaves(i) } else { (64.0 * octaves(i)).floor() / 64.0 };
+        let new = encoder.encode_part(i, (logs[i] - change).exp2())?;
+        let old = std::mem::replace(&mut sizes[i], new.bytes);
+        if new.loss < parts[i].loss && encoder.file_size(&sizes)? <= budget {
+            parts[i] = new;
+        } else {
+            sizes[i] = old;
+        }
+    }
+    Ok(parts)
+}
+
+/// Parts at a step size, as log2 of it.
+type Coded<T> = (f64, Vec<Part<T>>);
+
+/// Exchanges parts for finer ones while the file fits, best nats per byte first; with log2 of each one's step size.
+fn spend<E: Encoder>(
+    encoder: &E,
+    (coarse, mut parts): Coded<E::Coded>,
+    (fine, finer): Coded<E::Coded>,
+    budget: u64,
+) -> Result<(Vec<Part<E::Coded>>, Vec<f64>)> {
+    let mut logs = vec![coarse; parts.len()];
     let gain = |i: usize, new: &Part<E::Coded>| {
         (parts[i].loss - new.loss) / (new.bytes as f64 - parts[i].bytes as f64).max(0.5)
     };
@@ -171,12 +217,12 @@ fn spend<E: Encoder>(
     for (i, _, new) in offers {
         let old = std::mem::replace(&mut sizes[i], new.bytes);
         if encoder.file_size(&sizes)? <= budget {
-            parts[i] = new;
+            (parts[i], logs[i]) = (new, fine);
         } else {
             sizes[i] = old;
         }
     }
-    Ok(parts)
+    Ok((parts, logs))
 }
 
 #[cfg(test)]
@@ -194,19 +240,21 @@ mod tests {
 
         fn encode(&mut self, c: f64) -> Result<Vec<Part<()>>> {
             self.trials += 1;
-            let part = |(i, n): (usize, &usize)| {
-                let bits = (5.0 - c.log2() + 0.01 * ((i as f64 * 77.0 + c * 1e4).sin())).max(0.05);
-                Part { bytes: (*n as f64 * bits / 8.0) as usize, loss: *n as f64 * (-2.0 * bits).exp2(), coded: () }
-            };
-            Ok(self.weights.iter().enumerate().map(part).collect())
+            (0..self.weights.len()).map(|i| self.encode_part(i, c)).collect()
+        }
+
+        fn encode_part(&mut self, i: usize, c: f64) -> Result<Part<()>> {
+            let n = self.weights[i] as f64;
+            let bits = (5.0 - c.log2() + 0.01 * ((i as f64 * 77.0 + c * 1e4).sin())).max(0.05);
+            Ok(Part { bytes: (n * bits / 8.0) as usize, loss: n * (-2.0 * bits).exp2(), coded: () })
+        }
+
+        fn part_weights(&self) -> Vec<usize> {
+            self.weights.clone()
         }
 
         fn file_size(&self, parts: &[usize]) -> Result<u64> {
             Ok(100 + parts.iter().sum::<usize>() as u64)
-        }
-
-        fn weights(&self) -> usize {
-            self.weights.iter().sum()
         }
     }
 
