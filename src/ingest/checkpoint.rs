@@ -48,8 +48,9 @@ pub fn gather(bytes: &[u8]) -> Result<Gather> {
         return Err(Error::input("a checkpoint in the format of PyTorch before 1.6")
             .hint("save it again: torch.save(torch.load(\"old.pt\", map_location=\"cpu\"), \"new.pt\")"));
     }
-    let mut archive = ZipArchive::new(Cursor::new(bytes))
-        .map_err(|e| Error::input(format!("the zip archive is truncated or damaged: {e}")))?;
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| {
+        Error::input(format!("the zip archive is truncated or damaged: {e}")).hint("copy the file again")
+    })?;
     let entries = entries(&archive)?;
     let folder = folder(&entries)?;
     check_stored(&archive, bytes.len() as u64)?;
@@ -169,8 +170,11 @@ fn content(archive: &mut Archive, index: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Values by name.
+type Entries<'p> = Vec<(&'p str, Id)>;
+
 /// The entries of the state dict, and where it was found if not at the root.
-fn state_dict<'p>(pickle: &'p Pickle) -> Result<(Option<Remark>, Vec<(&'p str, Id)>)> {
+fn state_dict<'p>(pickle: &'p Pickle) -> Result<(Option<Remark>, Entries<'p>)> {
     let (mut here, mut path, mut beside) = (pickle.root, Vec::new(), Vec::new());
     loop {
         let entries = named(pickle, here).map_err(|kind| {
@@ -187,7 +191,7 @@ fn state_dict<'p>(pickle: &'p Pickle) -> Result<(Option<Remark>, Vec<(&'p str, I
         let next = match known {
             _ if path.len() == MAX_DEPTH => None,
             None if !holds(here) => {
-                let dicts: Vec<_> = entries.iter().filter(|(_, id)| holds(*id)).collect();
+                let dicts: Vec<_> = entries.iter().filter(|(_, id)| leads(*id)).collect();
                 match dicts[..] {
                     [one] => Some(one),
                     [] => return Err(Error::input("the checkpoint holds no tensors").hint("is it an optimizer's?")),
@@ -216,7 +220,7 @@ fn is_tensor(pickle: &Pickle, id: Id) -> bool {
 }
 
 /// The entries of a dict under string keys, the last of each; otherwise what the value is.
-fn named<'p>(pickle: &'p Pickle, id: Id) -> std::result::Result<Vec<(&'p str, Id)>, &'static str> {
+fn named<'p>(pickle: &'p Pickle, id: Id) -> std::result::Result<Entries<'p>, &'static str> {
     let Value::Dict(entries) = pickle.get(id) else { return Err(pickle.get(id).kind()) };
     let text = |(key, value): &(Id, Id)| match pickle.get(*key) {
         Value::Text(name) => Some((*name, *value)),

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// A model's configuration. The artifact carries it whole, so unknown keys and the order of keys are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Name of the architecture, the value of `arch`.
+    /// Name of the architecture, the value of `arch` or, without it, of `model_type`.
     pub arch: String,
     /// The whole object, `arch` included.
     pub fields: Map<String, Value>,
@@ -33,16 +33,22 @@ impl Config {
     /// Parses a configuration.
     ///
     /// # Errors
-    /// Not a JSON object, or no string under `arch`.
+    /// Not a JSON object, or no string under `arch` or `model_type`.
     pub fn from_json(text: &str) -> Result<Config> {
         let value: Value = serde_json::from_str(text).map_err(|e| Error::input(format!("not valid JSON: {e}")))?;
         let Value::Object(fields) = value else {
             return Err(Error::input(format!("the configuration is {}, wanted an object", kind(&value))));
         };
-        let arch = match fields.get("arch") {
-            Some(Value::String(arch)) => arch.clone(),
-            Some(other) => return Err(ill_typed("arch", other, "a string")),
-            None => return Err(missing("arch").hint("`arch` names the architecture that computes the logits")),
+        // What Hugging Face's configurations call it.
+        let named = ["arch", "model_type"].into_iter().find_map(|key| Some((key, fields.get(key)?)));
+        let arch = match named {
+            Some((_, Value::String(arch))) => arch.clone(),
+            Some((key, other)) => return Err(ill_typed(key, other, "a string")),
+            None => {
+                return Err(missing("arch").hint(
+                    "`arch`, or `model_type` as Hugging Face has it, names the architecture that computes the logits",
+                ));
+            }
         };
         Ok(Config { arch, fields })
     }

@@ -281,7 +281,7 @@ impl<'a> Machine<'a> {
 
     fn set(&mut self, items: &[Id]) -> Step<()> {
         let dict = self.top()?;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err("a key without a value".into());
         }
         match &mut self.values[dict as usize] {
@@ -326,7 +326,7 @@ impl<'a> Machine<'a> {
 
     fn take(&mut self, length: u64) -> Step<&'a [u8]> {
         let rest = &self.bytes[self.at..];
-        let taken = usize::try_from(length).ok().and_then(|n| rest.get(..n)).ok_or("the end")?;
+        let taken = usize::try_from(length).ok().and_then(|n| rest.get(..n)).ok_or("it is cut off")?;
         self.at += taken.len();
         Ok(taken)
     }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::eval::logits::tokens;
 use crate::eval::windows::Windows;
 use crate::model::Model;
-use crate::nets::ops::linear::{Recorder, linear};
+use crate::nets::ops::linear::{Recorder, linear, linear_transposed};
 use crate::nets::{Form, Layers, Params, Plain};
 
 /// Tokens in one backward pass.
@@ -67,7 +67,8 @@ struct Lane {
 struct Tap<'a> {
     lane: &'a Lane,
     stored: &'a HashMap<&'a str, usize>,
-    lookup: Mutex<Option<(usize, Var)>>,
+    /// Every lookup in a table: the stored table, what was looked up, the ids.
+    lookups: Mutex<Vec<(usize, Var, Tensor)>>,
 }
 
 impl Tap<'_> {
@@ -83,11 +84,17 @@ impl Layers for Tap<'_> {
         Ok(linear(x, w, Some(sums.clone() as Arc<dyn Recorder>))?)
     }
 
+    fn linear_transposed(&self, name: &str, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        let (_, sums) = self.sums(name)?;
+        Ok(linear_transposed(x, w, Some(sums.clone() as Arc<dyn Recorder>))?)
+    }
+
     fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor> {
         let looked_up = Var::from_tensor(&Plain.embed(name, table, tokens)?)?;
         let out = looked_up.as_tensor().clone();
         let (stored, _) = self.sums(name)?;
-        *self.lookup.lock().unwrap_or_else(PoisonError::into_inner) = Some((stored, looked_up));
+        let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        lookups.push((stored, looked_up, tokens.clone()));
         Ok(out)
     }
 }
@@ -169,14 +176,14 @@ impl Measurement<'_> {
         signs: &mut Signs,
     ) -> Result<()> {
         let ids = tokens(self.windows, rows, self.model.device())?;
-        let tap = Tap { lane, stored: &self.stored, lookup: Mutex::new(None) };
+        let tap = Tap { lane, stored: &self.stored, lookups: Mutex::new(Vec::new()) };
         let logits = self.model.network()?.logits(params, &ids, &tap)?;
         let grads = seed(&logits, cotangent(&logits, signs)?)?.backward()?;
-        let lookup = tap.lookup.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some((i, var)) = lookup
-            && let (Some(g), Some(sums)) = (grads.get(&var), &lane.matrices[i])
-        {
-            sums.record_lookup(&ids.flatten_all()?.to_vec1::<u32>()?, g)?;
+        let lookups = tap.lookups.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (i, var, ids) in lookups {
+            if let (Some(g), Some(sums)) = (grads.get(&var), &lane.matrices[i]) {
+                sums.record_lookup(&ids.flatten_all()?.to_vec1::<u32>()?, &g.contiguous()?)?;
+            }
         }
         for (i, var) in vars {
             if let Some(g) = grads.get(var) {

@@ -6,7 +6,7 @@ use super::ties::{self, Retie, TieReport};
 use super::{Checked, Model, Stored, Structure, elements};
 use crate::error::{Error, Result};
 use crate::ingest::{RawTensor, Remark, Source};
-use crate::nets::{Form, TensorSpec};
+use crate::nets::{Form, Net, TensorSpec};
 
 /// Faults listed before "and more".
 const LISTED: usize = 5;
@@ -24,6 +24,9 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
     let structure = structure.into();
     let Source { path, config, mut tensors, ties, remarks } = source;
     let place = |e: Error| e.at(path.display());
+    if let Ok(net) = &structure.net {
+        canonical_names(&mut tensors, &**net).map_err(place)?;
+    }
     let specs = &structure.specs;
     let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;
     check(specs, &group, &tensors, &remarks, &config.arch).map_err(place)?;
@@ -65,6 +68,40 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
         device: candle_core::Device::Cpu,
         _checked: Checked,
     })
+}
+
+/// Gives tensors their canonical names: adds the prefix that a state dict left out, and drops what it holds twice.
+fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> Result<()> {
+    let (prefix, aliases) = (net.prefix(), net.aliases());
+    let alias = |name: &str| aliases.iter().any(|(alias, _)| *alias == name);
+    let known = net.tensors();
+    let bare = |name: &String| {
+        !alias(name) && !name.starts_with(prefix) && known.iter().any(|spec| spec.name == format!("{prefix}{name}"))
+    };
+    if !prefix.is_empty() && tensors.keys().all(|name| alias(name) || !name.starts_with(prefix)) {
+        let names: Vec<String> = tensors.keys().filter(|name| bare(name)).cloned().collect();
+        for name in names {
+            if let Some(tensor) = tensors.remove(&name) {
+                tensors.insert(format!("{prefix}{name}"), tensor);
+            }
+        }
+    }
+    for (alias, name) in aliases {
+        let Some(tensor) = tensors.remove(*alias) else { continue };
+        match tensors.get(*name) {
+            None => {
+                tensors.insert(name.to_string(), tensor);
+            }
+            Some(first) if first.shape == tensor.shape && ties::same_bits(&first.data, &tensor.data) => {}
+            Some(_) => {
+                return Err(Error::input(format!(
+                    "{alias} is not {name}, but the configuration says that they are one"
+                ))
+                .hint("set tie_word_embeddings to false where the network keeps a head of its own"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Missing, wrongly shaped and foreign tensors, the first few of them listed.

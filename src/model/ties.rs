@@ -126,7 +126,7 @@ pub(super) fn unite(
         .hint("make them equal with --retie first or --retie mean, or correct the tie map"))
 }
 
-fn same_bits(a: &[f32], b: &[f32]) -> bool {
+pub(super) fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits())
 }
 

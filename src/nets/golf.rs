@@ -3,16 +3,24 @@
 //! A U-shaped decoder: the first half of the layers pushes its outputs on a stack, the second half pops them through
 //! learned per-channel skip weights. Every block mixes the normalised embedding back in, has grouped-query attention
 //! with normalised, rotated queries and keys, and a relu² MLP. Logits are softcapped; the head is the embedding.
+//!
+//! Its descendants change parts: a head of its own, a factorized embedding (ALBERT, arXiv:1909.11942), other activations,
+//! rotation of some dimensions only, no skips, no mixing-in. Layers may run in any order and more than once, which covers
+//! loops, one block for all depths (Universal Transformers, arXiv:1807.03819) and cycles of blocks (Relaxed Recursive
+//! Transformers, arXiv:2410.20672), with embeddings of the depth and low-rank terms (LoRA) for every step.
+//! `formats/configs.md` lists the keys.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use serde_json::Value;
 
 use super::ops::attention::attention;
 use super::ops::mix::{blend, scaled_add};
 use super::ops::norm::rms_norm;
-use super::ops::pointwise::{relu_squared, softcap};
+use super::ops::pointwise::{leaky_relu_squared, relu_squared, softcap};
 use super::ops::rope::Rotary;
+use super::parts::Fields;
 use super::{Form, Layers, Net, Params, TensorSpec, get};
 use crate::error::{Error, Result};
 use crate::ingest::config::Config;
@@ -22,10 +30,38 @@ pub const ARCH: &str = "parameter-golf-baseline";
 
 const EMBEDDING: &str = "tok_emb.weight";
 const SKIPS: &str = "skip_weights";
+const HEAD: &str = "lm_head.weight";
+const INTO: &str = "embed_proj.weight";
+const OUT_OF: &str = "embed_proj_rev.weight";
+const DEPTHS: &str = "depth_embedding";
+/// Most steps that a loop may take.
+const MOST_STEPS: usize = 1 << 12;
 
 /// What a whole-layer tie shares; scale vectors stay each layer's own.
 const TIED_ROLES: &[&str] =
     &["attn.c_q.weight", "attn.c_k.weight", "attn.c_v.weight", "attn.proj.weight", "mlp.fc.weight", "mlp.proj.weight"];
+
+/// The same with a gated MLP.
+const GATED_ROLES: &[&str] = &[
+    "attn.c_q.weight",
+    "attn.c_k.weight",
+    "attn.c_v.weight",
+    "attn.proj.weight",
+    "mlp.fc.weight",
+    "mlp.gate.weight",
+    "mlp.proj.weight",
+];
+
+/// What an MLP does to its hidden values.
+#[derive(Clone, Copy, PartialEq)]
+enum Activation {
+    /// max(x, 0)²
+    Relu2,
+    /// (x for x > 0, else x/2)²
+    LeakyRelu2,
+    /// silu(gate)·x (arXiv:2002.05202)
+    SwiGlu,
+}
 
 struct Golf {
     vocab: usize,
@@ -39,6 +75,18 @@ struct Golf {
     cap: f32,
     context: usize,
     rotary: Rotary,
+    /// Stored layers in the order in which they run.
+    order: Vec<usize>,
+    activation: Activation,
+    /// Width of the embedding; other than the model's: it is factorized.
+    embedding: usize,
+    /// The head is the embedding.
+    tied: bool,
+    skips: bool,
+    resid_mix: bool,
+    depths: bool,
+    /// Rank of the low-rank terms of every step, 0: none.
+    rank: usize,
 }
 
 /// Reads the dimensions from config.json.
@@ -62,9 +110,6 @@ pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
     if !(1.0..=1e6).contains(&hidden) {
         return Err(Error::input(format!("config.json: mlp_mult gives a hidden width of {hidden}")));
     }
-    if !config.bool("tie_embeddings")? {
-        return Err(Error::input("config.json: tie_embeddings is false; only the shared head is supported"));
-    }
     let (cap, base) = (config.f64("logit_softcap")?, config.f64("rope_base")?);
     if !(cap > 0.0 && cap.is_finite() && base > 0.0 && base.is_finite()) {
         return Err(Error::input(format!(
@@ -72,71 +117,163 @@ pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
         )));
     }
     let context = dimension("train_seq_len", 1 << 16)?;
+    let (fields, layers) = (Fields(config), dimension("num_layers", 1 << 10)?);
+    let dims = fields.dimension_or("rope_dims", width / heads, width / heads)?;
+    let activation = match fields.only("mlp_activation", &["relu2", "leaky_relu2", "swiglu"], "relu2")? {
+        "leaky_relu2" => Activation::LeakyRelu2,
+        "swiglu" => Activation::SwiGlu,
+        _ => Activation::Relu2,
+    };
     Ok(Arc::new(Golf {
+        order: order(config, layers)?,
+        activation,
+        embedding: fields.dimension_or("embedding_dim", 1 << 16, width)?,
+        tied: config.bool("tie_embeddings")?,
+        skips: fields.switch("unet_skips", true)?,
+        resid_mix: fields.switch("resid_mix", true)?,
+        depths: fields.switch("depth_embedding", false)?,
+        rank: match config.fields.contains_key("lora_rank") {
+            true => config.usize("lora_rank")?.min(width),
+            false => 0,
+        },
         vocab: dimension("vocab_size", 1 << 16)?,
-        layers: dimension("num_layers", 1 << 10)?,
+        layers,
         width,
         heads,
         kv_heads,
         hidden: hidden as usize,
         cap: cap as f32,
         context,
-        rotary: Rotary::new(context, width / heads, base),
+        rotary: Rotary::new(context, dims, base),
     }))
 }
 
+/// The stored layers in the order in which they run: `loop`, or each once.
+fn order(config: &Config, layers: usize) -> Result<Vec<usize>> {
+    let Some(value) = config.fields.get("loop") else { return Ok((0..layers).collect()) };
+    let steps = value.as_array().filter(|steps| (1..=MOST_STEPS).contains(&steps.len()));
+    let steps = steps.ok_or_else(|| {
+        Error::input(format!("config.json: loop is {value}, expected a list of 1 to {MOST_STEPS} stored layers"))
+    })?;
+    let step = |step: &Value| {
+        step.as_u64().map(|i| i as usize).filter(|i| *i < layers).ok_or_else(|| {
+            Error::input(format!("config.json: loop runs layer {step}, there are {layers} (num_layers), from 0"))
+        })
+    };
+    steps.iter().map(step).collect()
+}
+
 impl Golf {
-    /// Layers that push on the skip stack.
+    /// Steps that push on the skip stack.
     fn encoder(&self) -> usize {
-        self.layers / 2
+        self.order.len() / 2
     }
 
-    fn block(&self, i: usize, x: &Tensor, x0: &Tensor, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
+    /// Whether the embedding has a width of its own.
+    fn factorized(&self) -> bool {
+        self.embedding != self.width
+    }
+
+    /// Step `step`, which runs stored layer `i`.
+    fn block(
+        &self,
+        (step, i): (usize, usize),
+        x: &Tensor,
+        x0: &Tensor,
+        params: &Params,
+        layers: &dyn Layers,
+    ) -> Result<Tensor> {
         let (rows, length, width) = x.dims3()?;
         let at = |role: &str| format!("blocks.{i}.{role}");
         let linear = |role: &str, x: &Tensor| {
             let name = at(role);
             layers.linear(&name, x, get(params, &name)?)
         };
+        // Queries and values have a low-rank term of their own for every step.
+        let adapted = |role: &str, x: &Tensor| -> Result<Tensor> {
+            let y = linear(&format!("attn.{role}.weight"), x)?;
+            if self.rank == 0 {
+                return Ok(y);
+            }
+            let [down, up] = ["down", "up"].map(|part| format!("lora.{step}.{role}.{part}.weight"));
+            let inner = layers.linear(&down, x, get(params, &down)?)?;
+            Ok((y + layers.linear(&up, &inner, get(params, &up)?)?)?)
+        };
         let head = width / self.heads;
         let split = |x: Tensor, heads: usize| x.reshape((rows, length, heads, head));
 
-        let x = blend(x, get(params, &at("resid_mix"))?, x0)?;
+        let mut x = x.clone();
+        if self.depths {
+            x = x.broadcast_add(&get(params, DEPTHS)?.get(step)?)?;
+        }
+        if self.resid_mix {
+            x = blend(&x, get(params, &at("resid_mix"))?, x0)?;
+        }
         let n = rms_norm(&x)?;
-        let q = split(linear("attn.c_q.weight", &n)?, self.heads)?;
+        let q = split(adapted("c_q", &n)?, self.heads)?;
         let k = split(linear("attn.c_k.weight", &n)?, self.kv_heads)?;
-        let v = split(linear("attn.c_v.weight", &n)?, self.kv_heads)?;
+        let v = split(adapted("c_v", &n)?, self.kv_heads)?;
         let gain = get(params, &at("attn.q_gain"))?.reshape((self.heads, 1))?;
         let q = self.rotary.apply(&rms_norm(&q)?)?.broadcast_mul(&gain)?;
         let k = self.rotary.apply(&rms_norm(&k)?)?;
         let y = attention(&q, &k, &v)?.reshape((rows, length, width))?;
         let x = scaled_add(&x, get(params, &at("attn_scale"))?, &linear("attn.proj.weight", &y)?)?;
-        let hidden = relu_squared(&linear("mlp.fc.weight", &rms_norm(&x)?)?)?;
+        let n = rms_norm(&x)?;
+        let hidden = linear("mlp.fc.weight", &n)?;
+        let hidden = match self.activation {
+            Activation::Relu2 => relu_squared(&hidden)?,
+            Activation::LeakyRelu2 => leaky_relu_squared(&hidden, 0.5)?,
+            Activation::SwiGlu => (linear("mlp.gate.weight", &n)?.silu()? * hidden)?,
+        };
         Ok(scaled_add(&x, get(params, &at("mlp_scale"))?, &linear("mlp.proj.weight", &hidden)?)?)
     }
 }
 
 impl Net for Golf {
     fn tensors(&self) -> Vec<TensorSpec> {
-        let (d, kv) = (self.width, self.kv_heads * self.width / self.heads);
+        let (d, kv, e) = (self.width, self.kv_heads * self.width / self.heads, self.embedding);
+        let steps = self.order.len();
         let mut specs = Vec::new();
         let mut push = |layer: Option<usize>, role: &str, shape: &[usize], form: Form| {
             let name = layer.map_or(role.to_string(), |i| format!("blocks.{i}.{role}"));
             specs.push(TensorSpec { name, role: role.to_string(), layer, shape: shape.to_vec(), form });
         };
-        push(None, EMBEDDING, &[self.vocab, d], Form::Embedding);
-        push(None, SKIPS, &[self.encoder().min(self.layers - self.encoder()), d], Form::Vector);
+        push(None, EMBEDDING, &[self.vocab, e], Form::Embedding);
+        if self.factorized() {
+            push(None, INTO, &[d, e], Form::Matrix);
+            push(None, OUT_OF, &[e, d], Form::Matrix);
+        }
+        if self.skips {
+            push(None, SKIPS, &[self.encoder(), d], Form::Vector);
+        }
+        if self.depths {
+            push(None, DEPTHS, &[steps, d], Form::Vector);
+        }
         for i in 0..self.layers {
             push(Some(i), "attn.c_q.weight", &[d, d], Form::Matrix);
             push(Some(i), "attn.c_k.weight", &[kv, d], Form::Matrix);
             push(Some(i), "attn.c_v.weight", &[kv, d], Form::Matrix);
             push(Some(i), "attn.proj.weight", &[d, d], Form::Matrix);
             push(Some(i), "mlp.fc.weight", &[self.hidden, d], Form::Matrix);
+            if self.activation == Activation::SwiGlu {
+                push(Some(i), "mlp.gate.weight", &[self.hidden, d], Form::Matrix);
+            }
             push(Some(i), "mlp.proj.weight", &[d, self.hidden], Form::Matrix);
             push(Some(i), "attn.q_gain", &[self.heads], Form::Vector);
             push(Some(i), "attn_scale", &[d], Form::Vector);
             push(Some(i), "mlp_scale", &[d], Form::Vector);
-            push(Some(i), "resid_mix", &[2, d], Form::Vector);
+            if self.resid_mix {
+                push(Some(i), "resid_mix", &[2, d], Form::Vector);
+            }
+        }
+        for step in 0..if self.rank > 0 { steps } else { 0 } {
+            for (role, outputs) in [("c_q", d), ("c_v", kv)] {
+                push(None, &format!("lora.{step}.{role}.down.weight"), &[self.rank, d], Form::Matrix);
+                push(None, &format!("lora.{step}.{role}.up.weight"), &[outputs, self.rank], Form::Matrix);
+            }
+        }
+        if !self.tied {
+            push(None, HEAD, &[self.vocab, e], Form::Embedding);
         }
         specs
     }
@@ -154,25 +291,33 @@ impl Net for Golf {
     }
 
     fn tied_roles(&self) -> &'static [&'static str] {
-        TIED_ROLES
+        if self.activation == Activation::SwiGlu { GATED_ROLES } else { TIED_ROLES }
     }
 
     fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor> {
-        let table = get(params, EMBEDDING)?;
-        let x0 = rms_norm(&layers.embed(EMBEDDING, table, tokens)?)?;
-        let skips = get(params, SKIPS)?;
+        let linear = |name: &str, x: &Tensor| layers.linear(name, x, get(params, name)?);
+        let mut x0 = layers.embed(EMBEDDING, get(params, EMBEDDING)?, tokens)?;
+        if self.factorized() {
+            x0 = linear(INTO, &x0)?;
+        }
+        let x0 = rms_norm(&x0)?;
         let mut x = x0.clone();
         let mut stack = Vec::with_capacity(self.encoder());
-        for i in 0..self.encoder() {
-            x = self.block(i, &x, &x0, params, layers)?;
-            stack.push(x.clone());
-        }
-        for (j, i) in (self.encoder()..self.layers).enumerate() {
-            if let Some(skip) = stack.pop() {
-                x = scaled_add(&x, &skips.get(j)?, &skip)?;
+        for (step, i) in self.order.iter().enumerate() {
+            if let Some(j) = step.checked_sub(self.encoder()).filter(|_| self.skips)
+                && let Some(skip) = stack.pop()
+            {
+                x = scaled_add(&x, &get(params, SKIPS)?.get(j)?, &skip)?;
             }
-            x = self.block(i, &x, &x0, params, layers)?;
+            x = self.block((step, *i), &x, &x0, params, layers)?;
+            if self.skips && step < self.encoder() {
+                stack.push(x.clone());
+            }
         }
-        Ok(softcap(&layers.linear(EMBEDDING, &rms_norm(&x)?, table)?, self.cap)?)
+        let mut x = rms_norm(&x)?;
+        if self.factorized() {
+            x = linear(OUT_OF, &x)?;
+        }
+        Ok(softcap(&linear(if self.tied { EMBEDDING } else { HEAD }, &x)?, self.cap)?)
     }
 }

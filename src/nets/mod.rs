@@ -1,9 +1,12 @@
 //! Architectures: which tensors a network has and how it computes logits. One file each.
 
 pub mod golf;
+pub mod gpt2;
 pub mod guess;
+pub mod llama;
 pub mod names;
 pub mod ops;
+pub mod parts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,6 +47,8 @@ pub type Params = HashMap<String, Tensor>;
 pub trait Layers {
     /// x (…, C) times w (R, C) transposed.
     fn linear(&self, name: &str, x: &Tensor, w: &Tensor) -> Result<Tensor>;
+    /// x (…, R) times w (R, C): for weights that are stored the other way round.
+    fn linear_transposed(&self, name: &str, x: &Tensor, w: &Tensor) -> Result<Tensor>;
     /// Rows of `table` (V, D) for `tokens` (rows, T) u32: (rows, T, D).
     fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor>;
 }
@@ -54,6 +59,10 @@ pub struct Plain;
 impl Layers for Plain {
     fn linear(&self, _: &str, x: &Tensor, w: &Tensor) -> Result<Tensor> {
         Ok(ops::linear::linear(x, w, None)?)
+    }
+
+    fn linear_transposed(&self, _: &str, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        Ok(ops::linear::linear_transposed(x, w, None)?)
     }
 
     fn embed(&self, _: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor> {
@@ -75,7 +84,14 @@ pub fn get<'a>(params: &'a Params, name: &str) -> Result<&'a Tensor> {
 type Build = fn(&Config) -> Result<Arc<dyn Net>>;
 
 /// Every architecture, by the value of `arch` in config.json.
-const REGISTRY: &[(&str, Build)] = &[(golf::ARCH, golf::build)];
+const REGISTRY: &[(&str, Build)] = &[
+    (golf::ARCH, golf::build),
+    (gpt2::ARCH, gpt2::build),
+    (llama::LLAMA, llama::build),
+    (llama::MISTRAL, llama::build),
+    (llama::QWEN2, llama::build),
+    (llama::QWEN3, llama::build),
+];
 
 /// The architecture that `config` names, with its dimensions.
 ///
@@ -86,10 +102,27 @@ pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
         Some((_, build)) => build(config),
         None => {
             let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
+            let near = known.iter().min_by_key(|name| distance(name, &config.arch));
+            let near = near.filter(|name| distance(name, &config.arch) <= config.arch.len() / 2);
+            let meant = near.map_or(String::new(), |name| format!("; did you mean {name}?"));
             Err(Error::input(format!("unknown architecture {:?}", config.arch))
-                .hint(format!("config.json's \"arch\" must be one of: {}", known.join(", "))))
+                .hint(format!("config.json's \"arch\" or \"model_type\" must be one of: {}{meant}", known.join(", "))))
         }
     }
+}
+
+/// Letters to change, add or take away between two words (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let here = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], here);
+        }
+    }
+    row[b.len()]
 }
 
 /// A network architecture with its dimensions filled in.
@@ -104,6 +137,14 @@ pub trait Net: Send + Sync {
     fn layers(&self) -> usize;
     /// Roles that a whole-layer tie shares.
     fn tied_roles(&self) -> &'static [&'static str];
+    /// Other names under which a state dict may hold a tensor as well, with its canonical name: heads that are embeddings.
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+    /// Prefix that some state dicts leave out of all names but those of [`Net::aliases`].
+    fn prefix(&self) -> &'static str {
+        ""
+    }
     /// Logits (rows, T, V) in f32 of `tokens` (rows, T) u32.
     fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor>;
 }

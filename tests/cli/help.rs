@@ -6,7 +6,7 @@ use crate::{run, tiepack};
 
 #[test]
 fn help_texts() {
-    for command in ["", "pack", "eval", "verify", "inspect", "unpack"] {
+    for command in ["", "pack", "eval", "verify", "inspect", "unpack", "config"] {
         let name = if command.is_empty() { "tiepack" } else { command };
         let run = run(&format!("{command} --help"), Path::new("")).good();
         assert_eq!(run.stderr, "");
@@ -37,6 +37,10 @@ fn wrong_usage() {
         "eval MODEL --device gpu",
         "eval MODEL --stride 0",
         "eval MODEL --stride 129",
+        "eval MODEL --documents 1024",
+        "eval MODEL --documents 65536",
+        "eval MODEL --limit 0",
+        "eval MODEL --limit 100 --val-rows 2",
         "verify out.tiepack --include train_gpt.py",
     ] {
         let run = run(line, Path::new("[none]"));

@@ -86,6 +86,10 @@ fn shards() {
     });
     case(told, "no validation tokens", "eval {}", |dir| fs::remove_file(dir.join("val_000.bin")).unwrap());
     case(told, "no calibration tokens", PACK, |dir| fs::remove_file(dir.join("train_000.bin")).unwrap());
+    case(told, "ids beyond the vocabulary", "eval {}", |dir| {
+        edit(&dir.join("val_000.bin"), |b| b[1024 + 2 * 4000..1024 + 2 * 4001].copy_from_slice(&9999u16.to_le_bytes()));
+    });
+    case(told, "a pattern that matches nothing", "eval {} --val {}/valid_*.bin", |_| {});
     case(told, "a named shard that is not there", "eval {} --val {}/val_001.bin", |_| {});
     insta::assert_snapshot!(told);
 }
@@ -108,6 +112,26 @@ fn tokenizers() {
             b.truncate(end);
         });
     });
+    case(told, "bytes of a model that has more", "eval {} --val-rows 1 --tokenizer {}/bytes.json", |dir| {
+        fs::write(dir.join("bytes.json"), "[1, 1]").unwrap();
+    });
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn checkpoints() {
+    let told = &mut String::new();
+    let checkpoint = |dir: &Path, file: &str| {
+        fs::remove_file(dir.join("model.safetensors")).unwrap();
+        fs::copy(Path::new("fixtures/checkpoints").join(file), dir.join("final.pt")).unwrap();
+    };
+    case(told, "with code", PACK, |dir| checkpoint(dir, "code.pt"));
+    case(told, "a whole module", PACK, |dir| checkpoint(dir, "module.pt"));
+    case(told, "truncated", PACK, |dir| {
+        checkpoint(dir, "state_dict.pt");
+        edit(&dir.join("final.pt"), |b| b.truncate(b.len() / 2));
+    });
+    case(told, "of another model", PACK, |dir| checkpoint(dir, "nested.pt"));
     insta::assert_snapshot!(told);
 }
 

@@ -1,6 +1,8 @@
 //! The command as a person or a script runs it: what it prints, what it refuses, how it exits.
 
 mod artifacts;
+mod checkpoints;
+mod config;
 mod foreign;
 mod help;
 mod inputs;

@@ -106,7 +106,7 @@ fn foreign() -> Model {
     let config = Config::none();
     let net = Err(tiepack::error::Error::input("there is no configuration"));
     let structure = Structure::of_file(net, &tensors);
-    build(Source { path: "foreign".into(), config, tensors, ties: None }, structure, None).unwrap()
+    build(Source { path: "foreign".into(), config, tensors, ties: None, remarks: Vec::new() }, structure, None).unwrap()
 }
 
 /// Every way to make a tensor: alone, chains of sums with and without ranks and residuals, zeros, exact, vectors.

@@ -144,6 +144,13 @@ fn documents_are_as_their_schemas_say() {
     fits(&format!("eval {MODEL} --val-rows 2"), "eval", dir);
     fits(&format!("eval {MODEL} --val-rows 2 --stride 64"), "eval", dir);
     fits(&format!("eval {{}}/a.tiepack --val {MODEL}/val_000.bin --val-rows 1"), "eval", dir);
+    let line = format!("eval {MODEL} --limit 200 --documents 1 --losses {{}}/l.npy");
+    assert_eq!(fits(&line, "eval", dir)["documents"], 1);
+    fits(&format!("config {MODEL}"), "config", dir);
+    std::fs::copy(format!("{MODEL}/model.safetensors"), dir.join("bare.safetensors")).unwrap();
+    let bare = fits("config {}/bare.safetensors", "config", dir);
+    assert!(bare["source"].is_null() && bare["network"].is_object(), "{bare}");
+    fits(&format!("config {{}}/bare.safetensors --config {MODEL}/../golden/expected.json"), "error", dir);
     fits(&format!("inspect {MODEL}"), "inspect", dir);
     fits(&format!("inspect {FOLDER}/{QUANTIZED}"), "inspect", dir);
     fits(&format!("unpack {FOLDER}/{QUANTIZED} -o {{}}/unpacked"), "unpack", dir);

@@ -109,7 +109,7 @@ fn missing_files_are_refused_with_the_way_out() {
     hint: name the folder that holds model.safetensors and config.json, or the weights file itself
     error: cannot read FOLDER/model: No such file or directory (os error 2)
     error: there is no config.json beside FOLDER/model.safetensors
-    hint: name the configuration with --config
+    hint: name the configuration with --config; `tiepack config MODEL` guesses one from the tensors
     error: FOLDER holds 7 weights files: 0.safetensors, 1.safetensors, 2.safetensors, 3.safetensors, 4.safetensors and 2 more
     hint: name the one to read
     error: cannot read FOLDER/c.json: No such file or directory (os error 2)
@@ -132,4 +132,44 @@ fn a_bare_file_name_means_the_current_folder() {
     // Cargo runs tests in the package's folder; any file there will do as weights that nobody reads.
     let error = locate(Path::new("Cargo.toml"), &Overrides::default()).unwrap_err();
     assert_snapshot!(error, @"there is no config.json beside Cargo.toml");
+}
+
+#[test]
+fn patterns_are_expanded_where_the_shell_has_not() {
+    let folder = Folder::new(&[
+        WEIGHTS,
+        CONFIG,
+        ("fineweb_val_000001.bin", b""),
+        ("fineweb_val_000000.bin", b""),
+        ("fineweb_val_bytes_000000.bin", b""),
+        ("fineweb_train_000000.bin", b""),
+        ("odd[1].bin", b""),
+    ]);
+    let val = |names: &[&str]| {
+        let val = names.iter().map(|name| folder.path(name)).collect();
+        locate(folder.root(), &Overrides { val, ..Overrides::default() })
+    };
+    let wanted = ["fineweb_val_000000.bin", "fineweb_val_000001.bin"].map(|name| folder.path(name));
+    assert_eq!(val(&["fineweb_val_*.bin"]).unwrap().val, wanted);
+    assert_eq!(val(&["*_val_00000[0-9].bin"]).unwrap().val, wanted);
+    // A file of that very name is no pattern.
+    assert_eq!(val(&["odd[1].bin"]).unwrap().val, [folder.path("odd[1].bin")]);
+    assert_snapshot!(folder.told(&val(&["val_*.bin"]).unwrap_err()), @"error: no token shard matches FOLDER/val_*.bin");
+    let ill_formed = folder.told(&val(&["a[.bin"]).unwrap_err());
+    assert!(ill_formed.starts_with("error: FOLDER/a[.bin is no pattern: "), "{ill_formed}");
+}
+
+#[test]
+fn checkpoints_and_either_tokenizer_are_picked_up() {
+    let pick = |files: &[(&str, &[u8])]| {
+        let folder = Folder::new(files);
+        let located = locate(folder.root(), &Overrides::default()).unwrap();
+        let name = |path: std::path::PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        (name(located.weights), located.tokenizer.map(name))
+    };
+    let hf = pick(&[("pytorch_model.bin", b""), CONFIG, ("tokenizer.json", b"")]);
+    assert_eq!(hf, ("pytorch_model.bin".into(), Some("tokenizer.json".into())));
+    assert_eq!(pick(&[("final.pt", b""), CONFIG]), ("final.pt".into(), None));
+    let both = pick(&[("final.pt", b""), WEIGHTS, CONFIG, ("tokenizer.json", b""), ("tokenizer.model", b"")]);
+    assert_eq!(both, ("model.safetensors".into(), Some("tokenizer.model".into())));
 }

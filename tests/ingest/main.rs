@@ -1,5 +1,6 @@
 //! What the readers accept, what they refuse, and in which words.
 
+mod checkpoint;
 mod config;
 mod folder;
 mod overlap;

@@ -57,6 +57,10 @@ impl Layers for Tap {
         Ok(linear(x, w, Some(recorder))?)
     }
 
+    fn linear_transposed(&self, _: &str, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        unreachable!("the baseline has no transposed matrices")
+    }
+
     fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor> {
         // A variable, without which nothing would be differentiated.
         Ok(Var::from_tensor(&Plain.embed(name, table, tokens)?)?.as_tensor().clone())

@@ -2,6 +2,7 @@
 //! fixtures/make_golden.py.
 
 mod curvature;
+mod families;
 
 use std::path::Path;
 

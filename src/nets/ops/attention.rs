@@ -6,7 +6,10 @@ use super::pointwise::exp;
 use super::product::{View, product};
 use super::{dot, elements, fusible, output, sum, with_elements};
 
-struct Attention;
+struct Attention {
+    /// Positions that a query sees, itself included.
+    window: usize,
+}
 
 /// Dimensions of one call: q (batch, length, heads, width), k and v (batch, length, kv, width).
 #[derive(Clone, Copy)]
@@ -16,18 +19,19 @@ struct Dims {
     heads: usize,
     kv: usize,
     width: usize,
+    window: usize,
 }
 
 /// Queries are taken in blocks, so that the half of the scores that causality removes is mostly never computed.
 const BLOCK: usize = 64;
 
 impl Dims {
-    fn of(q: &[usize], k: &[usize]) -> Result<Self> {
+    fn of(q: &[usize], k: &[usize], window: usize) -> Result<Self> {
         match (q, k) {
             (&[batch, length, heads, width], &[b, t, kv, w])
                 if b == batch && t == length && w == width && kv > 0 && heads % kv == 0 =>
             {
-                Ok(Dims { batch, length, heads, kv, width })
+                Ok(Dims { batch, length, heads, kv, width, window })
             }
             _ => candle_core::bail!("attention: queries {q:?} against keys {k:?}"),
         }
@@ -53,6 +57,8 @@ impl Dims {
         product(p, to, self.head(q, self.heads, b, h, from, to), keys.t(), self.scale(), false);
         for (i, row) in p.chunks_exact_mut(to).take(to - from).enumerate() {
             let (seen, future) = row.split_at_mut(from + i + 1);
+            let (past, seen) = seen.split_at_mut((from + i + 1).saturating_sub(self.window));
+            past.fill(0.0);
             let top = seen.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
             seen.iter_mut().for_each(|v| *v = exp(*v - top));
             let inverse = 1.0 / sum(seen);
@@ -87,7 +93,7 @@ impl CustomOp3 for Attention {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let d = Dims::of(l1.dims(), l2.dims())?;
+        let d = Dims::of(l1.dims(), l2.dims(), self.window)?;
         let (q, k, v) = (elements(s1, l1)?, elements(s2, l2)?, elements(s3, l3)?);
         let mut y = vec![0f32; q.len()];
         let mut p = vec![0f32; BLOCK * d.length];
@@ -109,7 +115,7 @@ impl CustomOp3 for Attention {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let d = Dims::of(q.dims(), k.dims())?;
+        let d = Dims::of(q.dims(), k.dims(), self.window)?;
         let grad = grad.contiguous()?;
         let (dq, dk, dv) = with_elements([q, k, v, y, &grad], |[q, k, v, y, g]| {
             let (mut dq, mut dk, mut dv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
@@ -146,12 +152,21 @@ impl CustomOp3 for Attention {
 
 /// Causal attention of q (B, T, H, d) over k, v (B, T, K, d), scaled by 1/√d; query head h reads kv head h·K/H.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    if fusible(q) { q.apply_op3(k, v, Attention) } else { composed(q, k, v) }
+    attention_within(q, k, v, usize::MAX)
+}
+
+/// [`attention`] in which a query sees at most `window` positions, itself included (sliding-window attention of
+/// arXiv:2310.06825).
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_within(q: &Tensor, k: &Tensor, v: &Tensor, window: usize) -> Result<Tensor> {
+    if fusible(q) { q.apply_op3(k, v, Attention { window }) } else { composed(q, k, v, window) }
 }
 
 /// All scores at once: (B, H, T, T) elements.
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let d = Dims::of(q.dims(), k.dims())?;
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, window: usize) -> Result<Tensor> {
+    let d = Dims::of(q.dims(), k.dims(), window)?;
     let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous();
     // Every query head's own copy of its kv head.
     let repeated = |x: &Tensor| {
@@ -159,8 +174,11 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let copies = heads(x)?.unsqueeze(2)?.broadcast_as((d.batch, d.kv, group, d.length, d.width))?;
         copies.contiguous()?.reshape(shape)
     };
-    let future = (0..d.length * d.length).map(|i| if i % d.length > i / d.length { f32::NEG_INFINITY } else { 0.0 });
-    let mask = Tensor::from_vec(future.collect(), (d.length, d.length), q.device())?.to_dtype(q.dtype())?;
+    let unseen = (0..d.length * d.length).map(|i| {
+        let (query, key) = (i / d.length, i % d.length);
+        if key > query || query - key >= window { f32::NEG_INFINITY } else { 0.0 }
+    });
+    let mask = Tensor::from_vec(unseen.collect(), (d.length, d.length), q.device())?.to_dtype(q.dtype())?;
     let scores = (heads(q)?.matmul(&repeated(k)?.t()?)? * f64::from(d.scale()))?.broadcast_add(&mask)?;
     // Softmax does not depend on what is subtracted, so no gradient needs to flow through it.
     let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
@@ -174,14 +192,19 @@ mod tests {
 
     #[test]
     fn gradients() {
-        check::gradients(&[&[1, 5, 4, 3], &[1, 5, 2, 3], &[1, 5, 2, 3]], |a| super::attention(&a[0], &a[1], &a[2]));
+        let shapes: [&[usize]; 3] = [&[1, 5, 4, 3], &[1, 5, 2, 3], &[1, 5, 2, 3]];
+        check::gradients(&shapes, |a| super::attention(&a[0], &a[1], &a[2]));
+        check::gradients(&shapes, |a| super::attention_within(&a[0], &a[1], &a[2], 2));
     }
 
     #[test]
     fn composed_is_fused() {
-        use super::{attention, composed};
+        use super::{attention_within, composed};
         let shapes: [&[usize]; 3] = [&[2, 7, 4, 3], &[2, 7, 2, 3], &[2, 7, 2, 3]];
-        check::agree(&shapes, |a| attention(&a[0], &a[1], &a[2]), |a| composed(&a[0], &a[1], &a[2]));
+        for window in [3, usize::MAX] {
+            let fused = |a: &[candle_core::Tensor]| attention_within(&a[0], &a[1], &a[2], window);
+            check::agree(&shapes, fused, |a| composed(&a[0], &a[1], &a[2], window));
+        }
     }
 
     #[test]

@@ -4,32 +4,53 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{elements, fusible, output, with_elements};
 
-struct Relu2;
+struct LeakyRelu2 {
+    slope: f32,
+}
 
-impl CustomOp1 for Relu2 {
+impl LeakyRelu2 {
+    #[inline]
+    fn leaky(&self, x: f32) -> f32 {
+        if x > 0.0 { x } else { self.slope * x }
+    }
+}
+
+impl CustomOp1 for LeakyRelu2 {
     fn name(&self) -> &'static str {
         "relu-squared"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
-        output(x.iter().map(|v| v.max(0.0) * v.max(0.0)).collect(), layout.shape().clone())
+        output(x.iter().map(|v| self.leaky(*v) * self.leaky(*v)).collect(), layout.shape().clone())
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let dx = with_elements([x, &grad], |[x, g]| x.iter().zip(g).map(|(x, g)| 2.0 * x.max(0.0) * g).collect())?;
+        let dx = with_elements([x, &grad], |[x, g]| {
+            let slope = |x: f32| if x > 0.0 { 1.0 } else { self.slope };
+            x.iter().zip(g).map(|(x, g)| 2.0 * self.leaky(*x) * slope(*x) * g).collect()
+        })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
 
 /// max(x, 0)².
 pub fn relu_squared(x: &Tensor) -> Result<Tensor> {
-    if fusible(x) { x.apply_op1(Relu2) } else { composed_relu_squared(x) }
+    leaky_relu_squared(x, 0.0)
 }
 
-fn composed_relu_squared(x: &Tensor) -> Result<Tensor> {
-    x.relu()?.sqr()
+/// (x for x > 0, else `slope`·x)², element by element: never negative.
+///
+/// # Errors
+/// As candle's operations.
+pub fn leaky_relu_squared(x: &Tensor, slope: f32) -> Result<Tensor> {
+    if fusible(x) { x.apply_op1(LeakyRelu2 { slope }) } else { composed_relu_squared(x, slope) }
+}
+
+fn composed_relu_squared(x: &Tensor, slope: f32) -> Result<Tensor> {
+    let leak = (x.neg()?.relu()?.sqr()? * f64::from(slope * slope))?;
+    x.relu()?.sqr()? + leak
 }
 
 struct Softcap(f32);
@@ -101,12 +122,13 @@ mod tests {
     #[test]
     fn gradients() {
         check::gradients(&[&[2, 9]], |a| super::relu_squared(&a[0]));
+        check::gradients(&[&[2, 9]], |a| super::leaky_relu_squared(&a[0], 0.5));
         check::gradients(&[&[2, 9]], |a| super::softcap(&a[0], 1.5));
     }
 
     #[test]
     fn composed_is_fused() {
-        check::agree(&[&[2, 9]], |a| super::relu_squared(&a[0]), |a| super::composed_relu_squared(&a[0]));
+        check::agree(&[&[2, 9]], |a| super::relu_squared(&a[0]), |a| super::composed_relu_squared(&a[0], 0.0));
         check::agree(&[&[2, 9]], |a| super::softcap(&a[0], 1.5), |a| super::composed_softcap(&a[0], 1.5));
     }
 

@@ -1,5 +1,6 @@
-//! Rotary position embedding (arXiv:2104.09864), half-split, as the Parameter Golf baseline turns it:
-//! (u, v) -> (u cos + v sin, v cos − u sin), a rotation by minus the angle.
+//! Rotary position embedding (arXiv:2104.09864), half-split: the pair (u, v) of dimensions m and m + half turns by an angle
+//! that grows with the position. The Parameter Golf baseline turns backwards, (u cos + v sin, v cos − u sin), everybody
+//! else forwards. Dimensions beyond the pairs pass unchanged (partial rotary).
 
 use std::sync::Arc;
 
@@ -13,44 +14,53 @@ pub struct Rotary {
     /// (T, half) cosines, then as many sines.
     table: Arc<(Vec<f32>, Vec<f32>)>,
     half: usize,
+    /// 1 backwards, −1 forwards.
+    sign: f32,
 }
 
 impl Rotary {
-    /// Angles p · base^(−2m / dims) for positions p < `length` and pairs m < dims / 2.
+    /// Angles p · base^(−2m / dims) for positions p < `length` and pairs m < dims / 2, turned backwards.
     pub fn new(length: usize, dims: usize, base: f64) -> Self {
-        let half = dims / 2;
+        Rotary { sign: 1.0, ..Self::forwards(length, &frequencies(dims, base)) }
+    }
+
+    /// Angles p · f_m for positions p < `length` and the frequencies of all pairs, turned forwards.
+    pub fn forwards(length: usize, frequencies: &[f32]) -> Self {
+        let half = frequencies.len();
         let mut table = (Vec::with_capacity(length * half), Vec::with_capacity(length * half));
         for p in 0..length {
-            for m in 0..half {
-                // In f32, operation by operation, as the reference computes it.
-                let frequency = 1.0 / (base as f32).powf((2 * m) as f32 / dims as f32);
+            for frequency in frequencies {
                 let angle = p as f32 * frequency;
                 table.0.push(angle.cos());
                 table.1.push(angle.sin());
             }
         }
-        Rotary { table: Arc::new(table), half }
+        Rotary { table: Arc::new(table), half, sign: -1.0 }
     }
 
     /// Rotates x (B, T, heads, dims), contiguous.
+    ///
+    /// # Errors
+    /// As candle's operations; x has fewer dimensions than the pairs, or more positions than the table.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        if fusible(x) { x.apply_op1(RotaryOp { rotary: self.clone(), sign: 1.0 }) } else { self.composed(x) }
+        if fusible(x) { x.apply_op1(RotaryOp { rotary: self.clone(), sign: self.sign }) } else { self.composed(x) }
     }
 
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let (_, length, _, width) = x.dims4()?;
         let half = self.half;
-        if width != 2 * half || length * half > self.table.0.len() {
+        if width < 2 * half || length * half > self.table.0.len() {
             candle_core::bail!("rotary: input {:?} against a table for {half} pairs", x.dims());
         }
         let table = |values: &[f32]| {
             Tensor::from_slice(&values[..length * half], (length, 1, half), x.device())?.to_dtype(x.dtype())
         };
-        let (cos, sin) = (table(&self.table.0)?, table(&self.table.1)?);
+        let (cos, sin) = (table(&self.table.0)?, (table(&self.table.1)? * f64::from(self.sign))?);
         let (u, v) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
         let first = (u.broadcast_mul(&cos)? + v.broadcast_mul(&sin)?)?;
         let second = (v.broadcast_mul(&cos)? - u.broadcast_mul(&sin)?)?;
-        Tensor::cat(&[first, second], 3)
+        let rest = x.narrow(3, 2 * half, width - 2 * half)?;
+        if rest.elem_count() == 0 { Tensor::cat(&[first, second], 3) } else { Tensor::cat(&[first, second, rest], 3) }
     }
 
     fn turn(&self, x: &[f32], dims: &[usize], sign: f32) -> Vec<f32> {
@@ -67,10 +77,17 @@ impl Rotary {
                     y[m] = u * cos[m] + v * s;
                     y[m + half] = v * cos[m] - u * s;
                 }
+                y[2 * half..].copy_from_slice(&x[2 * half..]);
             }
         }
         y
     }
+}
+
+/// base^(−2m / dims) for all pairs m < dims / 2.
+pub fn frequencies(dims: usize, base: f64) -> Vec<f32> {
+    // In f32, operation by operation, as the references compute it.
+    (0..dims / 2).map(|m| 1.0 / (base as f32).powf((2 * m) as f32 / dims as f32)).collect()
 }
 
 struct RotaryOp {
@@ -86,8 +103,7 @@ impl CustomOp1 for RotaryOp {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
         let dims = layout.dims();
-        if dims.len() != 4 || dims[3] != 2 * self.rotary.half || dims[1] * self.rotary.half > self.rotary.table.0.len()
-        {
+        if dims.len() != 4 || dims[3] < 2 * self.rotary.half || dims[1] * self.rotary.half > self.rotary.table.0.len() {
             candle_core::bail!("rotary: input {dims:?} against a table for {} pairs", self.rotary.half);
         }
         output(self.rotary.turn(x, dims, self.sign), layout.shape().clone())
@@ -108,6 +124,8 @@ mod tests {
     fn gradients() {
         let rotary = super::Rotary::new(5, 6, 100.0);
         check::gradients(&[&[2, 5, 2, 6]], move |a| rotary.apply(&a[0]));
+        let partial = super::Rotary::forwards(5, &super::frequencies(4, 100.0));
+        check::gradients(&[&[2, 5, 2, 6]], move |a| partial.apply(&a[0]));
     }
 
     #[test]
