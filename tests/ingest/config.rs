@@ -50,7 +50,7 @@ fn a_configuration_without_architecture_is_refused() {
     let errors = texts.map(|text| told(&Config::from_json(text).unwrap_err()));
     assert_snapshot!(errors.join("\n"), @"
     error: the configuration has no `arch`
-    hint: `arch` names the architecture that computes the logits
+    hint: `arch`, or `model_type` as Hugging Face has it, names the architecture that computes the logits
     error: the configuration's `arch` is 3, wanted a string
     error: the configuration is an array, wanted an object
     error: not valid JSON: EOF while parsing an object at line 1 column 1

@@ -52,7 +52,7 @@ fn parts_that_do_not_fit_are_refused() {
         with(&|_, source| source[8] = 1),
     ];
     assert_snapshot!(errors.join("\n"), @"
-    error: 10 tensors are described, the architecture has 11
+    error: 10 tensors are described, the model has 11
     error: head uses part 6, but there are only 6
     error: of 8 parts only 7 are used
     error: blocks.1.in has 5 weights, [3, 2] has 6

@@ -144,8 +144,8 @@ fn tie_maps_that_do_not_fit_the_architecture_are_refused() {
     assert_snapshot!(errors.join("\n"), @"
     error: model.safetensors: the tie map speaks of 2 layers, the model has 3
     hint: does ties.json belong to these weights?
-    error: model.safetensors: the tie map ties lm_head to emb, but the architecture has no lm_head
-    error: model.safetensors: the tie map ties head to tok_emb, but the architecture has no tok_emb
+    error: model.safetensors: the tie map ties lm_head to emb, but the model has no lm_head
+    error: model.safetensors: the tie map ties head to tok_emb, but the model has no tok_emb
     error: model.safetensors: blocks.0.in [3, 2] is declared tied to blocks.0.out [2, 3], which has another shape
     ");
 }
