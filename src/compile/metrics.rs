@@ -75,7 +75,8 @@ impl<'a> Metrics<'a> {
             measured.curvature.iter().filter_map(|c| if let Curvature::Matrix(f) = c { Some(f) } else { None })
         {
             let trace = |v: &[f32], n: usize| -> f64 {
-                v.iter().step_by(if v.len() == n { 1 } else { n + 1 }).map(|v| f64::from(*v)).sum()
+                let block = v.len() / n;
+                (0..n).map(|i| f64::from(v[i * block + i % block])).sum()
             };
             energy += trace(&factors.input, factors.cols) * trace(&factors.output, factors.rows);
             weights += (factors.rows * factors.cols) as f64;

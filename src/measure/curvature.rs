@@ -13,7 +13,7 @@ use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
 use super::fisher::{Signs, cotangent, seed};
-use super::sums::{Sums, output_len};
+use super::sums::{Sums, output_block};
 use crate::error::{Error, Result};
 use crate::eval::logits::tokens;
 use crate::eval::windows::Windows;
@@ -34,7 +34,8 @@ pub struct Factors {
     pub cols: usize,
     /// H (C, C), scaled so that O ⊗ H is the Fisher information per token.
     pub input: Vec<f32>,
-    /// O (R, R), or its diagonal (R) for a matrix with more rows than [`FULL_OUTPUT_LIMIT`](super::sums::FULL_OUTPUT_LIMIT).
+    /// Diagonal blocks of O, B rows each and the last one maybe fewer, one below the other (R, B): element (i, j) of O is at
+    /// (i, j mod B) where i and j are of one block, and counts 0 elsewhere. B = R: all of O; B = 1: its diagonal.
     pub output: Vec<f32>,
 }
 
@@ -199,7 +200,9 @@ impl Measurement<'_> {
 
 fn sums_bytes(model: &Model, stored: usize) -> usize {
     match (model.spec(stored).form, model.shape(stored)) {
-        (Form::Matrix | Form::Embedding, &[rows, cols]) => 4 * (cols * cols + output_len(rows)),
+        (Form::Matrix | Form::Embedding, &[rows, cols]) => {
+            4 * (cols * cols + rows * output_block(model.spec(stored).form, rows))
+        }
         _ => 8 * model.stored[stored].data.len(),
     }
 }
@@ -208,7 +211,7 @@ impl Lane {
     fn new(model: &Model) -> Self {
         let matrix = |i: usize| match (model.spec(i).form, model.shape(i)) {
             (Form::Vector, _) => None,
-            (_, &[rows, cols]) => Some(Arc::new(Sums::new(rows, cols, model.device()))),
+            (form, &[rows, cols]) => Some(Arc::new(Sums::new(rows, cols, output_block(form, rows), model.device()))),
             _ => None,
         };
         let stored = 0..model.stored.len();

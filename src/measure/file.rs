@@ -14,6 +14,8 @@ const INPUT: &str = "input";
 const OUTPUT: &str = "output";
 const VECTOR: &str = "curvature";
 const CORRECTION: &str = "correction";
+/// Blocks of an output factor have a multiple of so many rows.
+const BLOCK: usize = 16;
 /// Keys of the metadata.
 const TOKENS: &str = "tokens";
 const HASH: &str = "blake3";
@@ -29,7 +31,7 @@ pub fn to_bytes(model: &Model, statistics: &Statistics) -> Result<Vec<u8>> {
         let name = &model.spec(i).name;
         match c {
             Curvature::Matrix(Factors { rows, cols, input, output }) => {
-                let shape = if output.len() == *rows { vec![*rows] } else { vec![*rows, *rows] };
+                let shape = if output.len() == *rows { vec![*rows] } else { vec![*rows, output.len() / rows] };
                 parts.insert(format!("{name}:{INPUT}"), (vec![*cols, *cols], bytes(input)));
                 parts.insert(format!("{name}:{OUTPUT}"), (shape, bytes(output)));
                 parts.insert(format!("{name}:{CORRECTION}"), (vec![1], bytes(&[statistics.correction[i] as f32])));
@@ -99,7 +101,7 @@ pub fn from_bytes(bytes: &[u8], model: &Model) -> Result<Statistics> {
             (INPUT, true, &[a, b]) if a == cols && b == cols => {
                 inputs.insert(i, values()?);
             }
-            (OUTPUT, true, &[a, b]) if a == rows && b == rows => {
+            (OUTPUT, true, &[a, b]) if a == rows && (b == rows || (b < rows && b > 0 && b % BLOCK == 0)) => {
                 outputs.insert(i, values()?);
             }
             (OUTPUT, true, &[a]) if a == rows => {

@@ -4,23 +4,32 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{D, Device, Result, Tensor};
 
+use crate::nets::Form;
 use crate::nets::ops::linear::Recorder;
 use crate::nets::ops::product::{add_gram, mirror_upper};
 use crate::nets::ops::{dot, fusible, with_elements};
 
-/// Above this many rows only the diagonal of the output factor is measured: its Gram matrix would cost more than the
-/// rest of the backward pass.
-pub const FULL_OUTPUT_LIMIT: usize = 1024;
+/// Above this many rows only blocks of the output factor are measured: its Gram matrix would cost more than the rest of the
+/// backward pass. On a model of 256 to 1,024 rows blocks of 256 gave files as good as whole factors.
+const FULL_OUTPUT_LIMIT: usize = 1024;
+const OUTPUT_BLOCK: usize = 512;
 
-/// Elements of the output factor of a matrix with so many rows.
-pub fn output_len(rows: usize) -> usize {
-    if rows > FULL_OUTPUT_LIMIT { rows } else { rows * rows }
+/// Rows of the diagonal blocks of the output factor of a matrix: all for a whole factor, 1 for a diagonal, which is what an
+/// embedding of a large vocabulary has: its rows stand in no order.
+pub fn output_block(form: Form, rows: usize) -> usize {
+    match form {
+        _ if rows <= FULL_OUTPUT_LIMIT => rows,
+        Form::Embedding => 1,
+        Form::Matrix | Form::Vector => OUTPUT_BLOCK,
+    }
 }
 
-/// Sums over the uses of one matrix (R, C): Σ |g|² x xᵀ and Σ |x|² g gᵀ, of which the upper triangles count.
+/// Sums over the uses of one matrix (R, C): Σ |g|² x xᵀ (C, C), and the diagonal blocks of Σ |x|² g gᵀ, B rows each, one
+/// below the other (R, B).
 pub struct Sums {
     rows: usize,
     cols: usize,
+    block: usize,
     totals: Mutex<Totals>,
 }
 
@@ -32,20 +41,22 @@ enum Totals {
 }
 
 impl Sums {
-    pub fn new(rows: usize, cols: usize, device: &Device) -> Self {
+    pub fn new(rows: usize, cols: usize, block: usize, device: &Device) -> Self {
         let totals = match device.is_cpu() {
-            true => Totals::Memory { input: vec![0.0; cols * cols], output: vec![0.0; output_len(rows)] },
+            true => Totals::Memory { input: vec![0.0; cols * cols], output: vec![0.0; rows * block] },
             false => Totals::Device(None),
         };
-        Sums { rows, cols, totals: Mutex::new(totals) }
+        Sums { rows, cols, block, totals: Mutex::new(totals) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn diagonal(&self) -> bool {
-        output_len(self.rows) == self.rows
+    /// First row and number of rows of every block.
+    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (rows, block) = (self.rows, self.block);
+        (0..rows).step_by(block).map(move |start| (start, block.min(rows - start)))
     }
 
     /// A use as a lookup table: row `id` moves with gradient g (…, C), so x = g and the output side is one row.
@@ -54,30 +65,23 @@ impl Sums {
     /// If a tensor operation fails.
     pub fn record_lookup(&self, ids: &[u32], g: &Tensor) -> Result<()> {
         let g = g.reshape(((), self.cols))?.contiguous()?;
-        let place = |id: u32| id as usize * if self.diagonal() { 1 } else { self.rows + 1 };
+        let place = |id: u32| id as usize * self.block + id as usize % self.block;
         match &mut *self.lock() {
             Totals::Memory { input, output } => with_elements([&g], |[g]| {
-                add_gram(input, g, self.cols);
+                add_gram(input, self.cols, g, self.cols, self.cols);
                 for (id, row) in ids.iter().zip(g.chunks_exact(self.cols)) {
                     output[place(*id)] += dot(row, row);
                 }
             }),
             Totals::Device(totals) => {
-                let mut energies = vec![0f32; output_len(self.rows)];
+                let mut energies = vec![0f32; self.rows * self.block];
                 for (id, energy) in ids.iter().zip(g.sqr()?.sum(1)?.to_vec1::<f32>()?) {
                     energies[place(*id)] += energy;
                 }
-                let output = self.output_tensor(energies, g.device())?;
+                let output = Tensor::from_vec(energies, (self.rows, self.block), g.device())?;
                 add(totals, (g.t()?.matmul(&g)?, output))
             }
         }
-    }
-
-    fn output_tensor(&self, data: Vec<f32>, device: &Device) -> Result<Tensor> {
-        if self.diagonal() {
-            return Tensor::from_vec(data, self.rows, device);
-        }
-        Tensor::from_vec(data, (self.rows, self.rows), device)
     }
 
     /// Adds the sums of other uses.
@@ -99,7 +103,7 @@ impl Sums {
         }
     }
 
-    /// Both sums, whole and in memory: H (C, C), and O (R, R) or its diagonal (R).
+    /// Both sums, in memory: (C, C) and (R, B).
     ///
     /// # Errors
     /// If they cannot be fetched from the device.
@@ -108,11 +112,11 @@ impl Sums {
         let (mut input, mut output) = match &mut *self.lock() {
             Totals::Memory { input, output } => (std::mem::take(input), std::mem::take(output)),
             Totals::Device(Some((input, output))) => (fetch(input)?, fetch(output)?),
-            Totals::Device(None) => (vec![0.0; self.cols * self.cols], vec![0.0; output_len(self.rows)]),
+            Totals::Device(None) => (vec![0.0; self.cols * self.cols], vec![0.0; self.rows * self.block]),
         };
-        mirror_upper(&mut input, self.cols);
-        if !self.diagonal() {
-            mirror_upper(&mut output, self.rows);
+        mirror_upper(&mut input, self.cols, self.cols);
+        for (start, n) in self.blocks() {
+            mirror_upper(&mut output[start * self.block..], n, self.block);
         }
         Ok((input, output))
     }
@@ -149,13 +153,15 @@ impl Recorder for Sums {
             let gs = scaled_rows(g, self.rows, &norms(x, self.cols));
             let mut totals = self.lock();
             let Totals::Memory { input, output } = &mut *totals else { unreachable!("sums of a CPU are in memory") };
-            add_gram(input, &xs, self.cols);
-            if self.diagonal() {
+            add_gram(input, self.cols, &xs, self.cols, self.cols);
+            if self.block == 1 {
                 for row in gs.chunks_exact(self.rows) {
                     output.iter_mut().zip(row).for_each(|(s, v)| *s += v * v);
                 }
-            } else {
-                add_gram(output, &gs, self.rows);
+                return;
+            }
+            for (start, n) in self.blocks() {
+                add_gram(&mut output[start * self.block..], self.block, &gs[start..], self.rows, n);
             }
         })
     }
@@ -166,7 +172,14 @@ impl Sums {
     fn record_tensors(&self, x: &Tensor, g: &Tensor) -> Result<()> {
         let norms = |t: &Tensor| t.sqr()?.sum_keepdim(D::Minus1)?.sqrt();
         let (xs, gs) = (x.broadcast_mul(&norms(g)?)?, g.broadcast_mul(&norms(x)?)?);
-        let output = if self.diagonal() { gs.sqr()?.sum(0)? } else { gs.t()?.matmul(&gs)? };
+        let part = |(start, n): (usize, usize)| {
+            let part = gs.narrow(1, start, n)?.contiguous()?;
+            part.t()?.matmul(&part)?.pad_with_zeros(1, 0, self.block - n)
+        };
+        let output = match self.block {
+            1 => gs.sqr()?.sum(0)?.unsqueeze(1)?,
+            _ => Tensor::cat(&self.blocks().map(part).collect::<Result<Vec<_>>>()?, 0)?,
+        };
         match &mut *self.lock() {
             Totals::Device(totals) => add(totals, (xs.t()?.matmul(&xs)?, output)),
             Totals::Memory { .. } => candle_core::bail!("sums of a device cannot be in memory"),
@@ -181,12 +194,12 @@ mod tests {
 
     #[test]
     fn tensors_sum_to_what_slices_sum_to() {
-        for rows in [5, FULL_OUTPUT_LIMIT + 1] {
+        for (rows, block) in [(5, 5), (7, 1), (7, 3)] {
             let (n, cols) = (7, 4);
             let tensor =
                 |width: usize, seed| Tensor::from_vec(values(n * width, seed), (n, width), &Device::Cpu).unwrap();
-            let fused = [(); 2].map(|()| Sums::new(rows, cols, &Device::Cpu));
-            let composed = [(); 2].map(|()| Sums { rows, cols, totals: Mutex::new(Totals::Device(None)) });
+            let fused = [(); 2].map(|()| Sums::new(rows, cols, block, &Device::Cpu));
+            let composed = [(); 2].map(|()| Sums { rows, cols, block, totals: Mutex::new(Totals::Device(None)) });
             let ids = [3, 0, 1, 3, 3, 4, 2];
             for (seed, part) in [0, 1, 0].into_iter().enumerate() {
                 let (x, g) = (tensor(cols, seed as u64), tensor(rows, 10 + seed as u64));

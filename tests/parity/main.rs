@@ -6,7 +6,7 @@ mod families;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use tiepack::eval::bits::{bits_per_byte, target_bytes};
 use tiepack::eval::compare::losses;
@@ -77,6 +77,25 @@ fn logits_are_those_of_pytorch() {
                 close(f64::from(*found), wanted, &format!("logit of token {id} at {position}"));
             }
         }
+    }
+}
+
+/// What is neither f32 nor on the CPU runs on candle's own operations: in f64 they must come to the same.
+#[test]
+fn composed_operations_give_the_logits_of_fused_ones() {
+    let (golden, (_, model)) = (golden(), model());
+    let params = model.params().unwrap();
+    let wide = params.iter().map(|(name, t)| (name.clone(), t.to_dtype(DType::F64).unwrap())).collect();
+    for wanted in golden["rows"].as_array().unwrap() {
+        let tokens: Vec<u32> = indices(&wanted["tokens"]).iter().map(|&t| t as u32).collect();
+        let length = tokens.len();
+        let tokens = Tensor::from_vec(tokens, (1, length), &Device::Cpu).unwrap();
+        let net = model.network().unwrap();
+        let fused = net.logits(&params, &tokens, &Plain).unwrap().to_dtype(DType::F64).unwrap();
+        let composed = net.logits(&wide, &tokens, &Plain).unwrap();
+        assert_eq!((composed.dtype(), composed.dims()), (DType::F64, fused.dims()));
+        let off = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+        assert!(off < LOGIT, "off by {off:.1e}");
     }
 }
 

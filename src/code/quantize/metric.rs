@@ -18,7 +18,8 @@ pub struct Curvature<'a> {
     pub cols: usize,
     /// H (C, C) row-major.
     pub input: &'a [f32],
-    /// O (R, R) row-major, or its diagonal (R).
+    /// Diagonal blocks of O, B rows each, one below the other (R, B) row-major: all of it (B = R) to its diagonal (B = 1).
+    /// B is R, 1 or a multiple of 16.
     pub output: &'a [f32],
 }
 
@@ -35,8 +36,11 @@ pub struct Metric {
     pub feed: Vec<f32>,
     /// Conditional energy o of each output given the rows below, above 0.
     pub output: Vec<f32>,
-    /// (R, R) row-major: P_ki / P_ii for k < i, else 0; empty where outputs count as uncorrelated.
+    /// (R, B) row-major: P_ki / P_ii at (k, i mod B) for k < i in one block of rows, else 0; empty where outputs count as
+    /// uncorrelated.
     pub across: Vec<f32>,
+    /// Rows of a block, B.
+    pub block: usize,
 }
 
 /// What is added to the diagonals, relative to their mean: sampled factors are noisy where they are small.
@@ -63,29 +67,47 @@ impl Metric {
         let mut order: Vec<usize> = (0..cols).collect();
         let energy = |j: &usize| input[j * (cols + 1)];
         order.sort_by(|a, b| energy(b).total_cmp(&energy(a)).then(a.cmp(b)));
-        let only_diagonal = output.len() == rows && rows > 1;
-        let means = [
-            mean(input.iter().step_by(cols + 1)),
-            mean(output.iter().step_by(if only_diagonal { 1 } else { rows + 1 })),
-        ];
+        let block = output.len() / rows.max(1);
+        let means = [mean(input.iter().step_by(cols + 1)), mean((0..rows).map(|i| &output[i * block + i % block]))];
         let (input, feed) = upper_factor(input, &order, means[0], damping.input);
-        let (mut output, across) = if only_diagonal {
+        let (mut output, across) = if block == 1 && rows > 1 {
             let relative = |v: &f32| bounded(finite(*v) / positive(means[1]) + damping.output);
             (output.iter().map(relative).collect(), Vec::new())
         } else {
-            let natural: Vec<usize> = (0..rows).collect();
-            upper_factor(output, &natural, means[1], damping.output)
+            output_factor(output, block, means[1], damping.output)
         };
         // All of the scale on one side, so that neither leaves the range of f32.
         let scale = (means[0] * means[1]).clamp(MEANS.0, MEANS.1) as f32;
         output.iter_mut().for_each(|o| *o *= scale);
-        Metric { rows, cols, order, input, feed, output, across }
+        Metric { rows, cols, order, input, feed, output, across, block }
     }
 
     /// The metric of plain squared error: every weight counts `curvature`, above 0.
     pub fn flat(rows: usize, cols: usize, curvature: f32) -> Self {
         let (order, feed) = ((0..cols).collect(), vec![0.0; cols * cols]);
-        Metric { rows, cols, order, input: vec![1.0; cols], feed, output: vec![curvature; rows], across: Vec::new() }
+        Metric {
+            rows,
+            cols,
+            order,
+            input: vec![1.0; cols],
+            feed,
+            output: vec![curvature; rows],
+            across: Vec::new(),
+            block: 1,
+        }
+    }
+}
+
+impl Metric {
+    /// First row of the block of row `i`.
+    pub fn block_start(&self, i: usize) -> usize {
+        i - i % self.block
+    }
+
+    /// Row `i` of `across` for the rows below it in its block.
+    pub fn below(&self, i: usize) -> &[f32] {
+        let end = self.block.min(self.rows - self.block_start(i));
+        &self.across[i * self.block..][i % self.block + 1..end]
     }
 }
 
@@ -102,14 +124,19 @@ impl Metric {
         product(&mut out, cols, View::dense(&ordered, rows, cols), View::dense(&self.feed, cols, cols), 1.0, true);
         if !self.across.is_empty() {
             let half = out.clone();
-            product(
-                &mut out,
-                cols,
-                View::dense(&self.across, rows, rows).t(),
-                View::dense(&half, rows, cols),
-                1.0,
-                true,
-            );
+            let block = self.block;
+            for start in (0..rows).step_by(block) {
+                let n = block.min(rows - start);
+                let across = View::strided(&self.across[start * block..], n, n, block);
+                product(
+                    &mut out[start * cols..],
+                    cols,
+                    across.t(),
+                    View::dense(&half[start * cols..], n, cols),
+                    1.0,
+                    true,
+                );
+            }
         }
         for (row, o) in out.chunks_exact_mut(cols).zip(&self.output) {
             row.iter_mut().zip(&self.input).for_each(|(v, d)| *v *= (o * d).sqrt());
@@ -124,8 +151,7 @@ impl Metric {
             // Row i of Pᵀ over P_ii: x_i plus what the rows above ask.
             for i in 0..self.rows {
                 let v = x[i];
-                let across = &self.across[i * self.rows..(i + 1) * self.rows];
-                x[i + 1..].iter_mut().zip(&across[i + 1..]).for_each(|(x, a)| *x -= v * f64::from(*a));
+                x[i + 1..].iter_mut().zip(self.below(i)).for_each(|(x, a)| *x -= v * f64::from(*a));
             }
         }
         x
@@ -183,6 +209,22 @@ fn upper_factor(matrix: &[f32], order: &[usize], mean: f64, damping: f64) -> (Ve
         }
     }
     ((0..n).map(|k| bounded(diagonal(k) * diagonal(k))).collect(), feed)
+}
+
+/// [`upper_factor`] of every block of (R, B), in natural order: the squared diagonals, and the rest as (R, B).
+fn output_factor(blocks: &[f32], block: usize, mean: f64, damping: f64) -> (Vec<f32>, Vec<f32>) {
+    let (mut squares, mut across) = (Vec::new(), vec![0f32; blocks.len()]);
+    for (part, across) in blocks.chunks(block * block).zip(across.chunks_mut(block * block)) {
+        let n = part.len() / block;
+        let cut: Vec<f32> = part.chunks_exact(block).flat_map(|row| &row[..n]).copied().collect();
+        let natural: Vec<usize> = (0..n).collect();
+        let (diagonal, rest) = upper_factor(&cut, &natural, mean, damping);
+        squares.extend(diagonal);
+        for (to, from) in across.chunks_exact_mut(block).zip(rest.chunks_exact(n)) {
+            to[..n].copy_from_slice(from);
+        }
+    }
+    (squares, across)
 }
 
 /// Lower factor of the matrix over `unit` with its order reversed and `damping` added to its diagonal: the reverse of the

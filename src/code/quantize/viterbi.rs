@@ -154,7 +154,7 @@ impl<'a> Column<'a> {
                 if two_sided {
                     band.fill(0.0);
                     for (m, b) in band.iter_mut().enumerate().take(at) {
-                        *b = metric.across[(start + m) * rows + i];
+                        *b = metric.across[(start + m) * metric.block + i % metric.block];
                     }
                 }
                 let b = bucket.get(i).map_or(0, |b| usize::from(*b));
@@ -232,8 +232,11 @@ impl<'a> Column<'a> {
                 to[before..].copy_from_slice(&self.recent[s]);
             }
             std::mem::swap(&mut self.past, &mut self.next_past);
-            let past = View::strided(&self.past, states, start, rows);
-            let across = View::strided(&metric.across[start..], start, span, rows);
+        }
+        let (first, block) = (metric.block_start(start), metric.block);
+        if start > first {
+            let past = View::strided(&self.past[first..], states, start - first, rows);
+            let across = View::strided(&metric.across[first * block + start - first..], start - first, span, block);
             product(&mut self.asked, SPAN, past, across, 1.0, false);
         } else {
             self.asked.fill(0.0);
@@ -254,8 +257,7 @@ impl<'a> Column<'a> {
             let v = e + asked.get(i).unwrap_or(&0.0);
             total += f64::from(metric.output[i] * v * v);
             if !asked.is_empty() {
-                let across = &metric.across[i * rows + i + 1..(i + 1) * rows];
-                asked[i + 1..].iter_mut().zip(across).for_each(|(s, a)| *s += e * a);
+                asked[i + 1..].iter_mut().zip(metric.below(i)).for_each(|(s, a)| *s += e * a);
             }
         }
         total * f64::from(input)
@@ -318,12 +320,14 @@ mod tests {
     /// tr(O E H Eᵀ) by definition.
     fn quadratic(e: &[f32], f: &Curvature) -> f64 {
         let (r, c) = (f.rows, f.cols);
+        let block = f.output.len() / r;
+        let output = |i: usize, k: usize| if i / block == k / block { f.output[i * block + k % block] } else { 0.0 };
         let mut total = 0f64;
         for i in 0..r {
             for k in 0..r {
                 for a in 0..c {
                     for b in 0..c {
-                        let term = f.output[i * r + k] * e[i * c + a] * f.input[a * c + b] * e[k * c + b];
+                        let term = output(i, k) * e[i * c + a] * f.input[a * c + b] * e[k * c + b];
                         total += f64::from(term);
                     }
                 }
@@ -343,8 +347,17 @@ mod tests {
 
     #[test]
     fn reported_error_is_the_quadratic_form_and_feedback_beats_plain_rounding() {
+        let (r, b) = (37, SPAN);
+        let whole = gram(r, 2);
+        feedback_beats_plain_rounding(&whole);
+        let inside = |i: usize, j: usize| i - i % b + j;
+        let block = |k: usize| if inside(k / b, k % b) < r { whole[k / b * r + inside(k / b, k % b)] } else { 0.0 };
+        feedback_beats_plain_rounding(&(0..r * b).map(block).collect::<Vec<f32>>());
+    }
+
+    fn feedback_beats_plain_rounding(output: &[f32]) {
         let (r, c) = (37, 11);
-        let factors = Curvature { rows: r, cols: c, input: &gram(c, 1), output: &gram(r, 2) };
+        let factors = Curvature { rows: r, cols: c, input: &gram(c, 1), output };
         let metric = Metric::new(factors, Damping { input: 0.0, output: 0.0 });
         let w: Vec<f32> = values(r * c, 3).iter().map(|v| v * 4.0).collect();
         let (row, col) = (vec![0.25; r], vec![1.0; c]);
@@ -364,6 +377,8 @@ mod tests {
             }
             let error = quadratic(&e, &factors);
             assert!((error - rounded.error).abs() < 1e-2 * error, "{states}: {error} against {}", rounded.error);
+            let whitened: f64 = metric.whiten(&e).iter().map(|v| f64::from(v * v)).sum();
+            assert!((error - whitened).abs() < 1e-3 * error, "{states}: {error} against {whitened}");
             assert!(error < last, "{states} states: {error}, before {last}");
             last = error;
         }

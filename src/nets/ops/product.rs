@@ -72,23 +72,25 @@ pub fn product(out: &mut [f32], stride: usize, a: View, b: View, scale: f32, add
     }
 }
 
-/// Adds xᵀx to the upper triangle (in blocks) of `out` (C, C), for x (N, C) dense row-major.
-pub fn add_gram(out: &mut [f32], x: &[f32], cols: usize) {
+/// Adds xᵀx to the upper triangle (in blocks) of `out` (C, C), for the first C columns of rows of x that start `width`
+/// elements apart. Rows of `out` start `stride` elements apart.
+pub fn add_gram(out: &mut [f32], stride: usize, x: &[f32], width: usize, cols: usize) {
     const BLOCK: usize = 128;
-    let rows = x.len() / cols;
+    // The last row may end with its last column.
+    let rows = (x.len() + width - cols) / width;
     for start in (0..cols).step_by(BLOCK) {
-        let width = BLOCK.min(cols - start);
-        let left = View { data: &x[start..], rows, cols: width, row: cols, col: 1 };
-        let right = View { data: &x[start..], rows, cols: cols - start, row: cols, col: 1 };
-        product(&mut out[start * cols + start..], cols, left.t(), right, 1.0, true);
+        let (n, rest) = (BLOCK.min(cols - start), cols - start);
+        let left = View::strided(&x[start..], rows, n, width);
+        let right = View::strided(&x[start..], rows, rest, width);
+        product(&mut out[start * stride + start..], stride, left.t(), right, 1.0, true);
     }
 }
 
-/// Copies the upper triangle of a square matrix onto the lower one.
-pub fn mirror_upper(m: &mut [f32], n: usize) {
+/// Copies the upper triangle of a square matrix onto the lower one. Rows start `stride` elements apart.
+pub fn mirror_upper(m: &mut [f32], n: usize, stride: usize) {
     for i in 1..n {
         for j in 0..i {
-            m[i * n + j] = m[j * n + i];
+            m[i * stride + j] = m[j * stride + i];
         }
     }
 }
@@ -103,8 +105,8 @@ mod tests {
         let (n, c) = (37, 150);
         let x = values(n * c, 3);
         let mut out = vec![1.0; c * c];
-        add_gram(&mut out, &x, c);
-        mirror_upper(&mut out, c);
+        add_gram(&mut out, c, &x, c, c);
+        mirror_upper(&mut out, c, c);
         for (i, j) in [(0, 0), (3, 140), (140, 3), (149, 149), (127, 128)] {
             let sum: f32 = 1.0 + (0..n).map(|t| x[t * c + i] * x[t * c + j]).sum::<f32>();
             assert!((out[i * c + j] - sum).abs() < 1e-4, "{i},{j}");
