@@ -9,7 +9,7 @@ use crate::nets::ops::pointwise::exp;
 use crate::nets::{Net, Params};
 
 /// Rows evaluated at once by one thread: activations of a few rows stay in the processor's cache.
-const BATCH: usize = 2;
+pub(super) const BATCH: usize = 2;
 
 /// What a network loses, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,7 +107,7 @@ impl<'a> Reference<'a> {
 }
 
 /// Σ p (log p − log q).
-fn divergence(p: &[f32], q: &[f32]) -> f32 {
+pub(super) fn divergence(p: &[f32], q: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
     let (p8, q8) = (p.chunks_exact(8), q.chunks_exact(8));
     let tail: f32 = p8.remainder().iter().zip(q8.remainder()).map(|(p, q)| exp(*p) * (p - q)).sum();
