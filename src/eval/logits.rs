@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candle_core::{Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::windows::Windows;
 use crate::error::Result;
@@ -32,6 +32,43 @@ pub fn log_probabilities_from(net: &dyn Net, params: &Params, step: usize, state
     normalised(device(params), net.vocab_size(), || net.resume(step, state, params, &Plain))
 }
 
+/// What a network predicts for one batch of rows, and what it predicted it from.
+pub struct Predicted {
+    /// (rows·T, V), dense row-major.
+    pub log_probabilities: Vec<f32>,
+    /// The residual stream after the last step (rows·T, D), dense row-major.
+    pub residual: Vec<f32>,
+    /// Model width D.
+    pub width: usize,
+}
+
+/// [`log_probabilities`] with the residual stream that [`from_residual`] has them from again.
+pub fn with_residual(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usize>) -> Result<Predicted> {
+    let device = device(params);
+    let (mut residual, mut width) = (Vec::new(), 0);
+    let log_probabilities = normalised(device, net.vocab_size(), || {
+        let mut state = net.enter(params, &tokens(windows, rows, device)?, &Plain)?;
+        for step in 0..net.steps().len() {
+            state = net.step(step, state, params, &Plain)?;
+        }
+        width = state.x.dim(D::Minus1)?;
+        residual = state.x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        net.leave(state, params, &Plain)
+    })?;
+    Ok(Predicted { log_probabilities, residual, width })
+}
+
+/// The log-probabilities of a residual stream of this shape (rows, T, D).
+pub fn from_residual(net: &dyn Net, params: &Params, residual: &[f32], shape: [usize; 3]) -> Result<Vec<f32>> {
+    let device = device(params);
+    normalised(device, net.vocab_size(), || {
+        let [rows, length, width] = shape;
+        let x = Tensor::from_slice(residual, (rows, length, width), device)?;
+        let x = x.to_dtype(params.values().next().map_or(DType::F32, Tensor::dtype))?;
+        net.leave(State { x, kept: Vec::new() }, params, &Plain)
+    })
+}
+
 /// What stands before every step of a network, for one batch of rows, and last what the last step left.
 pub fn states(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usize>) -> Result<Vec<State>> {
     let device = device(params);
@@ -54,7 +91,7 @@ fn alone(device: &Device) -> Option<MutexGuard<'static, ()>> {
 fn normalised(device: &Device, vocab: usize, forward: impl FnOnce() -> Result<Tensor>) -> Result<Vec<f32>> {
     let mut out = {
         let _alone = alone(device);
-        let logits = forward()?;
+        let logits = forward()?.to_dtype(DType::F32)?;
         if device.is_cpu() {
             with_elements([&logits], |[x]| x.to_vec())?
         } else {

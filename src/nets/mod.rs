@@ -120,6 +120,11 @@ pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
     }
 }
 
+/// Whether a network of this name is registered.
+pub fn is_known(arch: &str) -> bool {
+    REGISTRY.iter().any(|(name, _)| *name == arch)
+}
+
 /// Letters to change, add or take away between two words (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -162,7 +167,7 @@ pub trait Net: Send + Sync {
     fn enter(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State>;
     /// Step `step` of [`Net::steps`].
     fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State>;
-    /// Logits (rows, T, V) in f32 from what the last step left.
+    /// Logits (rows, T, V) in f32 from what the last step left: from its residual stream alone.
     fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor>;
     /// Logits (rows, T, V) in f32 from what stands before step `step`.
     fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
