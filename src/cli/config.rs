@@ -75,7 +75,10 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
                     path.display(),
                     some.join(", ")
                 ))
-                .hint(format!("looked for {}; formats/configs.md says what a config.json holds", guess::looked_for(&shapes)))
+                .hint(format!(
+                    "looked for {}; formats/configs.md says what a config.json holds",
+                    guess::looked_for(&shapes)
+                ))
             })?;
             (guess.config, guess.guesses)
         }

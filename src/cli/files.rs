@@ -9,10 +9,10 @@ use super::args::ModelFiles;
 use super::bytes::Rows;
 use crate::artifact::write::MAGIC;
 use crate::error::{Error, Result};
-use crate::ingest::{self, Located, RawTensor, Overrides, Shard, TokenBytes, folder};
+use crate::ingest::{self, Located, Overrides, RawTensor, Shard, TokenBytes, folder};
 use crate::model::{Model, Structure, build};
-use crate::nets::guess::{self, Shapes};
 use crate::nets;
+use crate::nets::guess::{self, Shapes};
 use crate::verify::Trial;
 
 /// Where validation tokens and the tokenizer are, if anywhere.

@@ -17,8 +17,9 @@ pub fn outputs(outputs: &[&Path], inputs: &[PathBuf]) -> Result<()> {
         }
         if let Some(other) = outputs[..i].iter().find(|other| same(output, other) || place(output) == place(other)) {
             let [a, b] = [other.display(), output.display()];
-            return Err(Error::input(format!("{a} and {b} are to be written, and they are one file"))
-                .hint("name two files"));
+            return Err(
+                Error::input(format!("{a} and {b} are to be written, and they are one file")).hint("name two files")
+            );
         }
     }
     Ok(())

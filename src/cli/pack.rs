@@ -94,7 +94,8 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     let compiled = compile(&model, calib.as_deref(), &options, progress)?;
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
-    let mut verdict = prove(args, (staged.path(), &compiled.bytes), &model, trial.as_ref(), options.cache.as_deref(), progress)?;
+    let mut verdict =
+        prove(args, (staged.path(), &compiled.bytes), &model, trial.as_ref(), options.cache.as_deref(), progress)?;
     staged.commit()?;
     if let Some(path) = &args.write_plan {
         save::save(path, compiled.plan.to_json().as_bytes())?;
@@ -179,9 +180,8 @@ fn calibration(
     for shard in &train {
         for val in &val {
             let Some(found) = overlap::find(&shard.tokens, &val.tokens) else { continue };
-            match overlap::refuse(&found, (&shard.path, &shard.tokens), &val.path) {
-                Err(refused) if !args.allow_overlap => return Err(refused),
-                _ => {}
+            if !args.allow_overlap {
+                overlap::refuse(&found, (&shard.path, &shard.tokens), &val.path)?;
             }
             shared.extend(found.runs.iter().map(|run| run.start + start..run.end + start));
             longest = longest.into_iter().chain([found]).max_by_key(|found| found.tokens);

@@ -35,7 +35,8 @@ pub struct Written {
 pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
     let (weights, folder) = target(&args.output)?;
     let beside = [weights.with_file_name("config.json"), weights.with_file_name("ties.json")];
-    let outputs: Vec<&Path> = [&weights].into_iter().chain(beside.iter().filter(|_| folder)).map(PathBuf::as_path).collect();
+    let outputs: Vec<&Path> =
+        [&weights].into_iter().chain(beside.iter().filter(|_| folder)).map(PathBuf::as_path).collect();
     guard::outputs(&outputs, std::slice::from_ref(&args.artifact))?;
     progress.begin("decode the artifact", 0);
     let model = open(&args.artifact)?.model;

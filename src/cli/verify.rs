@@ -35,7 +35,12 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
         }
         None => {
             let validation = Validation::beside(&args.artifact, &overrides)?;
-            alone(&args.artifact, (&device, args.precision.dtype()), |vocab| validation.read(vocab, args.val_rows), progress)?
+            alone(
+                &args.artifact,
+                (&device, args.precision.dtype()),
+                |vocab| validation.read(vocab, args.val_rows),
+                progress,
+            )?
         }
     };
     if let Some(cap) = args.cap {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{shard, weights as weights_files};
 use super::tokenizer::BYTES;
+use super::{shard, weights as weights_files};
 use crate::error::{Error, Result};
 
 /// What the command line names explicitly; everything else is looked for.

@@ -75,7 +75,8 @@ impl Recogniser {
         if self.prefix.is_empty() || shapes.keys().any(|name| name.starts_with(self.prefix)) {
             return shapes.clone();
         }
-        let full = |name: &String| if name.starts_with("lm_head.") { name.clone() } else { format!("{}{name}", self.prefix) };
+        let full =
+            |name: &String| if name.starts_with("lm_head.") { name.clone() } else { format!("{}{name}", self.prefix) };
         shapes.iter().map(|(name, shape)| (full(name), shape.clone())).collect()
     }
 }
@@ -88,7 +89,8 @@ fn has(shapes: &Shapes, key: &str) -> bool {
 /// The shape of a tensor in any layer: tied layers may be left out of the file, but any one has the shapes of all.
 fn of_any_layer<'a>(shapes: &'a Shapes, key: &str) -> Option<&'a [usize]> {
     let (before, after) = key.split_once("N.")?;
-    let fits = |name: &str| split_layer(name).is_some_and(|(a, _, b)| a == before && b.strip_prefix('.') == Some(after));
+    let fits =
+        |name: &str| split_layer(name).is_some_and(|(a, _, b)| a == before && b.strip_prefix('.') == Some(after));
     shapes.iter().find(|(name, _)| fits(name)).map(|(_, shape)| &shape[..])
 }
 
@@ -102,7 +104,12 @@ fn sides(shapes: &Shapes, key: &str) -> Option<(usize, usize)> {
 
 /// Layers of the stack whose names begin with `prefix`.
 fn layers(shapes: &Shapes, prefix: &str) -> Option<usize> {
-    shapes.keys().filter_map(|name| split_layer(name)).filter(|(stack, ..)| *stack == prefix).map(|(_, i, _)| i + 1).max()
+    shapes
+        .keys()
+        .filter_map(|name| split_layer(name))
+        .filter(|(stack, ..)| *stack == prefix)
+        .map(|(_, i, _)| i + 1)
+        .max()
 }
 
 impl Guess {
@@ -151,11 +158,15 @@ mod tests {
     #[test]
     fn the_nearest_family_has_most_keys() {
         assert_eq!(nearest(&named(&["a", "b.0.weight"])), None);
-        let llama = ["model.embed_tokens.weight", "model.layers.3.mlp.gate_proj.weight", "model.layers.3.attn.qkv.weight"];
+        let llama =
+            ["model.embed_tokens.weight", "model.layers.3.mlp.gate_proj.weight", "model.layers.3.attn.qkv.weight"];
         assert_eq!(nearest(&named(&llama)), Some("llama, mistral, qwen2, qwen3"));
         assert_eq!(nearest(&named(&["wte.weight", "h.0.mlp.c_fc.weight"])), Some("gpt2"));
         assert_eq!(nearest(&named(&["tok_emb.weight", "blocks.0.w"])), Some("parameter-golf-baseline"));
         let told = looked_for(&named(&llama));
-        assert!(told.contains("2 of model.embed_tokens.weight") && told.contains("missing model.layers.N.self_attn"), "{told}");
+        assert!(
+            told.contains("2 of model.embed_tokens.weight") && told.contains("missing model.layers.N.self_attn"),
+            "{told}"
+        );
     }
 }

@@ -163,7 +163,9 @@ fn an_output_is_never_an_input() {
     fs::copy(&artifact, at("a.safetensors")).unwrap();
     fs::create_dir(at("folder")).unwrap();
     fs::copy(&artifact, at("folder/config.json")).unwrap();
-    for line in ["unpack {}/a.safetensors -o {}/a.safetensors --force", "unpack {}/folder/config.json -o {}/folder --force"] {
+    for line in
+        ["unpack {}/a.safetensors -o {}/a.safetensors --force", "unpack {}/folder/config.json -o {}/folder --force"]
+    {
         let run = run(line, dir.path());
         assert!(run.code == 1 && run.stderr.contains("one of the inputs"), "{line}: {}", run.stderr);
     }

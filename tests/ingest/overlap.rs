@@ -79,7 +79,8 @@ fn many_short_documents_in_both_are_left_out() {
     // Every fourth calibration document is a validation document.
     let documents: Vec<Vec<u16>> = (0..400).map(|i| text(100 + i, 200)).collect();
     let calib = documents.concat();
-    let val: Vec<u16> = (0..400).flat_map(|i| if i % 4 == 0 { text(100 + i, 200) } else { text(9_000 + i, 200) }).collect();
+    let val: Vec<u16> =
+        (0..400).flat_map(|i| if i % 4 == 0 { text(100 + i, 200) } else { text(9_000 + i, 200) }).collect();
     let overlap = find(&calib, &val).unwrap();
     assert_eq!((overlap.tokens, overlap.runs.len()), (200, 100));
     assert_eq!(told_of(&overlap, &calib), None);
@@ -90,7 +91,9 @@ fn many_short_documents_in_both_are_left_out() {
 
 #[test]
 fn what_remains_must_be_enough() {
-    for (given, kept, good) in [(10_000_000, 40_000, true), (1_000, 500, true), (10_000_000, 30_000, false), (1_000, 499, false)] {
+    for (given, kept, good) in
+        [(10_000_000, 40_000, true), (1_000, 500, true), (10_000_000, 30_000, false), (1_000, 499, false)]
+    {
         assert_eq!(enough(given, kept).is_ok(), good, "{kept} of {given}");
     }
     assert_snapshot!(told(&enough(1_000, 499).unwrap_err()), @"");

@@ -23,7 +23,8 @@ pub(super) const RECOGNISER: Recogniser = Recogniser {
 fn read(shapes: &Shapes) -> Option<Guess> {
     let &[vocab, embedding] = &shapes.get("tok_emb.weight")?[..] else { return None };
     let layers = layers(shapes, "blocks.")?;
-    let ((keys, width), (hidden, _)) = (sides(shapes, "blocks.N.attn.c_k.weight")?, sides(shapes, "blocks.N.mlp.fc.weight")?);
+    let ((keys, width), (hidden, _)) =
+        (sides(shapes, "blocks.N.attn.c_k.weight")?, sides(shapes, "blocks.N.mlp.fc.weight")?);
     let mut guesses = Vec::new();
     let gains = of_any_layer(shapes, "blocks.N.attn.q_gain").and_then(|shape| shape.first().copied());
     let heads = gains.filter(|heads| *heads > 0).unwrap_or_else(|| {
@@ -115,11 +116,11 @@ mod tests {
         for (more, guesses) in [
             (r#", "mlp_activation": "swiglu""#, &GUESSES[1..]),
             (r#", "mlp_activation": "leaky_relu2", "rope_dims": 16"#, &GUESSES[..]),
-            (r#", "embedding_dim": 32, "unet_skips": false"#, &GUESSES),
-            (r#", "resid_mix": false"#, &GUESSES),
-            (r#", "loop": [0, 1, 2, 3, 4, 3, 4, 2], "lora_rank": 4"#, &looped),
-            (r#", "loop": [0, 1, 2, 3, 4, 0, 1, 2], "depth_embedding": true, "unet_skips": false"#, &looped),
-            (r#", "loop": [0, 1, 2, 3, 4, 3, 4, 3]"#, &looped),
+            (r#", "embedding_dim": 32, "unet_skips": false"#, &GUESSES[..]),
+            (r#", "resid_mix": false"#, &GUESSES[..]),
+            (r#", "loop": [0, 1, 2, 3, 4, 3, 4, 2], "lora_rank": 4"#, &looped[..]),
+            (r#", "loop": [0, 1, 2, 3, 4, 0, 1, 2], "depth_embedding": true, "unet_skips": false"#, &looped[..]),
+            (r#", "loop": [0, 1, 2, 3, 4, 3, 4, 3]"#, &looped[..]),
         ] {
             told(&config(4, 2, "2", more), guesses);
         }
