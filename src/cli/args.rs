@@ -9,6 +9,7 @@ use super::device::{self, Place};
 use crate::compile::Effort;
 use crate::ingest::Overrides;
 use crate::model;
+use crate::plan::shape::Shape;
 
 /// Compile a trained, layer-tied transformer into the best model that fits a hard byte cap, and prove it
 #[derive(Debug, Parser)]
@@ -118,6 +119,28 @@ pub struct PackArgs {
     /// Make what this plan says instead of what a search finds
     #[arg(long, value_name = "FILE", conflicts_with = "lossless")]
     pub plan: Option<PathBuf>,
+    /// Which layers share: `auto` (what a search finds), `declared`, `albert`, `cycle=K`, `cycle=K:first`, `cycle=K:stepwise`,
+    /// `early=E,late=L,rank=R`, `without=L,L`
+    #[arg(long, value_name = "SHAPE", default_value = "auto", conflicts_with_all = ["plan", "lossless"])]
+    pub shape: Shape,
+    /// Structures that the search looks at or packs at most; 0: none [default: as --effort says]
+    #[arg(long, value_name = "N", conflicts_with_all = ["plan", "lossless"])]
+    pub trials: Option<usize>,
+    /// Log every structure that is tried, a line of JSON each
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "lossless"])]
+    pub search_log: Option<PathBuf>,
+    /// Go on from the log of a search that was ended
+    #[arg(long, requires = "search_log")]
+    pub resume: bool,
+    /// Worker processes that try structures; the result does not depend on it
+    #[arg(long, value_name = "N", conflicts_with_all = ["plan", "lossless"])]
+    pub jobs: Option<usize>,
+    /// Folder through which workers are told what to try [default: a temporary one]; with --jobs 0 all are started elsewhere
+    #[arg(long, value_name = "DIR", requires = "jobs")]
+    pub job_folder: Option<PathBuf>,
+    /// Be a worker of the pack that has this --job-folder, and the same options
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["plan", "lossless", "jobs", "search_log"])]
+    pub worker: Option<PathBuf>,
     /// Write down what each tensor was made of, and how finely
     #[arg(long, value_name = "FILE")]
     pub write_plan: Option<PathBuf>,

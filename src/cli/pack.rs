@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::args::PackArgs;
 use super::files::{self, Validation};
-use super::given;
+use super::{given, jobs};
 use crate::artifact::save;
-use crate::compile::{Options, Source, compile};
+use crate::compile::{self, Options, Source, Structure, compile};
 use crate::error::{Error, Result};
 use crate::ingest::overlap;
 use crate::model::Model;
@@ -28,6 +28,8 @@ pub struct Packed {
     pub stages: Vec<Stage>,
     /// Statistics were found from an earlier run.
     pub cached_statistics: bool,
+    /// What became of every matrix, where that was searched.
+    pub structure: Option<Structure>,
 }
 
 #[derive(Debug, Serialize)]
@@ -36,10 +38,23 @@ pub struct Stage {
     pub seconds: f64,
 }
 
+/// What a worker did.
+#[derive(Debug, Serialize)]
+pub struct Worked {
+    /// Structures that it tried.
+    pub trials: usize,
+}
+
+/// What came of the command.
+pub enum Done {
+    Packed(Box<Packed>),
+    Worked(Worked),
+}
+
 /// # Errors
 /// Whatever is wrong with the files; Cap when the model does not fit; Verification when the written file is not what
 /// it should be. The old file at `--output` is only replaced by a complete new one.
-pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
+pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     // What can go wrong at once goes wrong before the hours of work.
     let includes = files::includes(&args.include)?;
     if includes >= args.cap {
@@ -48,7 +63,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
             .hint("raise --cap, or include less"));
     }
     save::check(&args.output)?;
-    args.write_plan.iter().try_for_each(|path| save::check(path))?;
+    args.write_plan.iter().chain(&args.search_log).try_for_each(|path| save::check(path))?;
     let overrides = args.files.overrides(Some(&args.validation), &args.calib);
     let device = args.device.open()?;
     let (located, model) = files::model(&args.model, &args.files, &overrides)?;
@@ -76,6 +91,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         true => Some(calibration(args, &located.train, &located.val, &model, &mut notes)?),
     };
     let cache = cache(args, &mut notes)?;
+    let (work, _folder) = jobs::work(args)?;
 
     let options = Options {
         cap: args.cap,
@@ -88,7 +104,18 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         cache,
         curvature,
         plan,
+        shape: args.shape.clone(),
+        trials: args.trials,
+        stop: Box::new(|| false),
+        log: args.search_log.clone(),
+        resume: args.resume,
+        work,
     };
+    if let Some(folder) = &args.worker {
+        return Ok(Done::Worked(Worked {
+            trials: compile::work(&model, calib.as_deref(), &options, folder, progress)?,
+        }));
+    }
     let compiled = compile(&model, calib.as_deref(), &options, progress)?;
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
@@ -109,13 +136,14 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         verdict.notes = vec![Note::NotEvaluated];
     }
     verdict.notes.splice(0..0, notes);
-    Ok(Packed {
+    Ok(Done::Packed(Box::new(Packed {
         model: files::name(&args.model),
         output: args.output.clone(),
         verdict,
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
-    })
+        structure: compiled.structure,
+    })))
 }
 
 /// Verifies the written file, read back from the disk, and that it is the one that was compiled.

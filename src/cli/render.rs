@@ -23,7 +23,8 @@ pub fn packed(packed: &Packed) -> String {
         stages.push("statistics from an earlier run".into());
     }
     stages.push(format!("verify {:.1} s", verdict.seconds));
-    let mut out = body(verdict, Some(stages.join(", ")));
+    let mut out = packed.structure.as_ref().map_or_else(String::new, |found| super::structure::text(found) + "\n");
+    out.push_str(&body(verdict, Some(stages.join(", "))));
     let size = match verdict.budget {
         Some(Budget { total, cap, .. }) => format!("{} of {} bytes", thousands(total), thousands(cap)),
         None => format!("{} bytes", thousands(verdict.artifact.bytes)),

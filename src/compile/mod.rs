@@ -2,21 +2,32 @@
 
 mod exact;
 mod execute;
+mod farm;
+mod judge;
 mod metrics;
+mod offers;
+mod parts;
 mod pieces;
 mod search;
 mod statistics;
+mod structure;
+mod target;
+mod trials;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::Instant;
 
 use metrics::Metrics;
+use parts::Finished;
 use pieces::file;
+pub use structure::{Next, Row, Searched, Structure};
 
 use crate::error::{Error, Result};
 use crate::measure::Statistics;
 use crate::model::Model;
 use crate::plan::Plan;
+use crate::plan::shape::Shape;
 use crate::progress::Progress;
 use crate::text::thousands;
 
@@ -38,6 +49,24 @@ impl Effort {
             Effort::Fast => 1 << 15,
             Effort::Normal => 9 << 14,
             Effort::Max => 9 << 16,
+        }
+    }
+
+    /// Structures that a search looks at or packs, at most.
+    fn trials(self) -> usize {
+        match self {
+            Effort::Fast => 100,
+            Effort::Normal => 400,
+            Effort::Max => 1600,
+        }
+    }
+
+    /// Calibration tokens that structures are judged on.
+    fn judged_tokens(self) -> usize {
+        match self {
+            Effort::Fast => 1 << 12,
+            Effort::Normal => 1 << 13,
+            Effort::Max => 1 << 14,
         }
     }
 
@@ -69,6 +98,26 @@ pub struct Options {
     pub curvature: Source,
     /// What to make instead of what a search would find.
     pub plan: Option<Plan>,
+    /// Which layers share; [`Shape::Auto`]: what a search finds.
+    pub shape: Shape,
+    /// Structures to look at or pack at most, instead of what the effort says; 0: none.
+    pub trials: Option<usize>,
+    /// Asked between structures: whether to end the search over them with the best so far.
+    pub stop: Box<dyn Fn() -> bool + Sync>,
+    /// Where every trial is logged.
+    pub log: Option<PathBuf>,
+    /// Go on from the log.
+    pub resume: bool,
+    /// Who makes the trials.
+    pub work: Work,
+}
+
+/// Who makes the trials of a search over structures.
+pub enum Work {
+    /// This process.
+    Here,
+    /// Processes that find tasks in a folder; `start` starts those that are ours.
+    Farm { folder: PathBuf, start: Box<dyn Fn(&Path) -> Result<Vec<Child>> + Sync> },
 }
 
 /// Where the curvature of the loss comes from.
@@ -94,6 +143,8 @@ pub struct Compiled {
     pub silent: Vec<String>,
     /// Matrices of whose curvature nothing was known, though that of others was.
     pub unmeasured: Vec<String>,
+    /// What became of every matrix, where that was searched.
+    pub structure: Option<Structure>,
 }
 
 /// Bits per weight from which an exact copy may fit: trained weights in bf16 carry 10 to 11.
@@ -118,30 +169,20 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
             if !options.lossless {
                 progress.note("the exact model fits the cap: nothing needs to be quantized");
             }
-            let (stages, none) = (timer.stages, Vec::new);
-            return Ok(Compiled { bytes, plan, stages, cached_statistics: false, silent: none(), unmeasured: none() });
+            let (stages, silent, unmeasured) = (timer.stages, Vec::new(), Vec::new());
+            return Ok(Compiled { bytes, plan, stages, cached_statistics: false, silent, unmeasured, structure: None });
         }
         if options.lossless {
             return Err(too_large(options, bytes.len() as u64).hint("leave out --lossless, or raise the cap"));
         }
     }
-    let gathered;
-    let (statistics, cached_statistics) = match &options.curvature {
-        Source::Flat => (None, false),
-        Source::Given(statistics) => (Some(statistics), false),
-        Source::Measured => {
-            let calib = calib.ok_or_else(|| {
-                Error::input("packing below the exact size needs calibration tokens, and no training shard was found")
-                    .hint("give one with --calib, or pack with --lossless")
-            })?;
-            gathered = timer.stage("measure", || statistics::gather(model, calib, options, progress))?;
-            (Some(&gathered.0), gathered.1)
-        }
-    };
+    let gathered = timer.stage("measure", || gather(model, calib, options, progress))?;
+    let (statistics, cached_statistics) = gathered.of(options);
     let metrics = Metrics::new(model, statistics);
-    let (plan, pieces) = timer.stage("search", || match &options.plan {
-        Some(plan) => Ok((plan.clone(), execute::execute(plan, model, &metrics, progress)?)),
-        None => search::search(model, &metrics, options, budget, progress),
+    let (plan, pieces, structure) = timer.stage("search", || match &options.plan {
+        Some(plan) => Ok((plan.clone(), execute::execute(plan, model, &metrics, progress)?, None)),
+        None => search::search((model, calib), &metrics, options, budget, progress)
+            .map(|(Finished { plan, pieces, .. }, structure)| (plan, pieces, Some(structure))),
     })?;
     let bytes = file(model, pieces)?;
     if bytes.len() as u64 > budget {
@@ -158,7 +199,46 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
     };
     let silent = named(&|i| metrics.vanishes(model, i) && model.stored[i].data.iter().any(|v| *v != 0.0));
     let unmeasured = named(&|i| metrics.is_guessed(i));
-    Ok(Compiled { bytes, plan, stages: timer.stages, cached_statistics, silent, unmeasured })
+    Ok(Compiled { bytes, plan, stages: timer.stages, cached_statistics, silent, unmeasured, structure })
+}
+
+/// Makes trials for a search in another process, until that sends everybody home; returns how many.
+///
+/// # Errors
+/// As [`compile`]; what goes wrong with a trial is told to the other process.
+pub fn work(
+    model: &Model,
+    calib: Option<&[u16]>,
+    options: &Options,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<usize> {
+    let gathered = gather(model, calib, options, progress)?;
+    let metrics = Metrics::new(model, gathered.of(options).0);
+    let budget = options.cap.saturating_sub(options.includes);
+    search::serve((model, calib), &metrics, options, (budget, folder), progress)
+}
+
+/// Statistics that were measured, and whether that was done before.
+struct Gathered(Option<(Statistics, bool)>);
+
+impl Gathered {
+    fn of<'a>(&'a self, options: &'a Options) -> (Option<&'a Statistics>, bool) {
+        match (&options.curvature, &self.0) {
+            (Source::Given(statistics), _) => (Some(statistics), false),
+            (_, Some((statistics, cached))) => (Some(statistics), *cached),
+            (_, None) => (None, false),
+        }
+    }
+}
+
+fn gather(model: &Model, calib: Option<&[u16]>, options: &Options, progress: &dyn Progress) -> Result<Gathered> {
+    let Source::Measured = options.curvature else { return Ok(Gathered(None)) };
+    let calib = calib.ok_or_else(|| {
+        Error::input("packing below the exact size needs calibration tokens, and no training shard was found")
+            .hint("give one with --calib, or pack with --lossless")
+    })?;
+    statistics::gather(model, calib, options, progress).map(|gathered| Gathered(Some(gathered)))
 }
 
 fn too_large(options: &Options, needed: u64) -> Error {

@@ -37,7 +37,7 @@ pub fn states(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usi
     let device = device(params);
     let _alone = alone(device);
     let mut states = vec![net.enter(params, &tokens(windows, rows, device)?, &Plain)?];
-    for step in 0..net.steps().len() {
+    for step in 0..net.order().len() {
         states.push(net.step(step, states[step].clone(), params, &Plain)?);
     }
     Ok(states)

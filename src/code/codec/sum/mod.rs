@@ -15,7 +15,7 @@ mod encode;
 mod low_rank;
 
 pub use decode::decode;
-pub use encode::{Coded, Terms, encode};
+pub use encode::{Coded, Start, Terms, encode, loss, start};
 
 /// Bits of the first byte.
 const REFERENCE: u8 = 1;
