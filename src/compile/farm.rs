@@ -72,7 +72,7 @@ impl<J: Judge> Farm<J> {
     /// Input, when tasks of another run lie in the folder.
     pub fn new(local: J, folder: &Path, workers: Vec<Child>, run: &str) -> Result<Self> {
         let farm = Farm { local, folder: folder.to_path_buf(), workers, run: run.to_string(), next: 0, base: None };
-        match path(folder, 0, "task").exists() {
+        match path(folder, 0, "task").exists() || folder.join(END).exists() {
             true => Err(Error::input(format!("{}: tasks of another search lie there", folder.display()))
                 .hint("name an empty folder with --job-folder")),
             false => Ok(farm),
@@ -217,6 +217,8 @@ fn work<J: Judge>(judge: &mut J, path: &Path, run: &str, settled: &mut Option<St
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
     use super::*;
     use crate::plan::scheme::Scheme;
 
@@ -276,13 +278,16 @@ mod tests {
     #[test]
     fn dead_foreign_and_raving_workers_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        let dead = std::process::Command::new(std::env::current_exe().unwrap()).arg("--help").spawn().unwrap();
+        let dead = std::process::Command::new(std::env::current_exe().unwrap())
+            .arg("--help")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut farm = Farm::new(Echo, dir.path(), vec![dead], "run").unwrap();
         let refused = farm.pack(&[candidate("1")], 1.0).unwrap_err();
         assert!(refused.message.starts_with("worker 0 ended"), "{}", refused.message);
         std::fs::write(path(dir.path(), 1, "result"), "[]").unwrap();
         assert!(farm.pack(&[candidate("1")], 1.0).unwrap_err().message.contains("nonsense"));
-        put(&path(dir.path(), 2, "task"), &"no task").unwrap();
         let task = |what: &str| work(&mut Echo, &path(dir.path(), 0, what), "other", &mut None).unwrap_err().message;
         assert!(task("task").contains("another model"));
     }

@@ -113,7 +113,8 @@ impl<'a> Local<'a> {
     fn look_one(&self, settled: &Settled, scheme: &Scheme, worth: &Worth) -> Result<Look> {
         let Settled { coded, base } = settled;
         let matrices = (0..self.model.stored.len()).filter(|i| self.model.spec(*i).form != Form::Vector);
-        let own = |m: usize| scheme.choice(m) != coded.scheme.choice(m) || scheme.mean_of(m) != coded.scheme.mean_of(m);
+        let other =
+            |m: usize| scheme.choice(m) != coded.scheme.choice(m) || scheme.mean_of(m) != coded.scheme.mean_of(m);
         let mut changed: BTreeSet<usize> = BTreeSet::new();
         for m in matrices {
             if other(m) || scheme.from(m).is_some_and(|from| changed.contains(&from)) {
@@ -130,8 +131,8 @@ impl<'a> Local<'a> {
         }
         let made: Vec<Vec<Change>> = groups.into_par_iter().map(|group| self.changes(coded, scheme, &group)).collect();
         let made: Vec<Change> = made.into_iter().flatten().collect();
-        let saved = made.iter().map(|c| c.saved).sum();
-        let predicted = made.iter().map(|c| c.predicted).sum();
+        let saved: f64 = made.iter().map(|c| c.saved).sum();
+        let predicted: f64 = made.iter().map(|c| c.predicted).sum();
         if saved <= 0.0 {
             return Ok(Look { kl: worth.kl, error: 0.0, complete: false, saved, predicted });
         }

@@ -52,15 +52,6 @@ impl Effort {
         }
     }
 
-    /// Structures that a search looks at or packs, at most.
-    fn trials(self) -> usize {
-        match self {
-            Effort::Fast => 100,
-            Effort::Normal => 400,
-            Effort::Max => 1600,
-        }
-    }
-
     /// Calibration tokens that structures are judged on.
     fn judged_tokens(self) -> usize {
         match self {
@@ -100,8 +91,8 @@ pub struct Options {
     pub plan: Option<Plan>,
     /// Which layers share; [`Shape::Auto`]: what a search finds.
     pub shape: Shape,
-    /// Structures to look at or pack at most, instead of what the effort says; 0: none.
-    pub trials: Option<usize>,
+    /// Shared and left out layers to look at or pack at most; 0: none.
+    pub trials: usize,
     /// Asked between structures: whether to end the search over them with the best so far.
     pub stop: Box<dyn Fn() -> bool + Sync>,
     /// Where every trial is logged.
@@ -112,12 +103,38 @@ pub struct Options {
     pub work: Work,
 }
 
+impl Options {
+    /// The defaults for a cap: curvature is measured, structures are searched, nothing is kept.
+    pub fn new(cap: u64, effort: Effort) -> Options {
+        Options {
+            cap,
+            includes: 0,
+            effort,
+            seed: 0,
+            lossless: false,
+            calib_rows: None,
+            cache: None,
+            curvature: Source::Measured,
+            plan: None,
+            shape: Shape::Auto,
+            trials: 0,
+            stop: Box::new(|| false),
+            log: None,
+            resume: false,
+            work: Work::Here,
+        }
+    }
+}
+
+/// Starts workers that look for tasks in a folder.
+pub type Start = Box<dyn Fn(&Path) -> Result<Vec<Child>> + Sync>;
+
 /// Who makes the trials of a search over structures.
 pub enum Work {
     /// This process.
     Here,
     /// Processes that find tasks in a folder; `start` starts those that are ours.
-    Farm { folder: PathBuf, start: Box<dyn Fn(&Path) -> Result<Vec<Child>> + Sync> },
+    Farm { folder: PathBuf, start: Start },
 }
 
 /// Where the curvature of the loss comes from.
@@ -176,7 +193,10 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
             return Err(too_large(options, bytes.len() as u64).hint("leave out --lossless, or raise the cap"));
         }
     }
-    let gathered = timer.stage("measure", || gather(model, calib, options, progress))?;
+    let gathered = match options.curvature {
+        Source::Measured => timer.stage("measure", || gather(model, calib, options, progress))?,
+        _ => Gathered(None),
+    };
     let (statistics, cached_statistics) = gathered.of(options);
     let metrics = Metrics::new(model, statistics);
     let (plan, pieces, structure) = timer.stage("search", || match &options.plan {

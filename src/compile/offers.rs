@@ -148,7 +148,7 @@ fn one(
             }
         }
         tried.push(Offer { choice: *choice, more: its, coded: true });
-        if its < best.1 {
+        if its < best.1.min(cost - worth) {
             best = (*choice, its, costs);
         }
     }

@@ -128,6 +128,16 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// A stream of the file.
+struct Content {
+    /// Where it is in the coded parts: which of them, and which of its streams.
+    at: (usize, usize),
+    codec: u8,
+    tensors: Vec<usize>,
+    /// What it starts from.
+    from: Option<usize>,
+}
+
 /// Matrices that start from one another, those before others first.
 type Group<'a> = Vec<Matrix<'a>>;
 
@@ -187,6 +197,7 @@ impl<'a> Parts<'a> {
                 m.found.clone_from(&old.found);
             }
         }
+        (parts.states, parts.last) = (self.states, self.last);
         parts
     }
 
@@ -214,8 +225,8 @@ impl<'a> Parts<'a> {
         out
     }
 
-    /// Streams in the order of the file: where each is in the coded parts, its codec, its tensors, and what it starts from.
-    fn contents(&self) -> Vec<(usize, usize, u8, Vec<usize>, Option<usize>)> {
+    /// Streams in the order of the file.
+    fn contents(&self) -> Vec<Content> {
         let mut out = Vec::new();
         for (g, group) in self.groups.iter().enumerate() {
             for (k, m) in group.iter().enumerate() {
@@ -223,14 +234,14 @@ impl<'a> Parts<'a> {
                     Choice::Sum { from, .. } => (codec::SUM, from),
                     _ => (codec::MATRIX, None),
                 };
-                out.push((g, k, codec, vec![m.stored], from));
+                out.push(Content { at: (g, k), codec, tensors: vec![m.stored], from });
             }
         }
-        out.sort_by_key(|(_, _, _, tensors, _)| tensors[0]);
+        out.sort_by_key(|content: &Content| content.tensors[0]);
         let mut next = self.groups.len();
         for (codec, tensors) in [(codec::VECTORS, &self.small), (codec::ZERO, &self.zeros)] {
             if !tensors.is_empty() {
-                out.push((next, 0, codec, tensors.clone(), None));
+                out.push(Content { at: (next, 0), codec, tensors: tensors.clone(), from: None });
                 next += 1;
             }
         }
@@ -238,7 +249,7 @@ impl<'a> Parts<'a> {
     }
 
     fn entries(&self, parts: &[budget::Part<Vec<Stream>>]) -> Vec<StreamEntry> {
-        let entry = |(part, k, codec, tensors, from): (usize, usize, u8, Vec<usize>, Option<usize>)| StreamEntry {
+        let entry = |Content { at: (part, k), codec, tensors, from }: Content| StreamEntry {
             codec,
             dtypes: tensors.iter().map(|i| self.model.stored[*i].dtype).collect(),
             tensors: tensors.iter().map(|i| *i as u32).collect(),
@@ -261,7 +272,7 @@ impl<'a> Parts<'a> {
         self.zeros.iter().zip(&self.gone).for_each(|(i, lost)| losses[*i] = *lost);
         let mut coded: Vec<Vec<Option<Stream>>> =
             parts.into_iter().map(|part| part.coded.into_iter().map(Some).collect()).collect();
-        for (part, k, _, tensors, _) in self.contents() {
+        for Content { at: (part, k), tensors, .. } in self.contents() {
             let Some(Stream { bytes, made, loss }) = coded[part][k].take() else { continue };
             let mean_of = match made {
                 Made::Matrix { .. } | Made::Sum { .. } => names(self.scheme.mean_of(tensors[0])),

@@ -134,7 +134,7 @@ struct Ground<'a> {
 impl<'a> Ground<'a> {
     /// `None` where there is no network, there are no tokens, or nothing is to be tried.
     fn new((model, calib): (&'a Model, Option<&[u16]>), options: &Options) -> Result<Option<Self>> {
-        let trials = options.trials.unwrap_or_else(|| options.effort.trials());
+        let trials = options.trials;
         let (Ok(net), Some(calib), true) = (model.network(), calib, trials > 0) else { return Ok(None) };
         let length = net.context();
         let rows = options.effort.judged_tokens().min(MOST_LOGITS / net.vocab_size().max(1)).div_ceil(length);

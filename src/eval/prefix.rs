@@ -36,22 +36,13 @@ impl Measured {
 
     /// One standard error of the mean over rows; infinite for fewer than two.
     pub fn standard_error(&self) -> f64 {
-        error(&self.rows)
+        let n = self.rows.len() as f64;
+        if n < 2.0 {
+            return f64::INFINITY;
+        }
+        let mean = self.mean();
+        (self.rows.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
     }
-
-    /// One standard error of the difference to another measurement of the same rows.
-    pub fn error_against(&self, other: &Measured) -> f64 {
-        error(&self.rows.iter().zip(&other.rows).map(|(a, b)| a - b).collect::<Vec<_>>())
-    }
-}
-
-fn error(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    if n < 2.0 {
-        return f64::INFINITY;
-    }
-    let mean = values.iter().sum::<f64>() / n;
-    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
 }
 
 /// The original's log-probabilities on some rows: what everything is measured against.

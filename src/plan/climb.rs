@@ -148,7 +148,16 @@ impl<J: Judge> Climb<'_, J> {
         self.trials < self.bounds.trials && !(self.bounds.stop)()
     }
 
-    fn look(&mut self, candidates: Vec<Candidate>) -> Result<Vec<(Candidate, Look)>> {
+    /// Each scheme once.
+    fn look(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<(Candidate, Look)>> {
+        let mut schemes: Vec<Scheme> = Vec::new();
+        candidates.retain(|c| {
+            let new = !schemes.contains(&c.scheme);
+            if new {
+                schemes.push(c.scheme.clone());
+            }
+            new
+        });
         let mut seen = Vec::with_capacity(candidates.len());
         for group in candidates.chunks(TOGETHER) {
             let group = &group[..group.len().min(self.bounds.trials - self.trials)];
@@ -321,7 +330,7 @@ mod tests {
         let (climbed, log) = run(1000);
         assert_eq!(climbed.kept, ["layer 2 as 1"]);
         assert!(climbed.finished && climbed.packed.kl() < climbed.start.kl());
-        assert_eq!(log.iter().filter(|line| line.starts_with("pack")).count(), 2, "{log:?}");
+        assert_eq!(log.iter().filter(|line| line.starts_with("pack")).count(), 3, "{log:?}");
         assert!(climbed.seen.iter().all(|seen| seen.short > 0.0));
     }
 

@@ -133,7 +133,7 @@ impl Shape {
                 if let Some(layer) = layers.iter().find(|layer| **layer >= n) {
                     return Err(Error::input(format!(
                         "the shape leaves out layer {layer}, the model has 0 to {}",
-                        n - 1
+                        n.saturating_sub(1)
                     )));
                 }
                 let gone: Vec<usize> = layers.iter().flat_map(|l| table.of(*l)).map(|(_, stored)| stored).collect();

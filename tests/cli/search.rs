@@ -161,7 +161,8 @@ fn a_search_goes_on_from_its_log_to_the_same_file() {
     let dir = scratch();
     let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
     let pack = |out: &str, more: &str| {
-        run(&format!("pack MODEL -o {{}}/{out}.tiepack {OPTIONS} --search-log {{}}/{out}.log {more}"), dir.path())
+        let log = format!("--trials 14 --search-log {{}}/{out}.log {more}");
+        run(&format!("pack MODEL -o {{}}/{out}.tiepack {OPTIONS} {log}"), dir.path())
     };
     pack("whole", "--threads 1").good();
     let whole = trials(&dir.path().join("whole.log"));
@@ -184,9 +185,9 @@ fn a_search_goes_on_from_its_log_to_the_same_file() {
         let line = format!("pack MODEL -o {{}}/whole.tiepack {OPTIONS} {more}");
         told.push(format!("# {name}\n{}", run(&line, dir.path()).told(dir.path())));
     };
-    refused("a log of another run", "--seed 7 --search-log {}/whole.log --resume");
+    refused("a log of another run", "--trials 9 --seed 7 --search-log {}/whole.log --resume");
     fs::write(dir.path().join("no.log"), "{\"plan\": 1}\n").unwrap();
-    refused("something else", "--search-log {}/no.log --resume");
+    refused("something else", "--trials 9 --search-log {}/no.log --resume");
     refused("no log", "--resume");
     refused("nobody to work", "--jobs 0");
     refused("a shape that there is not", "--shape round");

@@ -140,17 +140,7 @@ fn make() {
         tokens.push(if noise.bits().is_multiple_of(4) { (noise.bits() % 64) as u16 } else { (last + 1) % 64 });
     }
     let mut expected = Map::new();
-    let options = |cap| Options {
-        cap,
-        includes: 0,
-        effort: Effort::Fast,
-        seed: 0,
-        lossless: false,
-        calib_rows: None,
-        cache: None,
-        curvature: compile::Source::Measured,
-        plan: None,
-    };
+    let options = |cap| Options::new(cap, Effort::Fast);
     let foreign = foreign();
     let planned = Options { curvature: compile::Source::Flat, plan: Some(foreign_plan(&foreign)), ..options(20_000) };
     for (name, model, options) in [
