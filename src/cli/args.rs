@@ -10,6 +10,7 @@ use super::heal;
 use crate::compile::{Effort, Heal};
 use crate::ingest::Overrides;
 use crate::model;
+use crate::plan::shape::Shape;
 use crate::train::objective::Objective;
 
 /// Compile a trained, layer-tied transformer into the best model that fits a hard byte cap, and prove it
@@ -120,6 +121,25 @@ pub struct PackArgs {
     /// Make what this plan says instead of what a search finds
     #[arg(long, value_name = "FILE", conflicts_with = "lossless")]
     pub plan: Option<PathBuf>,
+    /// Which layers share: `auto` (what a search finds), `declared`, `albert`, `cycle=K`, `cycle=K:first`, `cycle=K:stepwise`,
+    /// `early=E,late=L,rank=R`, `without=L,L`
+    #[arg(long, value_name = "SHAPE", default_value = "auto", conflicts_with_all = ["plan", "lossless"])]
+    pub shape: Shape,
+    /// Also try layers and branches as copies of each other or left out, so many structures at most
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["plan", "lossless"])]
+    pub trials: usize,
+    /// Log every structure that is tried, a line of JSON each
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "lossless"])]
+    pub search_log: Option<PathBuf>,
+    /// Worker processes that try structures; the result does not depend on it
+    #[arg(long, value_name = "N", conflicts_with_all = ["plan", "lossless"])]
+    pub jobs: Option<usize>,
+    /// Folder through which workers are told what to try [default: a temporary one]; with --jobs 0 all are started elsewhere
+    #[arg(long, value_name = "DIR", requires = "jobs")]
+    pub job_folder: Option<PathBuf>,
+    /// Be a worker of the pack that has this --job-folder, and the same options
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["plan", "lossless", "jobs", "search_log"])]
+    pub worker: Option<PathBuf>,
     /// Write down what each tensor was made of, and how finely
     #[arg(long, value_name = "FILE")]
     pub write_plan: Option<PathBuf>,
@@ -134,8 +154,8 @@ pub struct PackArgs {
     /// Keep the state of healing in this file
     #[arg(long, value_name = "FILE")]
     pub heal_checkpoint: Option<PathBuf>,
-    /// Go on from the state in --heal-checkpoint, to the file that an unbroken run makes
-    #[arg(long, requires = "heal_checkpoint")]
+    /// Go on from the state in --heal-checkpoint and the log in --search-log, to the file that an unbroken run makes
+    #[arg(long)]
     pub resume: bool,
     /// Folder for measured statistics [default: tiepack in the user's cache folder]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]

@@ -15,9 +15,11 @@ mod guard;
 mod heal;
 mod inspect;
 mod interrupt;
+mod jobs;
 mod json;
 mod pack;
 mod render;
+mod structure;
 mod unpack;
 mod verify;
 
@@ -38,6 +40,7 @@ use args::{Cli, Command};
 #[serde(untagged)]
 enum Report {
     Pack(Box<pack::Packed>),
+    Worked(pack::Worked),
     Eval(eval::Evaluated),
     Verify(verify::Verified),
     Inspect(Inventory),
@@ -48,7 +51,7 @@ enum Report {
 impl Report {
     fn command(&self) -> &'static str {
         match self {
-            Report::Pack(_) => "pack",
+            Report::Pack(_) | Report::Worked(_) => "pack",
             Report::Eval(_) => "eval",
             Report::Verify(_) => "verify",
             Report::Inspect(_) => "inspect",
@@ -60,6 +63,7 @@ impl Report {
     fn text(&self) -> String {
         match self {
             Report::Pack(packed) => render::packed(packed),
+            Report::Worked(worked) => format!("tried {} structures\n", worked.trials),
             Report::Eval(evaluated) => render::evaluated(evaluated),
             Report::Verify(verified) => render::verified(verified),
             Report::Inspect(inventory) => render::inventory(inventory),
@@ -107,7 +111,10 @@ fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
         built.map_err(|e| Error::compute(format!("cannot start {threads} threads: {e}")))?;
     }
     Ok(match &cli.command {
-        Command::Pack(args) => Report::Pack(Box::new(pack::run(args, progress)?)),
+        Command::Pack(args) => match pack::run(args, progress)? {
+            pack::Done::Packed(packed) => Report::Pack(packed),
+            pack::Done::Worked(worked) => Report::Worked(worked),
+        },
         Command::Eval(args) => Report::Eval(eval::run(args, progress)?),
         Command::Verify(args) => Report::Verify(verify::run(args, progress)?),
         Command::Inspect(args) => Report::Inspect(inspect::run(args)?),

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::args::PackArgs;
 use super::files::{self, Validation};
-use super::{given, guard, interrupt};
+use super::{given, guard, interrupt, jobs};
 use crate::artifact::save;
-use crate::compile::{Healed, Options, Source, compile};
+use crate::compile::{self, Healed, Options, Source, Structure, compile};
 use crate::error::{Error, Result};
 use crate::heal::Course;
 use crate::ingest::{Overlap, folder, overlap};
@@ -29,6 +29,8 @@ pub struct Packed {
     pub stages: Vec<Stage>,
     /// Statistics were found from an earlier run.
     pub cached_statistics: bool,
+    /// What became of every matrix, where that was searched.
+    pub structure: Option<Structure>,
     /// What healing did; `None`: there was none.
     pub healing: Option<Healing>,
 }
@@ -47,10 +49,23 @@ pub struct Stage {
     pub seconds: f64,
 }
 
+/// What a worker did.
+#[derive(Debug, Serialize)]
+pub struct Worked {
+    /// Structures that it tried.
+    pub trials: usize,
+}
+
+/// What came of the command.
+pub enum Done {
+    Packed(Box<Packed>),
+    Worked(Worked),
+}
+
 /// # Errors
 /// Whatever is wrong with the files; Cap when the model does not fit; Verification when the written file is not what
 /// it should be. The old file at `--output` is only replaced by a complete new one.
-pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
+pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     // What can go wrong at once goes wrong before the hours of work.
     let includes = files::includes(&args.include)?;
     if includes >= args.cap {
@@ -58,9 +73,13 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         return Err(Error::cap(format!("the included files alone are {includes} bytes, the cap is {cap}"))
             .hint("raise --cap, or include less"));
     }
+    if args.resume && args.heal_checkpoint.is_none() && args.search_log.is_none() {
+        return Err(Error::usage("--resume needs a state to go on from")
+            .hint("name it with --heal-checkpoint, --search-log, or both"));
+    }
     let overrides = args.files.overrides(Some(&args.validation), &args.calib);
     let located = folder::locate(&args.model, &overrides)?;
-    let files = [&args.output].into_iter().chain(&args.write_plan).chain(&args.heal_checkpoint);
+    let files = [&args.output].into_iter().chain(&args.write_plan).chain(&args.heal_checkpoint).chain(&args.search_log);
     let outputs: Vec<&Path> = files.map(PathBuf::as_path).collect();
     let others = args.include.iter().chain(&args.statistics).chain(&args.plan).cloned();
     guard::outputs(&outputs, &located.files().into_iter().chain(others).collect::<Vec<_>>())?;
@@ -90,6 +109,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         true => Some(calibration(args, &located.train, &located.val, &model, &mut notes)?),
     };
     let cache = cache(args, &mut notes)?;
+    let (work, _folder) = jobs::work(args)?;
 
     let options = Options {
         cap: args.cap,
@@ -105,9 +125,18 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         heal: args.heal,
         objective: args.heal_loss,
         checkpoint: args.heal_checkpoint.clone(),
-        resume: args.resume,
+        shape: args.shape.clone(),
+        trials: args.trials,
         stop: Box::new(interrupt::interrupted),
+        log: args.search_log.clone(),
+        resume: args.resume,
+        work,
     };
+    if let Some(folder) = &args.worker {
+        return Ok(Done::Worked(Worked {
+            trials: compile::work(&model, calib.as_deref(), &options, folder, progress)?,
+        }));
+    }
     interrupt::listen();
     let compiled = compile(&model, calib.as_deref(), &options, progress)?;
     // What was there before gives way only to a file that has been read back and proved.
@@ -132,14 +161,15 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         verdict.notes = vec![Note::NotEvaluated];
     }
     verdict.notes.splice(0..0, notes);
-    Ok(Packed {
+    Ok(Done::Packed(Box::new(Packed {
         model: files::name(&args.model),
         output: args.output.clone(),
         verdict,
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
+        structure: compiled.structure,
         healing,
-    })
+    })))
 }
 
 /// Holds the model before healing against the original, as [`prove`] does that after it.

@@ -24,7 +24,8 @@ pub fn packed(packed: &Packed) -> String {
     }
     stages.push(format!("verify {:.1} s", verdict.seconds));
     let healing = packed.healing.as_ref().map(healing);
-    let mut out = body(verdict, healing, Some(stages.join(", ")));
+    let mut out = packed.structure.as_ref().map_or_else(String::new, |found| super::structure::text(found) + "\n");
+    out.push_str(&body(verdict, healing, Some(stages.join(", "))));
     let size = match verdict.budget {
         Some(Budget { total, cap, .. }) => format!("{} of {} bytes", thousands(total), thousands(cap)),
         None => format!("{} bytes", thousands(verdict.artifact.bytes)),

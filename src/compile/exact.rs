@@ -8,6 +8,7 @@ use crate::plan::{Made, PLAN_VERSION, Part, Plan};
 pub(super) fn plan(model: &Model) -> Plan {
     let part = |tensors: &[usize]| Part {
         tensors: tensors.iter().map(|i| model.spec(*i).name.clone()).collect(),
+        mean_of: Vec::new(),
         made: Made::Exact,
     };
     let (small, large): (Vec<usize>, Vec<usize>) =

@@ -6,21 +6,26 @@ use rayon::prelude::*;
 
 use super::metrics::{Metrics, settings};
 use super::pieces::Pieces;
+use super::target::{Target, target};
 use crate::artifact::layout::{StreamEntry, codec};
 use crate::code::codec::{lossless, matrix, sum, vectors};
 use crate::error::{Error, Result};
 use crate::model::{Dtype, Model};
-use crate::nets::Form;
+use crate::nets::{Form, TensorSpec};
 use crate::plan::{Made, Part, Plan};
 use crate::progress::Progress;
 
 /// A part of a plan with its names resolved.
-struct Task<'a> {
-    part: &'a Part,
+pub(super) struct Task<'a> {
+    pub part: &'a Part,
     /// Stored tensors, ascending.
-    tensors: Vec<usize>,
+    pub tensors: Vec<usize>,
     /// The stored tensor that it starts from.
-    from: Option<usize>,
+    pub from: Option<usize>,
+    /// The stored tensors whose mean it is coded as.
+    pub mean_of: Vec<usize>,
+    /// The stored tensors that are copies of it, and copies of those: they have no residual.
+    pub serves: Vec<usize>,
 }
 
 /// Codes `model` as `plan` says.
@@ -77,7 +82,7 @@ pub(super) fn check(plan: &Plan, model: &Model) -> Result<()> {
 }
 
 /// Holds a plan against the model.
-fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>> {
+pub(super) fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>> {
     let digest = model.digest().to_hex().to_string();
     if plan.model != digest {
         return Err(Error::input(format!("the plan was made for another model: {}, this one is {digest}", plan.model))
@@ -103,13 +108,33 @@ fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>> {
             Made::Sum { from: Some(from), .. } => Some(find(from).map_err(place)?),
             _ => None,
         };
+        let mut mean_of = part.mean_of.iter().map(find).collect::<Result<Vec<_>>>().map_err(place)?;
+        mean_of.sort_unstable();
+        mean_of.dedup();
         fits(part, &tensors, from, &taken, model).map_err(place)?;
+        for other in mean_of.iter().map(|t| model.spec(*t)) {
+            let TensorSpec { name, shape, form, .. } = model.spec(tensors[0]);
+            if other.shape != *shape || other.form == Form::Vector || *form == Form::Vector {
+                let (theirs, first) = (&other.shape, &other.name);
+                return Err(place(Error::input(format!("{name} {shape:?} cannot be a mean of {first} {theirs:?}"))));
+            }
+        }
         for t in &tensors {
             if std::mem::replace(&mut taken[*t], true) {
                 return Err(place(Error::input(format!("{} is in the plan twice", model.spec(*t).name))));
             }
         }
-        tasks.push(Task { part, tensors, from });
+        tasks.push(Task { part, tensors, from, mean_of, serves: Vec::new() });
+    }
+    // From the last to the first, so that copies of copies count.
+    for at in (0..tasks.len()).rev() {
+        if let (Made::Sum { residual: None, .. }, Some(from)) = (&tasks[at].part.made, tasks[at].from) {
+            let copies: Vec<usize> = tasks[at].tensors.iter().chain(&tasks[at].serves).copied().collect();
+            if let Some(task) = tasks.iter_mut().find(|task| task.tensors.contains(&from)) {
+                task.serves.extend(copies);
+                task.serves.sort_unstable();
+            }
+        }
     }
     match taken.iter().position(|taken| !taken) {
         None => Ok(tasks),
@@ -160,7 +185,6 @@ fn fits(part: &Part, tensors: &[usize], from: Option<usize>, before: &[bool], mo
 
 fn encode(task: &Task, model: &Model, metrics: &Metrics, reference: Option<&[f32]>) -> Result<Vec<u8>> {
     let first = task.tensors[0];
-    let w = &model.stored[first].data;
     match &task.part.made {
         Made::Exact => {
             let tensors: Vec<(&[f32], &[usize])> =
@@ -170,13 +194,15 @@ fn encode(task: &Task, model: &Model, metrics: &Metrics, reference: Option<&[f32
         Made::Zero => Ok(Vec::new()),
         Made::Vectors { step } => Ok(vectors::encode(&metrics.control_tensors(model, &task.tensors), *step).bytes),
         Made::Matrix { step, grid } => {
-            let (metric, settings) = (metrics.of(model, first), settings(*grid));
-            Ok(matrix::encode(w, &metric, *step, &settings, &matrix::settled(w, &metric, *step, &settings)).bytes)
+            let (Target { w, metric, .. }, settings) =
+                (target(model, metrics, first, (&task.mean_of, &task.serves)), settings(*grid));
+            Ok(matrix::encode(&w, &metric, *step, &settings, &matrix::settled(&w, &metric, *step, &settings)).bytes)
         }
-        Made::Sum { step, rank, residual, .. } => {
-            let (metric, settings) = (metrics.of(model, first), residual.map(settings));
-            let terms = sum::Terms { reference, rank: *rank, residual: settings.as_ref() };
-            Ok(sum::encode(w, &metric, *step, &terms).bytes)
+        Made::Sum { step, gain, rank, residual, .. } => {
+            let (Target { w, metric, .. }, settings) =
+                (target(model, metrics, first, (&task.mean_of, &task.serves)), residual.map(settings));
+            let terms = sum::Terms { reference, gain: *gain, rank: *rank, residual: settings.as_ref() };
+            Ok(sum::encode(&w, &metric, *step, &terms).bytes)
         }
     }
 }

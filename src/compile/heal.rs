@@ -1,11 +1,11 @@
 //! Healing as packing wants it: from a plan to streams in training, from the best of these to the pieces of a file.
 
-use std::collections::BTreeMap;
-
 use rayon::prelude::*;
 
+use super::execute::{Task, resolve};
 use super::metrics::{Metrics, settings};
 use super::pieces::{Pieces, header};
+use super::target::{Target, target};
 use crate::artifact::open;
 use crate::artifact::write::size_of;
 use crate::code::codec::sum;
@@ -16,7 +16,7 @@ use crate::heal::small::Small;
 use crate::heal::sum::Sum;
 use crate::heal::{self, Course, Length};
 use crate::model::Model;
-use crate::plan::{self, Made, Plan};
+use crate::plan::{Made, Plan};
 use crate::progress::Progress;
 use crate::train::objective::Objective;
 
@@ -44,22 +44,14 @@ pub(super) fn heal(
     progress: &dyn Progress,
 ) -> Result<(Pieces, Course)> {
     progress.begin("preparing to heal", plan.parts.len() as u64);
-    let index: BTreeMap<&str, usize> = (0..model.stored.len()).map(|i| (&model.spec(i).name[..], i)).collect();
-    let streams: Vec<Stream> = plan
-        .parts
-        .par_iter()
+    let streams: Vec<Stream> = resolve(plan, model)?
+        .into_par_iter()
         .zip(&pieces.streams)
-        .map(|(part, bytes)| {
-            let mut tensors: Vec<usize> = part.tensors.iter().map(|name| index[&name[..]]).collect();
-            tensors.sort_unstable();
-            let from = match &part.made {
-                Made::Sum { from: Some(from), .. } => Some(index[&from[..]]),
-                _ => None,
-            };
-            let reference = from.map(|from| &pieces.decoded[from][..]);
-            let part = training(&part.made, &tensors, model, metrics, (bytes, reference))?;
+        .map(|(task, bytes)| {
+            let reference = task.from.map(|from| &pieces.decoded[from][..]);
+            let part = training(&task, model, metrics, (bytes, reference))?;
             progress.advance(1);
-            Ok(Stream { tensors, from, part })
+            Ok(Stream { tensors: task.tensors, from: task.from, part })
         })
         .collect::<Result<_>>()?;
     let entries = pieces.entries;
@@ -90,26 +82,30 @@ pub(super) fn heal(
 
 /// A stream in training that starts from what its part of a plan made, of which the bytes are known.
 fn training(
-    made: &Made,
-    tensors: &[usize],
+    task: &Task,
     model: &Model,
     metrics: &Metrics,
     (bytes, reference): (&[u8], Option<&[f32]>),
 ) -> Result<Part> {
-    let first = tensors[0];
-    let lattice =
-        |w: &[f32], step: f64, grid: plan::Grid| Lattice::new(w, &metrics.of(model, first), step, settings(grid));
-    Ok(match made {
+    let first = task.tensors[0];
+    let target = || target(model, metrics, first, (&task.mean_of, &task.serves));
+    Ok(match &task.part.made {
         Made::Exact | Made::Zero => Part::Fixed,
-        Made::Vectors { step } => Part::Vectors(Small::new(metrics.control_tensors(model, tensors), *step)),
-        Made::Matrix { step, grid } => Part::Matrix(Box::new(lattice(&model.stored[first].data, *step, *grid))),
+        Made::Vectors { step } => Part::Vectors(Small::new(metrics.control_tensors(model, &task.tensors), *step)),
+        Made::Matrix { step, grid } => {
+            let Target { w, metric, .. } = target();
+            Part::Matrix(Box::new(Lattice::new(&w, &metric, *step, settings(*grid))))
+        }
         Made::Sum { step, residual, .. } => {
             let (rows, cols) = model.sides(first);
             let (gain, term) = sum::read_start(bytes, rows, cols)
                 .ok_or_else(|| Error::compute(format!("the sum of {} cannot be read back", model.spec(first).name)))?;
-            let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
-            let rest = || model.stored[first].data.iter().zip(&before).map(|(w, b)| w - b).collect::<Vec<f32>>();
-            let residual = residual.map(|grid| lattice(&rest(), *step, grid));
+            let residual = residual.map(|grid| {
+                let Target { w, metric, .. } = target();
+                let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
+                let rest: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
+                Lattice::new(&rest, &metric, *step, settings(grid))
+            });
             Part::Sum(Box::new(Sum::new([rows, cols], gain, term, residual)))
         }
     })

@@ -97,6 +97,19 @@ impl<'a> Metrics<'a> {
         }
     }
 
+    /// The measured factors of a stored matrix.
+    pub fn factors(&self, stored: usize) -> Option<&Factors> {
+        match self.statistics.map(|s| &s.curvature[stored]) {
+            Some(Curvature::Matrix(factors)) => Some(factors),
+            _ => None,
+        }
+    }
+
+    /// The metric of factors that were measured together with the others.
+    pub fn metric_of(&self, factors: &Factors) -> Metric {
+        metric_of(factors, self.statistics.map_or(0, |s| s.tokens))
+    }
+
     /// Whether the curvature of a stored tensor was not measured though there are statistics.
     pub fn is_guessed(&self, stored: usize) -> bool {
         self.statistics.is_some_and(|s| matches!(s.curvature[stored], Curvature::Unknown))

@@ -2,24 +2,35 @@
 
 mod exact;
 mod execute;
+mod farm;
 mod heal;
+mod judge;
 mod metrics;
+mod offers;
+mod parts;
 mod pieces;
 mod search;
 mod statistics;
+mod structure;
+mod target;
+mod trials;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::Instant;
 
 use metrics::Metrics;
+use parts::Finished;
 use pieces::file;
+pub use structure::{Next, Row, Searched, Structure};
 
 use crate::error::{Error, Result};
 use crate::heal::{Course, Length};
 use crate::measure::Statistics;
 use crate::model::Model;
 use crate::plan::Plan;
+use crate::plan::shape::Shape;
 use crate::progress::Progress;
 use crate::text::thousands;
 use crate::train::objective::Objective;
@@ -51,6 +62,15 @@ impl Effort {
             Effort::Fast => None,
             Effort::Normal => Some(Length::Steps(60)),
             Effort::Max => Some(Length::Gaining),
+        }
+    }
+
+    /// Calibration tokens that structures are judged on.
+    fn judged_tokens(self) -> usize {
+        match self {
+            Effort::Fast => 1 << 12,
+            Effort::Normal => 1 << 13,
+            Effort::Max => 1 << 14,
         }
     }
 
@@ -86,11 +106,48 @@ pub struct Options {
     pub objective: Objective,
     /// Where the state of healing is kept.
     pub checkpoint: Option<PathBuf>,
-    /// Go on from the checkpoint.
-    pub resume: bool,
-    /// Asked from time to time: whether to end with the best so far.
+    /// Which layers share; [`Shape::Auto`]: what a search finds.
+    pub shape: Shape,
+    /// Shared and left out layers to look at or pack at most; 0: none.
+    pub trials: usize,
+    /// Asked from time to time: whether to end search and healing with the best so far.
     pub stop: Box<dyn Fn() -> bool + Sync>,
+    /// Where every trial is logged.
+    pub log: Option<PathBuf>,
+    /// Go on from the log and the checkpoint.
+    pub resume: bool,
+    /// Who makes the trials.
+    pub work: Work,
 }
+
+impl Options {
+    /// The defaults for a cap: curvature is measured, structures are searched, nothing is healed or kept.
+    pub fn new(cap: u64, effort: Effort) -> Options {
+        Options {
+            cap,
+            includes: 0,
+            effort,
+            seed: 0,
+            lossless: false,
+            calib_rows: None,
+            cache: None,
+            curvature: Source::Measured,
+            plan: None,
+            shape: Shape::Auto,
+            trials: 0,
+            heal: Heal::Off,
+            objective: Objective::Kl,
+            checkpoint: None,
+            stop: Box::new(|| false),
+            log: None,
+            resume: false,
+            work: Work::Here,
+        }
+    }
+}
+
+/// Starts workers that look for tasks in a folder.
+pub type Start = Box<dyn Fn(&Path) -> Result<Vec<Child>> + Sync>;
 
 /// Whether to heal, and how long.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,6 +156,14 @@ pub enum Heal {
     Auto,
     Off,
     For(Length),
+}
+
+/// Who makes the trials of a search over structures.
+pub enum Work {
+    /// This process.
+    Here,
+    /// Processes that find tasks in a folder; `start` starts those that are ours.
+    Farm { folder: PathBuf, start: Start },
 }
 
 /// Where the curvature of the loss comes from.
@@ -124,6 +189,8 @@ pub struct Compiled {
     pub silent: Vec<String>,
     /// Matrices of whose curvature nothing was known, though that of others was.
     pub unmeasured: Vec<String>,
+    /// What became of every matrix, where that was searched.
+    pub structure: Option<Structure>,
     pub healed: Option<Healed>,
 }
 
@@ -156,38 +223,25 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
             if !options.lossless {
                 progress.note("the exact model fits the cap: nothing needs to be quantized");
             }
-            let (stages, none) = (timer.stages, Vec::new);
-            return Ok(Compiled {
-                bytes,
-                plan,
-                stages,
-                cached_statistics: false,
-                silent: none(),
-                unmeasured: none(),
-                healed: None,
-            });
+            let (stages, silent, unmeasured) = (timer.stages, Vec::new(), Vec::new());
+            let cached_statistics = false;
+            let (structure, healed) = (None, None);
+            return Ok(Compiled { bytes, plan, stages, cached_statistics, silent, unmeasured, structure, healed });
         }
         if options.lossless {
             return Err(too_large(options, bytes.len() as u64).hint("leave out --lossless, or raise the cap"));
         }
     }
-    let gathered;
-    let (statistics, cached_statistics) = match &options.curvature {
-        Source::Flat => (None, false),
-        Source::Given(statistics) => (Some(statistics), false),
-        Source::Measured => {
-            let calib = calib.ok_or_else(|| {
-                Error::input("packing below the exact size needs calibration tokens, and no training shard was found")
-                    .hint("give one with --calib, or pack with --lossless")
-            })?;
-            gathered = timer.stage("measure", || statistics::gather(model, calib, options, progress))?;
-            (Some(&gathered.0), gathered.1)
-        }
+    let gathered = match options.curvature {
+        Source::Measured => timer.stage("measure", || gather(model, calib, options, progress))?,
+        _ => Gathered(None),
     };
+    let (statistics, cached_statistics) = gathered.of(options);
     let metrics = Metrics::new(model, statistics);
-    let (plan, pieces) = timer.stage("search", || match &options.plan {
-        Some(plan) => Ok((plan.clone(), execute::execute(plan, model, &metrics, progress)?)),
-        None => search::search(model, &metrics, options, budget, progress),
+    let (plan, pieces, structure) = timer.stage("search", || match &options.plan {
+        Some(plan) => Ok((plan.clone(), execute::execute(plan, model, &metrics, progress)?, None)),
+        None => search::search((model, calib), &metrics, options, budget, progress)
+            .map(|(Finished { plan, pieces, .. }, structure)| (plan, pieces, Some(structure))),
     })?;
     let (pieces, healed) = match length(model, calib, options, progress)? {
         Some((length, calib)) => timer.stage("heal", || {
@@ -215,7 +269,7 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
     };
     let silent = named(&|i| metrics.vanishes(model, i) && model.stored[i].data.iter().any(|v| *v != 0.0));
     let unmeasured = named(&|i| metrics.is_guessed(i));
-    Ok(Compiled { bytes, plan, stages: timer.stages, cached_statistics, silent, unmeasured, healed })
+    Ok(Compiled { bytes, plan, stages: timer.stages, cached_statistics, silent, unmeasured, structure, healed })
 }
 
 /// How long to heal, and on what; `None`: not at all.
@@ -244,6 +298,45 @@ fn length<'a>(
             Ok(None)
         }
     }
+}
+
+/// Makes trials for a search in another process, until that sends everybody home; returns how many.
+///
+/// # Errors
+/// As [`compile`]; what goes wrong with a trial is told to the other process.
+pub fn work(
+    model: &Model,
+    calib: Option<&[u16]>,
+    options: &Options,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<usize> {
+    let gathered = gather(model, calib, options, progress)?;
+    let metrics = Metrics::new(model, gathered.of(options).0);
+    let budget = options.cap.saturating_sub(options.includes);
+    search::serve((model, calib), &metrics, options, (budget, folder), progress)
+}
+
+/// Statistics that were measured, and whether that was done before.
+struct Gathered(Option<(Statistics, bool)>);
+
+impl Gathered {
+    fn of<'a>(&'a self, options: &'a Options) -> (Option<&'a Statistics>, bool) {
+        match (&options.curvature, &self.0) {
+            (Source::Given(statistics), _) => (Some(statistics), false),
+            (_, Some((statistics, cached))) => (Some(statistics), *cached),
+            (_, None) => (None, false),
+        }
+    }
+}
+
+fn gather(model: &Model, calib: Option<&[u16]>, options: &Options, progress: &dyn Progress) -> Result<Gathered> {
+    let Source::Measured = options.curvature else { return Ok(Gathered(None)) };
+    let calib = calib.ok_or_else(|| {
+        Error::input("packing below the exact size needs calibration tokens, and no training shard was found")
+            .hint("give one with --calib, or pack with --lossless")
+    })?;
+    statistics::gather(model, calib, options, progress).map(|gathered| Gathered(Some(gathered)))
 }
 
 fn too_large(options: &Options, needed: u64) -> Error {

@@ -76,6 +76,14 @@ fn spread(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
     out
 }
 
+/// The same number of rows from places between those of [`spread`], as far as there are any.
+pub(super) fn between(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
+    let available = (tokens.len() - 1) / length;
+    let rows = rows.min(available);
+    let starts = (0..rows).map(|r| (2 * r + 1) * available / (2 * rows) * length);
+    starts.flat_map(|start| &tokens[start..start + length]).copied().chain([tokens[0]]).collect()
+}
+
 /// Quantizes every matrix alone at a usual step size and measures what it really costs.
 fn corrections(
     model: &Model,

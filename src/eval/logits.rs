@@ -48,7 +48,7 @@ pub fn with_residual(net: &dyn Net, params: &Params, windows: &Windows, rows: Ra
     let (mut residual, mut width) = (Vec::new(), 0);
     let log_probabilities = normalised(device, net.vocab_size(), || {
         let mut state = net.enter(params, &tokens(windows, rows, device)?, &Plain)?;
-        for step in 0..net.steps().len() {
+        for step in 0..net.order().len() {
             state = net.step(step, state, params, &Plain)?;
         }
         width = state.x.dim(D::Minus1)?;
@@ -74,7 +74,7 @@ pub fn states(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usi
     let device = device(params);
     let _alone = alone(device);
     let mut states = vec![net.enter(params, &tokens(windows, rows, device)?, &Plain)?];
-    for step in 0..net.steps().len() {
+    for step in 0..net.order().len() {
         states.push(net.step(step, states[step].clone(), params, &Plain)?);
     }
     Ok(states)

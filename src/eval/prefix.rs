@@ -36,22 +36,13 @@ impl Measured {
 
     /// One standard error of the mean over rows; infinite for fewer than two.
     pub fn standard_error(&self) -> f64 {
-        error(&self.rows)
+        let n = self.rows.len() as f64;
+        if n < 2.0 {
+            return f64::INFINITY;
+        }
+        let mean = self.mean();
+        (self.rows.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
     }
-
-    /// One standard error of the difference to another measurement of the same rows.
-    pub fn error_against(&self, other: &Measured) -> f64 {
-        error(&self.rows.iter().zip(&other.rows).map(|(a, b)| a - b).collect::<Vec<_>>())
-    }
-}
-
-fn error(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    if n < 2.0 {
-        return f64::INFINITY;
-    }
-    let mean = values.iter().sum::<f64>() / n;
-    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
 }
 
 /// The original's log-probabilities on some rows: what everything is measured against.
@@ -73,55 +64,25 @@ impl<'a> Original<'a> {
     }
 }
 
-/// A base network on the rows of an original, ready for its variants.
-pub struct Base<'a> {
-    net: &'a dyn Net,
-    original: &'a Original<'a>,
-    params: Params,
-    /// For every batch the states before every step.
-    states: Vec<Vec<State>>,
-    /// How far the base itself is from the original.
-    pub measured: Measured,
-}
-
-impl<'a> Base<'a> {
-    /// Runs `params` once. Holds rows · T · D · 4 bytes for every step.
+impl Original<'_> {
+    /// KL of another network with these parameters; `limit` is what it may be at most, above which nobody wants to know how much.
     ///
     /// # Errors
     /// If the forward pass fails.
-    pub fn new(net: &'a dyn Net, original: &'a Original<'a>, params: Params) -> Result<Self> {
-        let ranges = original.windows.batches(BATCH);
-        let states =
-            ranges.into_par_iter().map(|r| states(net, &params, &original.windows, r)).collect::<Result<Vec<_>>>()?;
-        let mut base = Base { net, original, params, states, measured: Measured { rows: Vec::new(), complete: true } };
-        base.measured = base.run(&base.params, base.net.steps().len(), f64::INFINITY)?;
-        Ok(base)
+    pub fn measure(&self, net: &dyn Net, params: &Params, limit: f64) -> Result<Measured> {
+        self.run(net, params, None, limit)
     }
 
-    /// KL of the base with the parameters of `changes` in place of its own; `limit` is what it may be at most, above which
-    /// nobody wants to know how much.
-    ///
-    /// # Errors
-    /// If the forward pass fails.
-    pub fn variant(&self, changes: Params, layers: &BTreeSet<Option<usize>>, limit: f64) -> Result<Measured> {
-        let mut params = self.params.clone();
-        params.extend(changes);
-        self.run(&params, self.first_step(layers), limit)
-    }
-
-    /// The first step that runs one of `layers`; the very first where something changes that belongs to none.
-    pub fn first_step(&self, layers: &BTreeSet<Option<usize>>) -> usize {
-        if layers.contains(&None) {
-            // The embedding comes before the first step, so nothing that is kept holds.
-            return 0;
-        }
-        let steps = self.net.steps();
-        steps.iter().position(|layer| layers.contains(&Some(*layer))).unwrap_or(steps.len())
-    }
-
-    fn run(&self, params: &Params, from: usize, limit: f64) -> Result<Measured> {
-        let (windows, length) = (&self.original.windows, self.original.windows.length());
-        let vocab = self.net.vocab_size();
+    /// From `states` before the step that they name, or from the tokens.
+    fn run(
+        &self,
+        net: &dyn Net,
+        params: &Params,
+        from: Option<(usize, &[Vec<State>])>,
+        limit: f64,
+    ) -> Result<Measured> {
+        let (windows, length) = (&self.windows, self.windows.length());
+        let vocab = net.vocab_size();
         let mut measured = Measured { rows: Vec::with_capacity(windows.rows()), complete: true };
         let ranges = windows.batches(BATCH);
         for round in (0..ranges.len()).collect::<Vec<_>>().chunks(ROUND) {
@@ -129,10 +90,10 @@ impl<'a> Base<'a> {
                 .par_iter()
                 .map(|&b| {
                     let changed = match from {
-                        0 => log_probabilities(self.net, params, windows, ranges[b].clone())?,
-                        _ => log_probabilities_from(self.net, params, from, self.states[b][from].clone())?,
+                        None => log_probabilities(net, params, windows, ranges[b].clone())?,
+                        Some((step, states)) => log_probabilities_from(net, params, step, states[b][step].clone())?,
                     };
-                    let rows = self.original.batches[b].chunks_exact(length * vocab);
+                    let rows = self.batches[b].chunks_exact(length * vocab);
                     let rows = rows.zip(changed.chunks_exact(length * vocab));
                     let row = |(p, q): (&[f32], &[f32])| {
                         let places = p.chunks_exact(vocab).zip(q.chunks_exact(vocab));
@@ -148,5 +109,41 @@ impl<'a> Base<'a> {
             }
         }
         Ok(measured)
+    }
+}
+
+/// A base network on the rows of an original, ready for its variants.
+pub struct Base<'a> {
+    net: &'a dyn Net,
+    original: &'a Original<'a>,
+    params: Params,
+    /// For every batch the states before every step, and last what the last one left.
+    states: Vec<Vec<State>>,
+}
+
+impl<'a> Base<'a> {
+    /// Runs `params` once. Holds rows · T · D · 4 bytes for every step.
+    ///
+    /// # Errors
+    /// If the forward pass fails.
+    pub fn new(net: &'a dyn Net, original: &'a Original<'a>, params: Params) -> Result<Self> {
+        let ranges = original.windows.batches(BATCH);
+        let states =
+            ranges.into_par_iter().map(|r| states(net, &params, &original.windows, r)).collect::<Result<Vec<_>>>()?;
+        Ok(Base { net, original, params, states })
+    }
+
+    /// KL of the base with the parameters of `changes` in place of its own; `layers` are those of the changes.
+    ///
+    /// # Errors
+    /// If the forward pass fails.
+    pub fn variant(&self, changes: Params, layers: &BTreeSet<Option<usize>>, limit: f64) -> Result<Measured> {
+        let mut params = self.params.clone();
+        params.extend(changes);
+        // What belongs to no layer may come before the first step: nothing that is kept holds then.
+        let steps = self.net.order();
+        let first = steps.iter().position(|layer| layers.contains(&Some(*layer))).unwrap_or(steps.len());
+        let from = (!layers.contains(&None)).then_some((first, &self.states[..]));
+        self.original.run(self.net, &params, from, limit)
     }
 }

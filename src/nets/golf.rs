@@ -294,7 +294,7 @@ impl Net for Golf {
         if self.activation == Activation::SwiGlu { GATED_ROLES } else { TIED_ROLES }
     }
 
-    fn steps(&self) -> Vec<usize> {
+    fn order(&self) -> Vec<usize> {
         self.order.clone()
     }
 

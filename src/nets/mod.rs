@@ -159,19 +159,19 @@ pub trait Net: Send + Sync {
     fn prefix(&self) -> &'static str {
         ""
     }
-    /// The stored layer that each step runs, in order; a looped network runs some more than once.
-    fn steps(&self) -> Vec<usize> {
+    /// The layers in the order in which they run, one for each step; a loop runs some more than once.
+    fn order(&self) -> Vec<usize> {
         (0..self.layers()).collect()
     }
     /// What comes before the first step, from `tokens` (rows, T) u32.
     fn enter(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State>;
-    /// Step `step` of [`Net::steps`].
+    /// Step `step` of [`Net::order`].
     fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State>;
     /// Logits (rows, T, V) in f32 from what the last step left: from its residual stream alone.
     fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor>;
     /// Logits (rows, T, V) in f32 from what stands before step `step`.
     fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
-        for step in step..self.steps().len() {
+        for step in step..self.order().len() {
             state = self.step(step, state, params, layers)?;
         }
         self.leave(state, params, layers)

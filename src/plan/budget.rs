@@ -23,8 +23,8 @@ pub trait Encoder {
     fn encode_part(&mut self, part: usize, c: f64) -> Result<Part<Self::Coded>>;
     /// Weights of each part; parts of 0 do not depend on the step size.
     fn part_weights(&self) -> Vec<usize>;
-    /// Bytes of the file whose parts have these sizes.
-    fn file_size(&self, parts: &[usize]) -> Result<u64>;
+    /// Bytes of the file that holds these parts.
+    fn file_size(&self, parts: &[Part<Self::Coded>]) -> Result<u64>;
     /// Stored weights: each halving of the step size costs about one bit of each.
     fn weights(&self) -> usize {
         self.part_weights().iter().sum::<usize>().max(1)
@@ -72,7 +72,7 @@ impl Search {
 
     fn trial<E: Encoder>(&mut self, encoder: &mut E, log: f64) -> Result<Trial<E::Coded>> {
         let parts = encoder.encode(log.exp2())?;
-        let size = encoder.file_size(&parts.iter().map(|p| p.bytes).collect::<Vec<_>>())? as f64;
+        let size = encoder.file_size(&parts)? as f64;
         if let Some((other, its_size)) = self.last
             && (other - log).abs() > 0.02
         {
@@ -90,22 +90,31 @@ impl Search {
     }
 }
 
+/// A step size near a budget, and the parts that were coded last on the way there.
+pub struct Near<T> {
+    pub step: f64,
+    /// Bytes of the file with these parts.
+    pub size: u64,
+    pub parts: Vec<Part<T>>,
+}
+
 /// A step size whose file has `budget` bytes within `close` of it, starting at `start`; no nearer where it cannot get nearer.
 ///
 /// # Errors
 /// If encoding fails.
-pub fn approach<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) -> Result<f64> {
+pub fn approach<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) -> Result<Near<E::Coded>> {
     let mut search = Search::new(encoder.weights(), budget, start);
     let mut log = search.start;
-    for _ in 0..TRIALS {
-        let trial = search.trial(encoder, log)?;
+    let mut trial = search.trial(encoder, log)?;
+    for _ in 1..TRIALS {
         let next = search.towards(log, trial.size, search.budget);
         if (trial.size - search.budget).abs() <= close * search.budget || (next - log).abs() < NOISE {
             break;
         }
         log = next;
+        trial = search.trial(encoder, log)?;
     }
-    Ok(log.exp2())
+    Ok(Near { step: log.exp2(), size: trial.size as u64, parts: trial.parts })
 }
 
 /// Finds the finest step size whose file fits `budget` bytes, starting at `start`, and spends what is left.
@@ -176,9 +185,8 @@ fn fill<E: Encoder>(
     let weights = encoder.part_weights();
     let mut order: Vec<usize> = (0..parts.len()).filter(|i| weights[*i] > 0).collect();
     order.sort_by_key(|i| (weights[*i], *i));
-    let mut sizes: Vec<usize> = parts.iter().map(|p| p.bytes).collect();
     for _ in 0..FILLS {
-        let left = budget.saturating_sub(encoder.file_size(&sizes)?);
+        let left = budget.saturating_sub(encoder.file_size(&parts)?);
         // One part serves once: its loss is known at two step sizes only.
         let octaves = |i: usize| 8.0 * left as f64 / weights[i] as f64;
         let Some(at) = order.iter().position(|i| octaves(*i) < 0.1).filter(|_| left >= LEFT) else { break };
@@ -186,11 +194,10 @@ fn fill<E: Encoder>(
         // Base steps are in 64ths of an octave; below one only the price of a bit changes.
         let change = if octaves(i) < 1.0 / 64.0 { octaves(i) } else { (64.0 * octaves(i)).floor() / 64.0 };
         let new = encoder.encode_part(i, (logs[i] - change).exp2())?;
-        let old = std::mem::replace(&mut sizes[i], new.bytes);
-        if new.loss < parts[i].loss && encoder.file_size(&sizes)? <= budget {
-            parts[i] = new;
-        } else {
-            sizes[i] = old;
+        let better = new.loss < parts[i].loss;
+        let old = std::mem::replace(&mut parts[i], new);
+        if !better || encoder.file_size(&parts)? > budget {
+            parts[i] = old;
         }
     }
     Ok(parts)
@@ -216,13 +223,12 @@ fn spend<E: Encoder>(
     let mut offers: Vec<(usize, f64, Part<E::Coded>)> =
         finer.into_iter().enumerate().map(|(i, new)| (i, gain(i, &new), new)).filter(|(_, g, _)| *g > 0.0).collect();
     offers.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let mut sizes: Vec<usize> = parts.iter().map(|p| p.bytes).collect();
     for (i, _, new) in offers {
-        let old = std::mem::replace(&mut sizes[i], new.bytes);
-        if encoder.file_size(&sizes)? <= budget {
-            (parts[i], logs[i]) = (new, fine);
+        let old = std::mem::replace(&mut parts[i], new);
+        if encoder.file_size(&parts)? <= budget {
+            logs[i] = fine;
         } else {
-            sizes[i] = old;
+            parts[i] = old;
         }
     }
     Ok((parts, logs))
@@ -256,16 +262,16 @@ mod tests {
             self.weights.clone()
         }
 
-        fn file_size(&self, parts: &[usize]) -> Result<u64> {
-            Ok(100 + parts.iter().sum::<usize>() as u64)
+        fn file_size(&self, parts: &[Part<()>]) -> Result<u64> {
+            Ok(100 + parts.iter().map(|p| p.bytes as u64).sum::<u64>())
         }
     }
 
     fn size(budget: u64, start: f64) -> (Option<u64>, usize) {
         let mut fake = Fake { weights: vec![40_000, 10_000, 5_000, 65_000, 300], trials: 0 };
-        let step = approach(&mut fake, budget, start, 4e-3).unwrap();
+        let step = approach(&mut fake, budget, start, 4e-3).unwrap().step;
         let size = match meet(&mut fake, budget, step, 5e-4).unwrap() {
-            Outcome::Fits(parts) => Some(fake.file_size(&parts.iter().map(|p| p.bytes).collect::<Vec<_>>()).unwrap()),
+            Outcome::Fits(parts) => Some(fake.file_size(&parts).unwrap()),
             Outcome::TooSmall { .. } => None,
         };
         (size, fake.trials)

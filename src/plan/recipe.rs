@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 pub const PLAN_VERSION: u32 = 1;
 /// Step sizes outside this range are nobody's: their squares would leave the range of f32.
 const STEPS: std::ops::RangeInclusive<f64> = 1e-15..=1e15;
+/// Gains are coded in 4096ths, in 16 bits.
+const GAIN_LIMIT: f64 = 8.0;
 const STATES: [usize; 8] = [1, 4, 8, 16, 32, 64, 128, 256];
 
 /// How a whole model is packed.
@@ -30,6 +32,9 @@ pub struct Plan {
 pub struct Part {
     /// First names of the stored tensors in it.
     pub tensors: Vec<String>,
+    /// First names of the matrices whose mean, weighted by curvature, is coded in this one's place; empty: it is coded itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mean_of: Vec<String>,
     pub made: Made,
 }
 
@@ -49,9 +54,12 @@ pub enum Made {
     /// One matrix as a multiple of an earlier stream's, plus a low-rank term, plus a residual on a grid.
     Sum {
         step: f64,
-        /// First name of the tensor that it starts from; its gain is found by least squares.
+        /// First name of the tensor that it starts from.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<String>,
+        /// What that is multiplied by; not given: the best by least squares.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gain: Option<f64>,
         #[serde(default, skip_serializing_if = "is_zero")]
         rank: usize,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,6 +150,15 @@ impl Part {
                 Error::input("a sum of no terms").hint("give `from`, `rank` or `residual`, or make it \"zero\"")
             );
         }
+        if let Made::Sum { from, gain: Some(gain), .. } = &self.made
+            && (from.is_none() || gain.is_nan() || gain.abs() >= GAIN_LIMIT)
+        {
+            let hint = format!("a gain between -{GAIN_LIMIT} and {GAIN_LIMIT}, with `from`");
+            return Err(Error::input(format!("a gain of {gain} is impossible here")).hint(hint));
+        }
+        if !self.mean_of.is_empty() && !matches!(self.made, Made::Matrix { .. } | Made::Sum { .. }) {
+            return Err(Error::input("only a matrix on a grid or a sum can be a mean"));
+        }
         let one = matches!(self.made, Made::Matrix { .. } | Made::Sum { .. });
         match self.tensors.len() {
             0 => Err(Error::input("no tensor is named")),
@@ -156,7 +173,11 @@ mod tests {
     use super::*;
 
     fn plan(made: Made) -> Plan {
-        Plan { plan: PLAN_VERSION, model: "00".into(), parts: vec![Part { tensors: vec!["a".into()], made }] }
+        Plan {
+            plan: PLAN_VERSION,
+            model: "00".into(),
+            parts: vec![Part { tensors: vec!["a".into()], mean_of: Vec::new(), made }],
+        }
     }
 
     #[test]
@@ -168,8 +189,8 @@ mod tests {
             Made::Zero,
             Made::Vectors { step },
             Made::Matrix { step, grid },
-            Made::Sum { step, from: Some("b".into()), rank: 0, residual: None },
-            Made::Sum { step, from: None, rank: 3, residual: Some(Grid { states: 1, odd: Odd::WithZero }) },
+            Made::Sum { step, from: Some("b".into()), gain: Some(1.0), rank: 0, residual: None },
+            Made::Sum { step, from: None, gain: None, rank: 3, residual: Some(Grid { states: 1, odd: Odd::WithZero }) },
         ] {
             let plan = plan(made);
             assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan);
@@ -191,6 +212,8 @@ mod tests {
         assert!(
             part(r#"{"matrix":{"step":1e-3,"grid":{"states":7,"odd":"plain"}}}"#).contains("no trellis of 7 states")
         );
+        assert!(part(r#"{"sum":{"step":1e-3,"rank":1,"gain":1.0}}"#).contains("a gain of 1 is impossible here"));
+        assert!(part(r#"{"sum":{"step":1e-3,"from":"b","gain":9.0}}"#).contains("a gain of 9 is impossible here"));
         assert!(part(r#"{"sum":{"step":1e-3}}"#).contains("a sum of no terms"));
         assert!(part(r#"{"matrix":{"step":1e-3}}"#).contains("missing field `grid`"));
         assert!(part(r#"{"cube":{}}"#).contains("unknown variant `cube`"));

@@ -10,6 +10,7 @@ mod losses;
 mod lossy;
 mod pack;
 mod plan;
+mod search;
 
 use std::fs;
 use std::path::{Path, PathBuf};

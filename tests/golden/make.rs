@@ -8,13 +8,12 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use tiepack::artifact::open::decode;
-use tiepack::compile::{self, Effort, Heal, Options, compile};
+use tiepack::compile::{self, Effort, Options, compile};
 use tiepack::ingest::{Config, Dtype, RawTensor, Source, TieMap};
 use tiepack::model::{Model, Structure, build};
 use tiepack::nets::{self, Form};
 use tiepack::plan::{Grid, Made, Odd, PLAN_VERSION, Part, Plan};
 use tiepack::progress::Silent;
-use tiepack::train::objective::Objective;
 
 use crate::{FOLDER, FOREIGN, LOSSLESS, QUANTIZED, hashes};
 
@@ -114,8 +113,18 @@ fn foreign() -> Model {
 fn foreign_plan(model: &Model) -> Plan {
     let grid = |states, odd| Grid { states, odd };
     let step = 5e-4;
-    let sum = |from: Option<&str>, rank, residual| Made::Sum { step, from: from.map(String::from), rank, residual };
-    let part = |tensors: &[&str], made| Part { tensors: tensors.iter().map(ToString::to_string).collect(), made };
+    let sum = |from: Option<&str>, rank, residual| Made::Sum {
+        step,
+        from: from.map(String::from),
+        gain: None,
+        rank,
+        residual,
+    };
+    let part = |tensors: &[&str], made| Part {
+        tensors: tensors.iter().map(ToString::to_string).collect(),
+        mean_of: Vec::new(),
+        made,
+    };
     let (first, second) = ("h.0.mixer.weight", "h.1.mixer.weight");
     let parts = vec![
         part(&[first], Made::Matrix { step, grid: grid(16, Odd::Plain) }),
@@ -141,22 +150,7 @@ fn make() {
         tokens.push(if noise.bits().is_multiple_of(4) { (noise.bits() % 64) as u16 } else { (last + 1) % 64 });
     }
     let mut expected = Map::new();
-    let options = |cap| Options {
-        cap,
-        includes: 0,
-        effort: Effort::Fast,
-        seed: 0,
-        lossless: false,
-        calib_rows: None,
-        cache: None,
-        curvature: compile::Source::Measured,
-        plan: None,
-        heal: Heal::Off,
-        objective: Objective::Kl,
-        checkpoint: None,
-        resume: false,
-        stop: Box::new(|| false),
-    };
+    let options = |cap| Options::new(cap, Effort::Fast);
     let foreign = foreign();
     let planned = Options { curvature: compile::Source::Flat, plan: Some(foreign_plan(&foreign)), ..options(20_000) };
     for (name, model, options) in [

@@ -77,7 +77,8 @@ fn start(model: &Model, copies: bool) -> Start {
             }
             Some(from) => {
                 let reference = Some(&out.decoded[from][..]);
-                let bytes = sum::encode(w, &metric, STEP, &sum::Terms { reference, rank: 2, residual: None }).bytes;
+                let bytes =
+                    sum::encode(w, &metric, STEP, &sum::Terms { reference, gain: None, rank: 2, residual: None }).bytes;
                 let (gain, term) = sum::read_start(&bytes, rows, cols).unwrap();
                 (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, None))))
             }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, Tensor, Var};
 use serde_json::Value;
 use tiepack::artifact::open::decode;
-use tiepack::compile::{Effort, Heal, Options, Source, compile};
+use tiepack::compile::{Effort, Options, compile};
 use tiepack::eval::compare::losses;
 use tiepack::eval::logits::log_softmax;
 use tiepack::eval::windows::Windows;
@@ -18,7 +18,6 @@ use tiepack::model::{Model, build};
 use tiepack::nets::ops::linear::{Recorder, linear_transposed};
 use tiepack::nets::{self, Layers, Plain};
 use tiepack::progress::Silent;
-use tiepack::train::objective::Objective;
 
 const FOLDER: &str = "fixtures/parity";
 
@@ -92,23 +91,8 @@ fn every_family_is_packed_and_comes_back() {
         let (model, _) = load(&folder);
         let net = model.network().unwrap();
         let calib = noise(net.vocab_size(), 24 * net.context() + 1);
-        let options = Options {
-            // Four bits a weight, and the control tensors.
-            cap: (model.weights() / 2 + 6_000) as u64,
-            includes: 0,
-            effort: Effort::Fast,
-            seed: 0,
-            lossless: false,
-            calib_rows: None,
-            cache: None,
-            curvature: Source::Measured,
-            plan: None,
-            heal: Heal::Off,
-            objective: Objective::Kl,
-            checkpoint: None,
-            resume: false,
-            stop: Box::new(|| false),
-        };
+        // Four bits a weight, and the control tensors.
+        let options = Options::new((model.weights() / 2 + 6_000) as u64, Effort::Fast);
         let compiled = compile(&model, Some(&calib), &options, &Silent).unwrap();
         assert!(compiled.bytes.len() as u64 <= options.cap);
         assert!(compiled.silent.is_empty(), "{}: {:?}", folder.display(), compiled.silent);

@@ -12,6 +12,8 @@ use crate::code::quantize::metric::Metric;
 pub struct Terms<'a> {
     /// P, decoded, of the matrix's own shape; `None`: no such term.
     pub reference: Option<&'a [f32]>,
+    /// α; `None`: the best by least squares.
+    pub gain: Option<f64>,
     /// Rank of the low-rank term; 0: no such term.
     pub rank: usize,
     /// How the residual is searched and coded; `None`: no such term.
@@ -30,6 +32,27 @@ pub struct Coded {
 /// Each term takes what the earlier ones left, under the metric: the gain by least squares, the low-rank term by the
 /// singular values of the whitened rest (LQER, arXiv:2402.02446; EoRA, arXiv:2410.21271), the residual as codec 1 does.
 pub fn encode(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Coded {
+    let Start { mut bytes, rest } = start(w, metric, c, terms);
+    let loss = match terms.residual {
+        Some(settings) => {
+            let coded = matrix::encode(&rest, metric, c, settings, &matrix::settled(&rest, metric, c, settings));
+            bytes.extend(&coded.bytes);
+            coded.loss
+        }
+        None => loss(&rest, metric),
+    };
+    Coded { bytes, loss }
+}
+
+/// The stream of a sum up to its residual.
+pub struct Start {
+    pub bytes: Vec<u8>,
+    /// What the residual has to be (R, C); where there is none, what is lost.
+    pub rest: Vec<f32>,
+}
+
+/// The terms before the residual, as [`encode`] finds them.
+pub fn start(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Start {
     let (rows, cols) = (metric.rows, metric.cols);
     let flag = |there: bool, bit: u8| if there { bit } else { 0 };
     let kind = flag(terms.reference.is_some(), REFERENCE)
@@ -38,7 +61,10 @@ pub fn encode(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Coded {
     let mut bytes = vec![kind];
     let mut sum = None;
     if let Some(reference) = terms.reference {
-        let gain = gain(w, reference, metric);
+        let gain = match terms.gain {
+            Some(gain) => fixed(gain),
+            None => gain(w, reference, metric),
+        };
         bytes.extend(gain.to_le_bytes());
         sum = Some(scaled(reference, gain));
     }
@@ -47,16 +73,16 @@ pub fn encode(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Coded {
         term.encode(&mut bytes, rows, cols);
         add(&mut sum, term.product(rows, cols));
     }
-    let rest = rest(w, &sum);
-    let loss = match terms.residual {
-        Some(settings) => {
-            let coded = matrix::encode(&rest, metric, c, settings, &matrix::settled(&rest, metric, c, settings));
-            bytes.extend(&coded.bytes);
-            coded.loss
-        }
-        None => 0.5 * metric.whiten(&rest).iter().map(|v| f64::from(v * v)).sum::<f64>(),
-    };
-    Coded { bytes, loss }
+    Start { bytes, rest: rest(w, &sum) }
+}
+
+/// What leaving `rest` (R, C) out costs, nats per token.
+pub fn loss(rest: &[f32], metric: &Metric) -> f64 {
+    0.5 * metric.whiten(rest).iter().map(|v| f64::from(v * v)).sum::<f64>()
+}
+
+fn fixed(gain: f64) -> i16 {
+    (gain * f64::from(GAIN_ONE)).round().clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16
 }
 
 fn rest(w: &[f32], sum: &Option<Vec<f32>>) -> Vec<f32> {
@@ -72,7 +98,7 @@ fn gain(w: &[f32], reference: &[f32], metric: &Metric) -> i16 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let energy = dot(&p, &p);
     let slope = if energy > 0.0 { dot(&w, &p) / energy } else { 0.0 };
-    (slope * f64::from(GAIN_ONE)).round().clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16
+    fixed(slope)
 }
 
 /// The first `rank` components of `w` under the metric, on grids of equal slope with step size `c`.
@@ -152,7 +178,7 @@ mod tests {
 
     fn loss(w: &[f32], back: &[f32], metric: &Metric) -> f64 {
         let e: Vec<f32> = w.iter().zip(back).map(|(a, b)| a - b).collect();
-        0.5 * metric.whiten(&e).iter().map(|v| f64::from(v * v)).sum::<f64>()
+        super::loss(&e, metric)
     }
 
     #[test]
@@ -164,7 +190,7 @@ mod tests {
             .map(|k| 0.625 * p[k] + (0..2).map(|r| a[r * rows + k / cols] * b[r * cols + k % cols]).sum::<f32>())
             .collect();
         let size = |rank: usize, reference: Option<&[f32]>| {
-            let coded = encode(&planted, &metric, 1e-3, &Terms { reference, rank, residual: None });
+            let coded = encode(&planted, &metric, 1e-3, &Terms { reference, gain: None, rank, residual: None });
             let back = decode(&coded.bytes, rows, cols, reference).unwrap();
             assert!((loss(&planted, &back, &metric) - coded.loss).abs() <= 1e-3 * coded.loss + 1e-9);
             coded.loss
@@ -189,7 +215,7 @@ mod tests {
             let settings = settings();
             let reference = (parts & 1 != 0).then_some(&p[..]);
             let residual = (parts & 2 != 0 || rank == 0 && reference.is_none()).then_some(&settings);
-            let coded = encode(&w, &metric, 0.02, &Terms { reference, rank: rank.min(rows).min(cols), residual });
+            let coded = encode(&w, &metric, 0.02, &Terms { reference, gain: None, rank: rank.min(rows).min(cols), residual });
             let back = decode(&coded.bytes, rows, cols, reference).unwrap();
             let loss = loss(&w, &back, &metric);
             prop_assert!((loss - coded.loss).abs() <= 0.02 * coded.loss + 1e-6, "{} against {}", loss, coded.loss);

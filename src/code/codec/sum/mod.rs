@@ -16,7 +16,7 @@ mod low_rank;
 mod terms;
 
 pub use decode::decode;
-pub use encode::{Coded, Terms, encode};
+pub use encode::{Coded, Start, Terms, encode, loss, start};
 pub use low_rank::{LowRank, MOST};
 pub use terms::{add_up, gain_value, read_start, write};
 

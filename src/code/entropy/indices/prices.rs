@@ -15,6 +15,7 @@ const BUCKETS: usize = 64;
 const BUCKET_LOG: i32 = 4;
 
 /// What indices cost, for rate-aware rounding in a second pass.
+#[derive(Clone)]
 pub struct Prices {
     /// (BUCKETS, 2 grids, PRICED ranks of [`crate::code::grid::trellis::Trellis::rank`]): bits, the sign included.
     pub table: Vec<f32>,

@@ -1,0 +1,294 @@
+//! Trials in other processes, which share nothing but a folder: here or on other machines, started by us or by anybody.
+//!
+//! `N.task` is a task, `N.claim` says that somebody is at it, `N.result` is what came of it, `end` sends everybody home. Files come
+//! into being whole: they are written under another name and renamed.
+
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::plan::climb::{Judge, Look, Packed, Worth};
+use crate::plan::moves::Candidate;
+
+/// Between two looks into the folder.
+const PAUSE: Duration = Duration::from_millis(20);
+/// A worker goes home by itself when nobody has wanted anything for so long.
+const PATIENCE: Duration = Duration::from_secs(900);
+const END: &str = "end";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Task {
+    /// What run it belongs to: a worker of other options would find something else.
+    run: String,
+    candidate: Candidate,
+    what: What,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    /// Pack it; above this KL nobody wants to know how much (`None`: everybody does).
+    Pack(Option<f64>),
+    /// Look at it as a change of a base.
+    Look { base: Candidate, packed: Packed, worth: Worth },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Came {
+    Packed(Packed),
+    Look(Look),
+    Failed(String),
+}
+
+fn path(folder: &Path, task: usize, what: &str) -> PathBuf {
+    folder.join(format!("{task:06}.{what}"))
+}
+
+/// Writes a file that is whole as soon as it is there.
+fn put(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_string(value).map_err(|e| Error::compute(format!("cannot write {}: {e}", path.display())))?;
+    let part = path.with_extension(format!("part{}", std::process::id()));
+    std::fs::write(&part, text).map_err(|e| Error::io("write", &part, e))?;
+    std::fs::rename(&part, path).map_err(|e| Error::io("write", path, e))
+}
+
+/// Hands trials out. The price of a byte is measured here.
+pub(super) struct Farm<J> {
+    local: J,
+    folder: PathBuf,
+    workers: Vec<Child>,
+    run: String,
+    next: usize,
+    base: Option<(Candidate, Packed)>,
+}
+
+impl<J: Judge> Farm<J> {
+    /// # Errors
+    /// Input, when tasks of another run lie in the folder.
+    pub fn new(local: J, folder: &Path, workers: Vec<Child>, run: &str) -> Result<Self> {
+        let farm = Farm { local, folder: folder.to_path_buf(), workers, run: run.to_string(), next: 0, base: None };
+        match path(folder, 0, "task").exists() || folder.join(END).exists() {
+            true => Err(Error::input(format!("{}: tasks of another search lie there", folder.display()))
+                .hint("name an empty folder with --job-folder")),
+            false => Ok(farm),
+        }
+    }
+
+    fn ask(&mut self, tasks: Vec<Task>) -> Result<Vec<Came>> {
+        let first = self.next;
+        for task in &tasks {
+            put(&path(&self.folder, self.next, "task"), task)?;
+            self.next += 1;
+        }
+        (first..self.next).map(|task| self.wait(task)).collect()
+    }
+
+    fn wait(&mut self, task: usize) -> Result<Came> {
+        let result = path(&self.folder, task, "result");
+        while !result.exists() {
+            for (at, worker) in self.workers.iter_mut().enumerate() {
+                if let Ok(Some(status)) = worker.try_wait()
+                    && !result.exists()
+                {
+                    return Err(Error::compute(format!("worker {at} ended ({status}) before the search did"))
+                        .hint("what it said stands above; without --jobs the search runs in this process"));
+                }
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let text = std::fs::read_to_string(&result).map_err(|e| Error::io("read", &result, e))?;
+        match serde_json::from_str(&text) {
+            Ok(Came::Failed(why)) => Err(Error::compute(format!("a worker failed: {why}"))),
+            Ok(came) => Ok(came),
+            Err(e) => Err(nonsense(&result, &e.to_string())),
+        }
+    }
+}
+
+fn nonsense(path: &Path, why: &str) -> Error {
+    Error::compute(format!("{}: a worker answered nonsense: {why}", path.display()))
+        .hint("are all workers of this version of tiepack?")
+}
+
+impl<J: Judge> Judge for Farm<J> {
+    fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>> {
+        let task = |c: &Candidate| Task {
+            run: self.run.clone(),
+            candidate: c.clone(),
+            what: What::Pack(limit.is_finite().then_some(limit)),
+        };
+        let came = self.ask(candidates.iter().map(task).collect())?;
+        let packed = |came| match came {
+            Came::Packed(packed) => Ok(packed),
+            other => Err(nonsense(&self.folder, &format!("{other:?} to a pack"))),
+        };
+        came.into_iter().map(packed).collect()
+    }
+
+    fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
+        self.base = Some((base.clone(), packed.clone()));
+        self.local.settle(base, packed)
+    }
+
+    fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
+        let base = self.base.clone();
+        let (base, packed) = base.ok_or_else(|| Error::compute("nothing was made the base of a search"))?;
+        let task = |c: &Candidate| Task {
+            run: self.run.clone(),
+            candidate: c.clone(),
+            what: What::Look { base: base.clone(), packed: packed.clone(), worth: *worth },
+        };
+        let came = self.ask(candidates.iter().map(task).collect())?;
+        let look = |came| match came {
+            Came::Look(look) => Ok(look),
+            other => Err(nonsense(&self.folder, &format!("{other:?} to a look"))),
+        };
+        came.into_iter().map(look).collect()
+    }
+}
+
+impl<J> Drop for Farm<J> {
+    /// Sends the workers home. They may be at a task that nobody waits for any more.
+    fn drop(&mut self) {
+        // If this cannot be written the workers end when nothing comes.
+        let _ = std::fs::write(self.folder.join(END), "");
+        for worker in &mut self.workers {
+            let _ = worker.wait();
+        }
+    }
+}
+
+/// Does the tasks of a folder until it is told to end; returns how many it did.
+///
+/// # Errors
+/// Input, when the folder cannot be read. What goes wrong with a task is told to whoever waits for it.
+pub(super) fn serve<J: Judge>(judge: &mut J, folder: &Path, run: &str) -> Result<usize> {
+    let (mut done, mut next, mut last) = (0, 0, Instant::now());
+    let mut settled: Option<String> = None;
+    loop {
+        if folder.join(END).exists() || !folder.is_dir() || last.elapsed() > PATIENCE {
+            return Ok(done);
+        }
+        let task = path(folder, next, "task");
+        if !task.exists() {
+            std::thread::sleep(PAUSE);
+            continue;
+        }
+        let claim = path(folder, next, "claim");
+        next += 1;
+        // Only one can make it.
+        if std::fs::OpenOptions::new().write(true).create_new(true).open(&claim).is_err() {
+            continue;
+        }
+        let came = work(judge, &task, run, &mut settled).unwrap_or_else(|e| Came::Failed(e.message));
+        put(&path(folder, next - 1, "result"), &came)?;
+        (done, last) = (done + 1, Instant::now());
+    }
+}
+
+fn work<J: Judge>(judge: &mut J, path: &Path, run: &str, settled: &mut Option<String>) -> Result<Came> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let task: Task = serde_json::from_str(&text).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+    if task.run != run {
+        return Err(Error::input("the worker was started for another model, or with other options"));
+    }
+    let one = std::slice::from_ref(&task.candidate);
+    let nothing = || Error::compute("a judge that says nothing");
+    match &task.what {
+        What::Pack(limit) => {
+            let packed = judge.pack(one, limit.unwrap_or(f64::INFINITY))?.pop().ok_or_else(nothing)?;
+            Ok(Came::Packed(packed))
+        }
+        What::Look { base, packed, worth } => {
+            let scheme = base.scheme.digest();
+            if settled.as_ref() != Some(&scheme) {
+                judge.settle(base, packed)?;
+                *settled = Some(scheme);
+            }
+            Ok(Came::Look(judge.look(one, worth)?.pop().ok_or_else(nothing)?))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+    use crate::plan::scheme::Scheme;
+
+    /// Says the name of what it is asked, as a number.
+    struct Echo;
+
+    impl Judge for Echo {
+        fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>> {
+            let bytes = |c: &Candidate| c.name.parse().map_err(|_| Error::compute(format!("{} is no number", c.name)));
+            let packed = |c: &Candidate| {
+                let rows = vec![limit.min(9.0), 1.0 / 3.0];
+                Ok(Packed { step: 0.1, bytes: bytes(c)?, fits: true, predicted: 0.0, rows, complete: true })
+            };
+            candidates.iter().map(packed).collect()
+        }
+
+        fn settle(&mut self, _: &Candidate, _: &Packed) -> Result<f64> {
+            Ok(0.5)
+        }
+
+        fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
+            let look = |_| Look { kl: worth.kl, error: 0.0, complete: true, saved: 1.0, predicted: 0.0 };
+            Ok(candidates.iter().map(look).collect())
+        }
+    }
+
+    fn candidate(name: &str) -> Candidate {
+        Candidate { name: name.into(), scheme: Scheme::default() }
+    }
+
+    #[test]
+    fn several_workers_do_each_task_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().to_path_buf();
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                let folder = folder.clone();
+                std::thread::spawn(move || serve(&mut Echo, &folder, "run").unwrap())
+            })
+            .collect();
+        let mut farm = Farm::new(Echo, &folder, Vec::new(), "run").unwrap();
+        let names: Vec<Candidate> = (0..20).map(|n| candidate(&n.to_string())).collect();
+        let packed = farm.pack(&names, f64::INFINITY).unwrap();
+        assert_eq!(packed.iter().map(|p| p.bytes).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        assert_eq!(packed[7], Echo.pack(&names[7..8], f64::INFINITY).unwrap()[0]);
+        farm.settle(&names[0], &packed[0]).unwrap();
+        let worth = Worth { kl: 0.7, price: 0.1, hope: 1.0 };
+        assert_eq!(farm.look(&names[..2], &worth).unwrap()[1].kl, 0.7);
+        // What fails in a worker fails the search; the rest goes on working.
+        assert!(farm.pack(&[candidate("x")], 1.0).unwrap_err().message.contains("a worker failed: x is no number"));
+        assert_eq!(farm.pack(&names[..1], 1.0).unwrap()[0].rows, [1.0, 1.0 / 3.0]);
+        assert!(Farm::new(Echo, &folder, Vec::new(), "run").is_err(), "a folder that was used");
+        drop(farm);
+        assert_eq!(workers.into_iter().map(|w| w.join().unwrap()).sum::<usize>(), 24);
+    }
+
+    #[test]
+    fn dead_foreign_and_raving_workers_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let dead = std::process::Command::new(std::env::current_exe().unwrap())
+            .arg("--help")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut farm = Farm::new(Echo, dir.path(), vec![dead], "run").unwrap();
+        let refused = farm.pack(&[candidate("1")], 1.0).unwrap_err();
+        assert!(refused.message.starts_with("worker 0 ended"), "{}", refused.message);
+        std::fs::write(path(dir.path(), 1, "result"), "[]").unwrap();
+        assert!(farm.pack(&[candidate("1")], 1.0).unwrap_err().message.contains("nonsense"));
+        let task = |what: &str| work(&mut Echo, &path(dir.path(), 0, what), "other", &mut None).unwrap_err().message;
+        assert!(task("task").contains("another model"));
+    }
+}

@@ -1,0 +1,224 @@
+//! Judges schemes by what they really cost: packs them into the cap and measures the KL on calibration tokens.
+
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+
+use super::metrics::Metrics;
+use super::offers::predicted;
+use super::parts::{Parts, Stream};
+use super::target::{itself, target};
+use crate::code::codec::sum;
+use crate::error::Result;
+use crate::eval::prefix::{Base, Original};
+use crate::model::Model;
+use crate::nets::{Form, Net, Params};
+use crate::plan::budget::{Encoder, approach};
+use crate::plan::climb::{Judge, Look, Packed, Worth};
+use crate::plan::moves::Candidate;
+use crate::plan::scheme::{Choice, Scheme};
+use crate::progress::Progress;
+
+/// How near the cap a scheme is packed to be compared with others.
+const CLOSE: f64 = 1e-3;
+/// Octaves of the step size over which the price of a byte is measured: about what leaving a layer out buys.
+const PRICE_OCTAVES: f64 = 0.2;
+/// Bits of an integer in a low-rank factor, for changes that are looked at.
+const FACTOR_BITS: f64 = 5.0;
+
+/// A packed scheme with its decoded tensors.
+struct Coded {
+    scheme: Scheme,
+    step: f64,
+    size: u64,
+    predicted: f64,
+    streams: Vec<Option<Stream>>,
+    decoded: Vec<Vec<f32>>,
+}
+
+/// The base of what is looked at.
+struct Settled<'a> {
+    coded: Coded,
+    base: Base<'a>,
+}
+
+/// Judges on this machine.
+pub(super) struct Local<'a> {
+    model: &'a Model,
+    metrics: &'a Metrics<'a>,
+    net: &'a dyn Net,
+    original: &'a Original<'a>,
+    parts: Parts<'a>,
+    /// Step size from which every scheme is brought to the cap.
+    start: f64,
+    budget: u64,
+    base: Option<Settled<'a>>,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Local<'a> {
+    pub fn new(
+        (model, metrics): (&'a Model, &'a Metrics<'a>),
+        (net, original): (&'a dyn Net, &'a Original<'a>),
+        parts: Parts<'a>,
+        start: f64,
+        budget: u64,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Local { model, metrics, net, original, parts, start, budget, base: None, progress }
+    }
+
+    /// Brings a scheme to the cap.
+    fn code(&self, scheme: &Scheme) -> Result<(Coded, Parts<'a>)> {
+        let mut parts = self.parts.under(scheme);
+        let near = approach(&mut parts, self.budget, self.start, CLOSE)?;
+        let streams = parts.by_stored(&near.parts);
+        let predicted = near.parts.iter().map(|part| part.loss).sum();
+        let decoded = parts.finish(near.parts)?.pieces.decoded;
+        let coded = Coded { scheme: scheme.clone(), step: near.step, size: near.size, predicted, streams, decoded };
+        Ok((coded, parts))
+    }
+
+    /// Tensors by name.
+    fn named(&self, data: &[(usize, &[f32])]) -> Result<Params> {
+        let mut params = Params::new();
+        for (stored, data) in data {
+            let tensor = candle_core::Tensor::from_slice(data, self.model.shape(*stored), self.model.device())?;
+            for spec in self.model.uses(*stored) {
+                params.insert(self.model.specs[spec].name.clone(), tensor.clone());
+            }
+        }
+        self.model.device().synchronize()?;
+        Ok(params)
+    }
+
+    fn params(&self, decoded: &[Vec<f32>]) -> Result<Params> {
+        self.named(&decoded.iter().enumerate().map(|(i, data)| (i, &data[..])).collect::<Vec<_>>())
+    }
+
+    fn pack_one(&self, scheme: &Scheme, limit: f64) -> Result<Packed> {
+        let (coded, _) = self.code(scheme)?;
+        let measured = self.original.measure(self.net, &self.params(&coded.decoded)?, limit)?;
+        Ok(Packed {
+            step: coded.step,
+            bytes: coded.size,
+            fits: coded.size as f64 <= (1.0 + 2.0 * CLOSE) * self.budget as f64,
+            predicted: coded.predicted,
+            rows: measured.rows,
+            complete: measured.complete,
+        })
+    }
+
+    /// A change of the base without quantizing what it changes.
+    fn look_one(&self, settled: &Settled, scheme: &Scheme, worth: &Worth) -> Result<Look> {
+        let Settled { coded, base } = settled;
+        let matrices = (0..self.model.stored.len()).filter(|i| self.model.spec(*i).form != Form::Vector);
+        let other =
+            |m: usize| scheme.choice(m) != coded.scheme.choice(m) || scheme.mean_of(m) != coded.scheme.mean_of(m);
+        let mut changed: BTreeSet<usize> = BTreeSet::new();
+        for m in matrices {
+            if other(m) || scheme.from(m).is_some_and(|from| changed.contains(&from)) {
+                changed.insert(m);
+            }
+        }
+        // Matrices that start from one another have one role: roles side by side.
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for &m in &changed {
+            match groups.iter_mut().find(|g| scheme.from(m).is_some_and(|from| g.contains(&from))) {
+                Some(group) => group.push(m),
+                None => groups.push(vec![m]),
+            }
+        }
+        let made: Vec<Vec<Change>> = groups.into_par_iter().map(|group| self.changes(coded, scheme, &group)).collect();
+        let made: Vec<Change> = made.into_iter().flatten().collect();
+        let saved: f64 = made.iter().map(|c| c.saved).sum();
+        let predicted: f64 = made.iter().map(|c| c.predicted).sum();
+        if saved <= 0.0 {
+            return Ok(Look { kl: worth.kl, error: 0.0, complete: false, saved, predicted });
+        }
+        let layers =
+            changed.iter().flat_map(|m| self.model.uses(*m)).map(|spec| self.model.specs[spec].layer).collect();
+        let data: Vec<(usize, &[f32])> = made.iter().map(|c| (c.stored, &c.data[..])).collect();
+        let measured = base.variant(self.named(&data)?, &layers, worth.limit(saved))?;
+        // Text has no infinity.
+        let error = measured.standard_error().min(f64::MAX);
+        Ok(Look { kl: measured.mean(), error, complete: measured.complete, saved, predicted })
+    }
+
+    /// What matrices that start from one another become.
+    fn changes(&self, coded: &Coded, scheme: &Scheme, group: &[usize]) -> Vec<Change> {
+        let size = |m: usize| coded.streams[m].as_ref().map_or(0.0, |s| s.bytes.len() as f64);
+        let lost = |m: usize| coded.streams[m].as_ref().map_or(0.0, |s| s.loss);
+        let mut made: Vec<Change> = Vec::new();
+        for &m in group {
+            let own = itself(self.model, self.metrics, m);
+            let (rows, cols) = (own.metric.rows, own.metric.cols);
+            let (data, takes) = match scheme.choice(m) {
+                Choice::Zero => (vec![0.0; rows * cols], 0.0),
+                Choice::Alone => {
+                    let of = scheme.mean_of(m);
+                    // As many bytes as those that it stands for take on the average; what is a copy by now takes none.
+                    let sizes: Vec<f64> = of.iter().copied().chain([m]).map(size).filter(|s| *s > 64.0).collect();
+                    let takes = sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
+                    (target(self.model, self.metrics, m, (of, &[])).w.into_owned(), takes)
+                }
+                Choice::Sum { from, unit, rank, residual } => {
+                    let reference = from.map(|from| {
+                        made.iter().find(|c| c.stored == from).map_or(&coded.decoded[from][..], |c| &c.data[..])
+                    });
+                    let terms = sum::Terms { reference, gain: unit.then_some(1.0), rank, residual: None };
+                    let step = coded.step / own.correction.sqrt();
+                    let rest = sum::start(&own.w, &own.metric, step, &terms).rest;
+                    let takes = (rank * (rows + cols)) as f64 * FACTOR_BITS / 8.0;
+                    match residual {
+                        true => (own.w.to_vec(), size(m)),
+                        false => (own.w.iter().zip(&rest).map(|(w, r)| w - r).collect(), takes),
+                    }
+                }
+            };
+            let predicted = predicted(&own, &data) - lost(m);
+            made.push(Change { stored: m, saved: size(m) - takes, predicted, data });
+        }
+        made
+    }
+}
+
+/// What a stored matrix becomes.
+struct Change {
+    stored: usize,
+    data: Vec<f32>,
+    /// Bytes that it takes less.
+    saved: f64,
+    /// Nats that the quadratic says it loses more.
+    predicted: f64,
+}
+
+impl Judge for Local<'_> {
+    fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>> {
+        candidates.iter().map(|c| self.pack_one(&c.scheme, limit)).collect()
+    }
+
+    fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
+        let (coded, mut parts) = self.code(&base.scheme)?;
+        let finer = coded.step * (-PRICE_OCTAVES).exp2();
+        let more = parts.encode(finer)?;
+        let size = parts.file_size(&more)?;
+        let better =
+            self.original.measure(self.net, &self.params(&parts.finish(more)?.pieces.decoded)?, f64::INFINITY)?;
+        let price = (packed.kl() - better.mean()).max(0.0) / (size as f64 - coded.size as f64).max(1.0);
+        let base = Base::new(self.net, self.original, self.params(&coded.decoded)?)?;
+        self.base = Some(Settled { coded, base });
+        Ok(price)
+    }
+
+    fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
+        let settled = self.base.as_ref();
+        let settled = settled.ok_or_else(|| crate::error::Error::compute("nothing was made the base of a search"))?;
+        let look = |c: &Candidate| {
+            let look = self.look_one(settled, &c.scheme, worth);
+            self.progress.advance(1);
+            look
+        };
+        candidates.iter().map(look).collect()
+    }
+}

@@ -1,0 +1,311 @@
+//! What a matrix may be made of beside being stored alone: by one Lagrangian, predicted loss plus the price of its bytes.
+//!
+//! Everything is screened before anything is coded: pairs by their correlation, low-rank terms by the largest singular
+//! value, and what is left by its rate in theory. What looks better is really coded, and kept if it is.
+
+use std::collections::BTreeMap;
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::metrics::Metrics;
+use super::parts::{GRANULAR, NATS_PER_BYTE, Parts, Stream};
+use super::target::{Target, itself};
+use crate::code::codec::sum;
+use crate::code::codec::vectors::EQUAL_SLOPE;
+use crate::error::Result;
+use crate::model::Model;
+use crate::plan::scheme::{Choice, Scheme};
+use crate::plan::shape::Table;
+
+/// Bytes that an entry of a sum takes in the header and before its terms.
+const ENTRY: f64 = 8.0;
+/// What an offer must gain in theory to be coded, as a share of what the matrix costs alone, and in bytes.
+const WORTH: (f64, f64) = (0.002, 16.0);
+/// Highest rank of a term, as one in so many of the matrix's smaller side.
+const THIN: usize = 4;
+/// Offers coded for a matrix.
+const CODED: usize = 2;
+
+/// An offer, and what it costs.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub choice: Choice,
+    /// Nats more than what the matrix is made of, bytes at their price; below 0 for a better one.
+    pub more: f64,
+    /// It was coded; otherwise that is theory.
+    pub coded: bool,
+}
+
+/// What was decided for one matrix.
+pub(super) struct Decided {
+    pub stored: usize,
+    pub choice: Choice,
+    /// The best of what it was not made of.
+    pub next: Option<Offer>,
+}
+
+/// Decides what every matrix of the table is made of at step size `c`, when `alone` holds their streams.
+///
+/// # Errors
+/// Compute, when a stream cannot be read back.
+pub(super) fn decide(
+    (model, metrics): (&Model, &Metrics),
+    (parts, table): (&Parts, &Table),
+    alone: &[Option<Stream>],
+    c: f64,
+) -> Result<Vec<Decided>> {
+    // Matrices of one role start from one another, those of different roles do not.
+    let roles: Vec<Vec<usize>> = (0..table.roles.len())
+        .map(|role| {
+            let mut stored: Vec<usize> = table.layers.iter().filter_map(|layer| layer[role]).collect();
+            stored.sort_unstable();
+            stored.dedup();
+            stored.retain(|i| alone[*i].is_some());
+            stored
+        })
+        .collect();
+    let in_table: Vec<usize> = roles.iter().flatten().copied().collect();
+    let others = (0..alone.len()).filter(|i| alone[*i].is_some() && !in_table.contains(i)).map(|i| vec![i]);
+    let groups: Vec<Vec<usize>> = roles.iter().cloned().chain(others).collect();
+    let decided: Vec<Vec<Decided>> = groups
+        .into_par_iter()
+        .map(|group| {
+            let price = |stream: &Stream| stream.loss + NATS_PER_BYTE * c * c * stream.bytes.len() as f64;
+            let costs = group.iter().filter_map(|i| Some((*i, price(alone[*i].as_ref()?)))).collect();
+            let mut so_far = SoFar { scheme: Scheme::default(), costs };
+            let mut out = Vec::new();
+            for (k, &i) in group.iter().enumerate() {
+                out.push(one((model, metrics), (parts, &mut so_far), (i, &group[..k]), c)?);
+            }
+            Ok(out)
+        })
+        .collect::<Result<_>>()?;
+    let mut decided: Vec<Decided> = decided.into_iter().flatten().collect();
+    decided.sort_by_key(|d| d.stored);
+    Ok(decided)
+}
+
+/// What was decided so far about matrices that may start from one another.
+struct SoFar {
+    scheme: Scheme,
+    /// Loss and price of the bytes of each.
+    costs: BTreeMap<usize, f64>,
+}
+
+fn one(
+    (model, metrics): (&Model, &Metrics),
+    (parts, so_far): (&Parts, &mut SoFar),
+    (i, earlier): (usize, &[usize]),
+    c: f64,
+) -> Result<Decided> {
+    let Target { w, metric, correction } = itself(model, metrics, i);
+    let price = NATS_PER_BYTE * c * c;
+    let cost = so_far.costs[&i];
+    let scale = correction.sqrt() as f32;
+    let whitened = |w: &[f32]| -> Vec<f32> { metric.whiten(w).into_iter().map(|v| v * scale).collect() };
+    let own = Seen { z: whitened(&w), rows: metric.rows, cols: metric.cols, d: GRANULAR * c * c };
+    let before = own.on_grid();
+    let mut offers = vec![(Choice::Zero, 0.5 * own.energy() - before)];
+    let low_rank = |seen: &Seen, from: Option<usize>, offers: &mut Vec<(Choice, f64)>| {
+        for (rank, residual, estimate) in seen.best() {
+            if from.is_some() || rank > 0 {
+                let entry = price * ENTRY;
+                offers.push((Choice::Sum { from, unit: false, rank, residual }, estimate + entry - before));
+            }
+        }
+    };
+    low_rank(&own, None, &mut offers);
+    // A multiple of P that explains ρ² of the energy saves ½ log₂ 1/(1 − ρ²) bits a weight.
+    let least = WORTH.1 * 8.0 * 2.0 * std::f64::consts::LN_2 / w.len().max(1) as f64;
+    for &j in earlier {
+        let p = &model.stored[j].data;
+        if likeness(&w, p, &metric.output) < least / 4.0 {
+            continue;
+        }
+        let z = whitened(p);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let gain = dot(&own.z, &z) / dot(&z, &z).max(f64::MIN_POSITIVE);
+        let rest: Vec<f32> = own.z.iter().zip(&z).map(|(w, p)| w - gain as f32 * p).collect();
+        low_rank(&Seen { z: rest, ..own }, Some(j), &mut offers);
+    }
+    offers.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let worth = (WORTH.0 * cost).max(WORTH.1 * price);
+    let mut tried = vec![Offer { choice: Choice::Alone, more: cost, coded: true }];
+    let mut best = (Choice::Alone, cost, Vec::new());
+    for (choice, _) in offers.iter().take_while(|(_, estimate)| *estimate < -worth).take(CODED) {
+        let scheme = so_far.scheme.clone().with(i, *choice);
+        // What it starts from changes as well: it is coded for one more.
+        let (mut its, mut costs) = (cost, Vec::new());
+        match choice {
+            Choice::Zero => its = 0.5 * own.energy(),
+            _ => {
+                for (m, stream) in parts.group_under(&scheme, i, c)? {
+                    let new = stream.loss + price * (stream.bytes.len() as f64 + if m == i { ENTRY } else { 0.0 });
+                    its += new - so_far.costs[&m];
+                    costs.push((m, new));
+                }
+            }
+        }
+        tried.push(Offer { choice: *choice, more: its, coded: true });
+        if its < best.1.min(cost - worth) {
+            best = (*choice, its, costs);
+        }
+    }
+    let (choice, lowest, costs) = best;
+    so_far.scheme = so_far.scheme.clone().with(i, choice);
+    so_far.costs.extend(costs);
+    if tried.len() == 1 {
+        // Nothing came near: what theory says of the rest.
+        let theory =
+            |(choice, more): &(Choice, f64)| Offer { choice: *choice, more: lowest + more.max(0.0), coded: false };
+        tried.extend(offers.first().map(theory));
+    }
+    let others = tried.into_iter().filter(|offer| offer.choice != choice);
+    let next = others.min_by(|a, b| a.more.total_cmp(&b.more)).map(|o| Offer { more: o.more - lowest, ..o });
+    Ok(Decided { stored: i, choice, next })
+}
+
+/// Squared cosine of two matrices, rows weighted: what the whitened correlation is about, at a fraction of its time.
+fn likeness(a: &[f32], b: &[f32], rows: &[f32]) -> f64 {
+    let cols = a.len() / rows.len().max(1);
+    let (mut ab, mut aa, mut bb) = (0f64, 0f64, 0f64);
+    for ((a, b), o) in a.chunks_exact(cols).zip(b.chunks_exact(cols)).zip(rows) {
+        let (mut x, mut y, mut z) = (0f32, 0f32, 0f32);
+        for (a, b) in a.iter().zip(b) {
+            x += a * b;
+            y += a * a;
+            z += b * b;
+        }
+        ab += f64::from(o * x);
+        aa += f64::from(o * y);
+        bb += f64::from(o * z);
+    }
+    if aa > 0.0 && bb > 0.0 { ab * ab / (aa * bb) } else { 0.0 }
+}
+
+/// A whitened matrix (R, C), seen through theory: distortion `d` a weight is what a grid leaves, twice the loss.
+struct Seen {
+    z: Vec<f32>,
+    rows: usize,
+    cols: usize,
+    d: f64,
+}
+
+impl Seen {
+    fn energy(&self) -> f64 {
+        self.z.iter().map(|v| f64::from(v * v)).sum()
+    }
+
+    /// Energies of rows and of columns.
+    fn sides(&self) -> (Vec<f64>, Vec<f64>) {
+        let (mut rows, mut cols) = (vec![0f64; self.rows], vec![0f64; self.cols]);
+        for (row, total) in self.z.chunks_exact(self.cols).zip(&mut rows) {
+            for (v, c) in row.iter().zip(&mut cols) {
+                let e = f64::from(v * v);
+                *total += e;
+                *c += e;
+            }
+        }
+        (rows, cols)
+    }
+
+    /// Loss and price of coding it on a grid: weights are as large as their rows and columns are.
+    fn on_grid(&self) -> f64 {
+        let (rows, cols) = self.sides();
+        cost(&rows, &cols, self.d)
+    }
+
+    /// Largest squared singular value, nearly: a few steps of the power iteration from the heaviest row.
+    fn strongest(&self) -> f64 {
+        let (rows, _) = self.sides();
+        let heaviest = (0..self.rows).max_by(|a, b| rows[*a].total_cmp(&rows[*b])).unwrap_or(0);
+        let mut v: Vec<f64> = self.z[heaviest * self.cols..][..self.cols].iter().map(|v| f64::from(*v)).collect();
+        let mut strength = 0.0;
+        for _ in 0..6 {
+            let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+            v.iter_mut().for_each(|v| *v /= norm);
+            let mut next = vec![0f64; self.cols];
+            strength = 0.0;
+            for row in self.z.chunks_exact(self.cols) {
+                let u: f64 = row.iter().zip(&v).map(|(r, v)| f64::from(*r) * v).sum();
+                strength += u * u;
+                next.iter_mut().zip(row).for_each(|(n, r)| *n += u * f64::from(*r));
+            }
+            v = next;
+        }
+        strength
+    }
+
+    /// What a component of this squared singular value costs to store, and loses.
+    fn component(&self, square: f64) -> f64 {
+        let c2 = self.d / GRANULAR;
+        let bits = |n: usize| n as f64 * 0.5 * (1.0 + 17.0 * square / (n as f64 * EQUAL_SLOPE.powi(2) * c2)).log2();
+        let sides = (self.rows + self.cols) as f64;
+        (bits(self.rows) + bits(self.cols)) * std::f64::consts::LN_2 * self.d + 0.5 * sides * self.d
+    }
+
+    /// The best rank, with a residual and without, and what each costs.
+    fn best(&self) -> Vec<(usize, bool, f64)> {
+        let energy = self.energy();
+        let (mut rows, mut cols) = self.sides();
+        let mut with = (0, true, cost(&rows, &cols, self.d));
+        let mut without = (0, false, 0.5 * energy);
+        let first = self.strongest();
+        // Without its strongest component: if that alone does not pay, no rank does.
+        let n = (self.rows * self.cols) as f64;
+        let rate = 0.5 * n * self.d * (energy / (energy - first).max(energy * 1e-9)).ln().min(first / (n * self.d));
+        let pays = self.component(first) < rate.max(0.5 * first.min(energy)) && energy > 0.0;
+        if pays
+            && let Ok(svd) =
+                Mat::<f64>::from_fn(self.rows, self.cols, |i, j| f64::from(self.z[i * self.cols + j])).thin_svd()
+        {
+            let (mut spent, mut left) = (0.0, energy);
+            for k in 0..self.rows.min(self.cols) / THIN {
+                let square = svd.S()[k] * svd.S()[k];
+                spent += self.component(square);
+                left -= square;
+                rows.iter_mut().enumerate().for_each(|(i, r)| *r -= square * svd.U()[(i, k)].powi(2));
+                cols.iter_mut().enumerate().for_each(|(j, c)| *c -= square * svd.V()[(j, k)].powi(2));
+                let on_grid = spent + cost(&rows, &cols, self.d);
+                if on_grid < with.2 {
+                    with = (k + 1, true, on_grid);
+                }
+                let bare = spent + 0.5 * left.max(0.0);
+                if bare < without.2 {
+                    without = (k + 1, false, bare);
+                }
+            }
+        }
+        vec![with, without]
+    }
+}
+
+/// A weight of variance v on a grid that leaves d loses ½ vd/(v+d) and takes ½ log₂(1+v/d) bits, at ln 2 · d a bit.
+fn cost(rows: &[f64], cols: &[f64], d: f64) -> f64 {
+    let total: f64 = rows.iter().sum();
+    if total <= 0.0 {
+        return 0.0;
+    }
+    let mut sum = 0.0;
+    for r in rows {
+        let mut product = 1f64;
+        for c in cols {
+            let v = (r * c / total).max(0.0) / d;
+            sum += 0.5 * v / (1.0 + v);
+            product *= 1.0 + v;
+            if product > 1e200 {
+                sum += 0.5 * product.ln();
+                product = 1.0;
+            }
+        }
+        sum += 0.5 * product.ln();
+    }
+    sum * d
+}
+
+/// What a sum or a matrix left out loses, by the quadratic, nats per token: `w` is what it is, `becomes` what it will be.
+pub(super) fn predicted(target: &Target, becomes: &[f32]) -> f64 {
+    let rest: Vec<f32> = target.w.iter().zip(becomes).map(|(w, b)| w - b).collect();
+    target.correction * sum::loss(&rest, &target.metric)
+}

@@ -1,0 +1,138 @@
+//! What became of every layer and role, what it takes, what it costs, and what the next best would have cost.
+
+use serde::Serialize;
+
+use super::offers::Decided;
+use super::parts::Finished;
+use super::search::of;
+use crate::model::Model;
+use crate::nets::Form;
+use crate::plan::Made;
+use crate::plan::climb::{Climbed, Seen};
+use crate::plan::scheme::Choice;
+
+/// Changes that a report names.
+const NAMED: usize = 12;
+
+/// The structure that was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Structure {
+    pub rows: Vec<Row>,
+    /// `None`: whole layers were not searched.
+    pub search: Option<Searched>,
+}
+
+/// One stored matrix.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub tensor: String,
+    pub role: String,
+    /// Layers that use it; empty for one outside all layers.
+    pub layers: Vec<usize>,
+    /// What it is made of, as a person would say it.
+    pub made: String,
+    pub bytes: u64,
+    /// Predicted loss, nats per token.
+    pub nats: f64,
+    /// The best of what it was not made of, if anything was asked.
+    pub next: Option<Next>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Next {
+    pub made: String,
+    /// Nats more, with its bytes at their price.
+    pub more: f64,
+    /// It was coded; otherwise that is theory.
+    pub coded: bool,
+}
+
+/// How the search over whole layers went. Figures are nats per token on the calibration tokens that it judges by.
+#[derive(Debug, Clone, Serialize)]
+pub struct Searched {
+    /// Candidates looked at or packed.
+    pub trials: usize,
+    /// Nothing more could pay; otherwise it ended at its bounds.
+    pub finished: bool,
+    /// KL of what it started from, and of what it found.
+    pub start: f64,
+    pub found: f64,
+    /// Changes that were kept, in order.
+    pub kept: Vec<String>,
+    /// Nats that a byte buys at the end.
+    pub price: f64,
+    /// Changes that came nearest to paying, the nearest first.
+    pub nearest: Vec<Seen>,
+}
+
+impl Searched {
+    pub(super) fn new(climbed: &Climbed) -> Searched {
+        Searched {
+            trials: climbed.trials,
+            finished: climbed.finished,
+            start: climbed.start.kl(),
+            found: climbed.packed.kl(),
+            kept: climbed.kept.clone(),
+            price: climbed.price,
+            nearest: climbed.seen.iter().filter(|seen| seen.look.saved > 0.0).take(NAMED).cloned().collect(),
+        }
+    }
+}
+
+impl Structure {
+    pub(super) fn new(model: &Model, finished: &Finished, decided: &[Decided], search: Option<Searched>) -> Structure {
+        let mut rows = Vec::new();
+        for (part, entry) in finished.plan.parts.iter().zip(&finished.pieces.entries) {
+            for &t in &entry.tensors {
+                let stored = t as usize;
+                if model.spec(stored).form == Form::Vector {
+                    continue;
+                }
+                let spec = model.spec(stored);
+                let next = of(decided, stored).and_then(|d| d.next.as_ref());
+                let mut layers: Vec<usize> =
+                    model.uses(stored).into_iter().filter_map(|u| model.specs[u].layer).collect();
+                layers.dedup();
+                rows.push(Row {
+                    tensor: spec.name.clone(),
+                    role: spec.role.clone(),
+                    layers,
+                    made: words(&part.made, part.mean_of.len()),
+                    bytes: entry.len,
+                    nats: finished.losses[stored],
+                    next: next.map(|n| Next { made: choice(model, n.choice), more: n.more, coded: n.coded }),
+                });
+            }
+        }
+        let at = |row: &Row| model.specs.iter().position(|spec| spec.name == row.tensor);
+        rows.sort_by_key(at);
+        Structure { rows, search }
+    }
+}
+
+/// `alone`, `blocks.1.mlp.fc.weight + rank 3`.
+fn words(made: &Made, mean_of: usize) -> String {
+    match made {
+        Made::Exact => "exact".into(),
+        Made::Zero => "zeros".into(),
+        Made::Vectors { .. } => "vectors".into(),
+        Made::Matrix { .. } if mean_of > 1 => format!("alone, for {mean_of}"),
+        Made::Matrix { .. } => "alone".into(),
+        Made::Sum { from, rank, residual, .. } => terms(from.as_deref(), *rank, residual.is_some()),
+    }
+}
+
+fn choice(model: &Model, choice: Choice) -> String {
+    match choice {
+        Choice::Alone => "alone".into(),
+        Choice::Zero => "zeros".into(),
+        Choice::Sum { from, rank, residual, .. } => terms(from.map(|from| &model.spec(from).name[..]), rank, residual),
+    }
+}
+
+fn terms(from: Option<&str>, rank: usize, residual: bool) -> String {
+    let rank = if rank > 0 { format!("rank {rank}") } else { String::new() };
+    let residual = if residual { "grid" } else { "" };
+    let all = [from.unwrap_or_default(), &rank, residual];
+    all.into_iter().filter(|term| !term.is_empty()).collect::<Vec<_>>().join(" + ")
+}
