@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::args::PackArgs;
+use super::bundle::{Bundled, Bundling};
 use super::files::{self, Validation};
 use super::given;
 use crate::artifact::save;
@@ -28,6 +29,8 @@ pub struct Packed {
     pub stages: Vec<Stage>,
     /// Statistics were found from an earlier run.
     pub cached_statistics: bool,
+    /// What `--bundle` made.
+    pub bundle: Option<Bundled>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,6 +65,8 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
             None => e,
         })?;
     }
+    let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
+    let overhead = bundling.as_ref().map_or(Ok(0), |b| b.overhead(&model, args.cap))?;
     let mut notes = notes(&model);
     let trial = match model.network() {
         Ok(net) if !args.no_eval => {
@@ -77,9 +82,9 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     };
     let cache = cache(args, &mut notes)?;
 
-    let options = Options {
+    let mut options = Options {
         cap: args.cap,
-        includes,
+        includes: includes + overhead,
         effort: args.effort,
         seed: args.seed,
         lossless: args.lossless,
@@ -89,11 +94,20 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         curvature,
         plan,
     };
-    let compiled = compile(&model, calib.as_deref(), &options, progress)?;
+    let (compiled, bundle) = loop {
+        let compiled = compile(&model, calib.as_deref(), &options, progress)?;
+        let bundle = bundling.as_ref().map(|b| b.make(&compiled.bytes)).transpose()?;
+        // The bundle's size was a forecast, good to a few bytes.
+        match bundle.as_ref().map_or(0, |bundle| (bundle.bytes() + includes).saturating_sub(args.cap)) {
+            0 => break (compiled, bundle),
+            over => options.includes += over,
+        }
+    };
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
     let mut verdict = prove(args, staged.path(), &model, trial.as_ref(), &compiled.bytes, progress)?;
     staged.commit()?;
+    let bundle = bundle.map(|bundle| bundle.write()).transpose()?;
     if let Some(path) = &args.write_plan {
         save::save(path, compiled.plan.to_json().as_bytes())?;
     }
@@ -104,7 +118,10 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         notes.push(Note::Unmeasured(compiled.unmeasured));
     }
     verdict.artifact.path = args.output.display().to_string();
-    verdict.budget = Some(Budget::new(verdict.artifact.bytes, includes, args.cap)?);
+    verdict.budget = Some(match &bundle {
+        None => Budget::new(verdict.artifact.bytes, includes, args.cap)?,
+        Some(bundle) => Budget::new(verdict.artifact.bytes, includes + bundle.beside(verdict.artifact.bytes), args.cap)?,
+    });
     if args.no_eval {
         verdict.notes = vec![Note::NotEvaluated];
     }
@@ -115,6 +132,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         verdict,
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
+        bundle,
     })
 }
 

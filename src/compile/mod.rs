@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use metrics::Metrics;
 use pieces::file;
+pub use pieces::header;
 
 use crate::error::{Error, Result};
 use crate::measure::Statistics;
