@@ -135,6 +135,7 @@ class Recorder(TorchFunctionMode):
         self.sums: Dict[str, _Sums] = {}
         self.vectors: Dict[str, torch.Tensor] = {}
         self.uses: Dict[int, Tuple[_Use, torch.Tensor]] = {}
+        self.tape: List[Tuple[torch.Tensor, Callable[[torch.Tensor], None]]] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -204,15 +205,13 @@ class Recorder(TorchFunctionMode):
             g = g.detach().reshape(-1, use.rows).float()
             self._of(use).record(x.reshape(-1, x.shape[-1]).float(), g, use.first)
 
-        out.register_hook(record)
+        self.tape.append((out, record))
 
     def _lookup(self, use: _Use, ids: torch.Tensor, out: torch.Tensor) -> None:
-        embedding = self.names.get(id(self.parameters[use.name])) is not None
-
         def record(g: torch.Tensor) -> None:
-            self._of(use, embedding).record_lookup(ids.reshape(-1), g.detach().reshape(-1, g.shape[-1]).float())
+            self._of(use, True).record_lookup(ids.reshape(-1), g.detach().reshape(-1, g.shape[-1]).float())
 
-        out.register_hook(record)
+        self.tape.append((out, record))
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, name: str, first: int = 0) -> torch.Tensor:
         """x (..., C) times a matrix (R, C)ᵀ that is the Parameter `name`, or its rows from `first` on.
@@ -247,9 +246,12 @@ class Recorder(TorchFunctionMode):
             raise tiepack.UsageError("a loss needs the number of tokens it sums over")
         seed = (self.seed ^ (self.batches * _BATCH)) & (2**64 - 1)
         seeds = None if scalar else cotangent(outputs, seed).to(outputs.dtype)
-        small = {n: p for n, p in self.parameters.items() if p.dim() < 2 or n not in self._matrices()}
-        wanted = list(small.values()) or [next(iter(self.parameters.values()))]
-        grads = torch.autograd.grad(outputs, wanted, seeds, allow_unused=True)
+        small = {n: p for n, p in self.parameters.items() if not _is_matrix(p)}
+        tape, self.tape = self.tape, []
+        grads = torch.autograd.grad(outputs, [*small.values(), *(out for out, _ in tape)], seeds, allow_unused=True)
+        for (_, record), g in zip(tape, grads[len(small):]):
+            if g is not None:
+                record(g)
         for name, g in zip(small, grads):
             if g is not None:
                 total = self.vectors.setdefault(name, torch.zeros_like(g, dtype=torch.float64))
@@ -258,14 +260,12 @@ class Recorder(TorchFunctionMode):
         self.tokens += tokens if tokens is not None else outputs.numel() // outputs.shape[-1]
         self.uses.clear()
 
-    def _matrices(self) -> set:
-        seen = {use.name for use, _ in self.uses.values()}
-        return seen | {n for n, p in self.parameters.items() if _is_matrix(n, p)}
-
     def statistics(self) -> "Statistics":
         """What was measured so far."""
         found: Dict[str, np.ndarray] = {}
         for name, sums in self.sums.items():
+            if not _is_matrix(self.parameters[name]):
+                continue
             trace = float(sums.input.diagonal().double().sum())
             if not math.isfinite(trace):
                 raise tiepack.ComputeError(f"the curvature of {name} came out as {trace}: its gradient overflows")
@@ -274,7 +274,7 @@ class Recorder(TorchFunctionMode):
             output = (sums.output * (1 / (root * max(self.tokens, 1)))).cpu().numpy()
             found[name + ":output"] = output[:, 0] if sums.block == 1 else output
         for name, total in self.vectors.items():
-            if name not in self.sums and not _is_matrix(name, self.parameters[name]):
+            if not _is_matrix(self.parameters[name]):
                 found[name + ":curvature"] = (total / max(self.tokens, 1)).float().cpu().numpy()
         return Statistics(found, self.tokens)
 
@@ -291,7 +291,7 @@ class Recorder(TorchFunctionMode):
         self.tokens = int(tokens)
 
 
-def _is_matrix(name: str, parameter: torch.Tensor) -> bool:
+def _is_matrix(parameter: torch.Tensor) -> bool:
     """Whether tiepack takes a tensor for a matrix: what it is without a known network."""
     return tiepack._native.is_matrix(list(parameter.shape))
 

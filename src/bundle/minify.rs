@@ -8,7 +8,7 @@ const C: &str = "B I U __builtin_clzll char clamp else exponents if indices int 
 
 /// Words of Python, of its library and of numpy that must stay: those that do not follow a dot; and what run.py is given.
 const PYTHON: &str = "CDLL ENTRIES Exception False NAME NAMES None SHAPES True ValueError abs and as bundled capture_output \
-    check compile ctypes d def dict else enumerate except exec file for from g global if import in input int isinstance iter lambda \
+    check compile ctypes d def dict else enumerate except exec file for from g getattr global if import in input int is isinstance iter lambda \
     len linecache list max min multiprocessing next not numpy or os pool print raise range re return set signed subprocess \
     sum sys tempfile try types while with x zip pass";
 
@@ -133,7 +133,8 @@ fn separate(out: &mut String, token: &str) {
     }
 }
 
-/// The most frequent names get the shortest; words in `keep` and what follows a dot stay as they are.
+/// Names that are defined outside of functions get short names of their own; all others are named anew in every function,
+/// in the order in which they appear, so that functions look alike. Words in `keep` and what follows a dot stay as they are.
 fn renamed(mut tokens: Vec<String>, keep: &str) -> Vec<String> {
     let keep: BTreeSet<&str> = keep.split_whitespace().collect();
     let name = |tokens: &[String], i: usize| {
@@ -142,22 +143,69 @@ fn renamed(mut tokens: Vec<String>, keep: &str) -> Vec<String> {
         let attribute = i > 0 && tokens[i - 1] == ".";
         word(first) && !first.is_ascii_digit() && !attribute && !token.contains('"') && !keep.contains(&token[..])
     };
+    let (parts, outside) = functions(&tokens);
     let mut uses: BTreeMap<String, usize> = BTreeMap::new();
     for i in (0..tokens.len()).filter(|i| name(&tokens, *i)) {
-        *uses.entry(tokens[i].clone()).or_default() += 1;
+        if outside[i] {
+            uses.entry(tokens[i].clone()).or_default();
+        }
+    }
+    for i in (0..tokens.len()).filter(|i| name(&tokens, *i)) {
+        if let Some(n) = uses.get_mut(&tokens[i]) {
+            *n += 1;
+        }
     }
     let mut order: Vec<(String, usize)> = uses.into_iter().collect();
     order.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-    let letters = || ('a'..='z').chain('A'..='Z');
-    let short = letters().map(String::from).chain(letters().flat_map(|a| (0..10).map(move |b| format!("{a}{b}"))));
-    let short = short.filter(|name| !keep.contains(&name[..]));
-    let names: BTreeMap<String, String> = order.into_iter().map(|(name, _)| name).zip(short).collect();
+    let shortest = |letters: std::ops::RangeInclusive<char>| {
+        let pairs = letters.clone().flat_map(|a| (0..10).map(move |b| format!("{a}{b}")));
+        letters.map(String::from).chain(pairs).filter(|name| !keep.contains(&name[..])).collect::<Vec<_>>()
+    };
+    let (inner, outer) = (shortest('a'..='z'), shortest('A'..='Z'));
+    let global: BTreeMap<String, &String> = order.into_iter().map(|(name, _)| name).zip(&outer).collect();
+    let (mut part, mut local) = (usize::MAX, BTreeMap::<String, &String>::new());
     for i in 0..tokens.len() {
+        if parts[i] != part {
+            part = parts[i];
+            local.clear();
+        }
         if name(&tokens, i) {
-            tokens[i] = names.get(&tokens[i]).cloned().unwrap_or_else(|| tokens[i].clone());
+            let next = &inner[local.len()];
+            let short = match global.get(&tokens[i]) {
+                Some(short) => short,
+                None => *local.entry(tokens[i].clone()).or_insert(next),
+            };
+            tokens[i].clone_from(short);
         }
     }
     tokens
+}
+
+/// For every token the number of the function that it is in, and whether it stands for something outside of all of them. In C a
+/// function ends with the outermost brace, in Python with a line that is not indented.
+fn functions(tokens: &[String]) -> (Vec<usize>, Vec<bool>) {
+    let (mut parts, mut outside) = (Vec::new(), Vec::new());
+    let (mut part, mut braces, mut brackets, mut inside, mut global) = (0, 0usize, 0usize, false, false);
+    let python = tokens.iter().any(|token| token.starts_with('\n'));
+    for token in tokens {
+        match &token[..] {
+            "{" | "}" if python => {}
+            "{" => braces += 1,
+            "}" => {
+                braces = braces.saturating_sub(1);
+                part += usize::from(braces == 0);
+            }
+            "(" | "[" => brackets += 1,
+            ")" | "]" => brackets = brackets.saturating_sub(1),
+            "\n" => (part, inside, global) = (part + 1, false, false),
+            "global" => global = true,
+            line if line.starts_with('\n') => (inside, global) = (true, false),
+            _ => {}
+        }
+        parts.push(part);
+        outside.push(global || !inside && braces == 0 && brackets == 0);
+    }
+    (parts, outside)
 }
 
 #[cfg(test)]
@@ -169,7 +217,7 @@ mod tests {
         let source = "// why\nstatic I clamp(I x, const int *rows) {\n    return x - -x; // how\n}\n";
         assert_eq!(c(source), "static I clamp(I a,int*b){return a- -a;}");
         let source = "\"\"\"Head\n\nmore\n\"\"\"\nimport os\n\n\ndef work(rows):\n    \"\"\"Doc.\"\"\"\n    return os.rows(\n        rows, \"rows # 1\"\n    )  # why\n";
-        assert_eq!(python(source), "import os\ndef b(a):\n return os.rows(a,\"rows # 1\")\n");
+        assert_eq!(python(source), "import os\ndef A(a):\n return os.rows(a,\"rows # 1\")\n");
     }
 
     #[test]

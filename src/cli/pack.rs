@@ -30,6 +30,7 @@ pub struct Packed {
     /// Statistics were found from an earlier run.
     pub cached_statistics: bool,
     /// What `--bundle` made.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Bundled>,
 }
 

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it into an environment of its own and runs its tests; those of tiepack.torch where torch is.
+# PYTHON is the interpreter, TORCH=1 installs torch too (2 GB).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/../target}"
+venv="${VENV:-.venv}"
+[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+"$venv/bin/pip" install --quiet maturin numpy zstandard pytest ${TORCH:+torch safetensors}
+"$venv/bin/maturin" build --quiet --release --out "$venv/wheels" --interpreter "$venv/bin/python"
+"$venv/bin/pip" install --quiet --force-reinstall --no-deps "$venv"/wheels/tiepack-*.whl
+"$venv/bin/python" -m pytest --quiet tests "$@"
