@@ -261,7 +261,7 @@ def decode(entries, shapes, data):
         jobs.append((codec, [shapes[t] for t in own], element, data[at:at + size]))
         at += size
     if not isinstance(kernel, ctypes.CDLL):
-        print("tiepack: no C compiler, decoding in Python: this takes minutes", file=sys.stderr)
+        print("tiepack: no C compiler, decoding in Python: minutes for each megabyte", file=sys.stderr)
         pool = multiprocessing.get_context("fork").Pool
     with pool() as workers:
         parts = workers.map(stream, jobs, 1)

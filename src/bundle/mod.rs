@@ -85,7 +85,7 @@ fn embedded(script: &Script, contents: &Contents) -> Vec<u8> {
         false => DECODER_C.split(LOSSLESS_C).next().unwrap_or_default(),
     };
     let python = contents.python(script.name) + &python;
-    [python.as_bytes(), minify::c(c).as_bytes(), script.text.as_bytes(), &shapes()].join(&0)
+    [python.as_bytes(), minify::c(c).as_bytes(), script.text.as_bytes(), &shapes()[..]].join(&0)
 }
 
 /// The starting shapes: differences between nodes, then between the two tables, bit by bit: so they compress best.
@@ -113,13 +113,21 @@ fn shapes() -> Vec<u8> {
 fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut best: Option<Vec<u8>> = None;
     for (lc, pb) in (0..=4).flat_map(|lc| [(lc, 0), (lc, 2)]) {
-        let options =
-            LzmaOptions { lc, pb, lp: 0, mode: EncodeMode::Normal, nice_len: 273, depth_limit: 1000, ..LzmaOptions::with_preset(9) };
+        let options = LzmaOptions {
+            lc,
+            pb,
+            lp: 0,
+            mode: EncodeMode::Normal,
+            nice_len: 273,
+            depth_limit: 1000,
+            ..LzmaOptions::with_preset(9)
+        };
         let options = LzmaOptions { dict_size: (bytes.len() as u32).next_power_of_two().max(1 << 12), ..options };
-        let packed = LzmaWriter::new_use_header(Vec::new(), &options, Some(bytes.len() as u64)).and_then(|mut writer| {
-            std::io::Write::write_all(&mut writer, bytes)?;
-            writer.finish()
-        });
+        let packed =
+            LzmaWriter::new_use_header(Vec::new(), &options, Some(bytes.len() as u64)).and_then(|mut writer| {
+                std::io::Write::write_all(&mut writer, bytes)?;
+                writer.finish()
+            });
         let packed = packed.map_err(|e| Error::compute(format!("LZMA failed: {e}")))?;
         if best.as_ref().is_none_or(|best| packed.len() < best.len()) {
             best = Some(packed);

@@ -168,7 +168,8 @@ fn side_by_side(cases: &[Case]) {
         input.extend(&case.data);
         input.extend(bytes(&case.exponents));
     }
-    let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let feeder = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().unwrap();
@@ -185,7 +186,11 @@ fn side_by_side(cases: &[Case]) {
         }
     }
     assert!(found.next().is_none());
-    assert!(refused as usize > cases.len() / 5 && (refused as usize) < cases.len(), "{refused} of {} refused", cases.len());
+    assert!(
+        refused as usize > cases.len() / 5 && (refused as usize) < cases.len(),
+        "{refused} of {} refused",
+        cases.len()
+    );
 }
 
 fn cases(n: u64, seed: u64) -> Vec<Case> {

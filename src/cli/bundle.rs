@@ -91,13 +91,9 @@ impl Bundling {
         Bundling::new(script, &artifact.with_extension("py"), Decoder::Embed, false, false)
     }
 
-    fn script(&self, name: &str) -> Script<'_> {
-        let _ = name;
-        Script { name: self.name(), text: &self.text, decoder: self.decoder, apart: self.apart }
-    }
-
-    fn name(&self) -> &str {
-        self.script.file_name().and_then(|name| name.to_str()).unwrap_or("script.py")
+    fn script(&self) -> Script<'_> {
+        let name = self.script.file_name().and_then(|name| name.to_str()).unwrap_or("script.py");
+        Script { name, text: &self.text, decoder: self.decoder, apart: self.apart }
     }
 
     /// By how much a bundle will be larger than its artifact, to a few bytes: the streams are guessed.
@@ -126,7 +122,7 @@ impl Bundling {
         let header = header(model, entries);
         let streams: u64 = header.streams.iter().map(|s| s.len).sum();
         let container = write::size_of(&header)? - streams;
-        let (_, ledger) = bundle(&self.script(""), &Contents::new(&header, self.nameless), &[])?;
+        let (_, ledger) = bundle(&self.script(), &Contents::new(&header, self.nameless), &[])?;
         Ok(ledger.total.saturating_sub(container))
     }
 
@@ -142,7 +138,7 @@ impl Bundling {
             Decoder::Embed => &artifact[streams],
             Decoder::Import => artifact,
         };
-        let (files, ledger) = bundle(&self.script(""), &contents, weights)?;
+        let (files, ledger) = bundle(&self.script(), &contents, weights)?;
         Ok(Ready { bundling: self, files, ledger })
     }
 }

@@ -121,7 +121,9 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     verdict.artifact.path = args.output.display().to_string();
     verdict.budget = Some(match &bundle {
         None => Budget::new(verdict.artifact.bytes, includes, args.cap)?,
-        Some(bundle) => Budget::new(verdict.artifact.bytes, includes + bundle.beside(verdict.artifact.bytes), args.cap)?,
+        Some(bundle) => {
+            Budget::new(verdict.artifact.bytes, includes + bundle.beside(verdict.artifact.bytes), args.cap)?
+        }
     });
     if args.no_eval {
         verdict.notes = vec![Note::NotEvaluated];
