@@ -9,4 +9,5 @@ venv="${VENV:-.venv}"
 "$venv/bin/pip" install --quiet maturin numpy zstandard pytest ${TORCH:+torch safetensors}
 "$venv/bin/maturin" build --quiet --release --out "$venv/wheels" --interpreter "$venv/bin/python"
 "$venv/bin/pip" install --quiet --force-reinstall --no-deps "$venv"/wheels/tiepack-*.whl
-"$venv/bin/python" -m pytest --quiet tests "$@"
+# Not `python -m`: that would look for the package here, where it is not built.
+"$venv/bin/pytest" --quiet tests "$@"

@@ -431,11 +431,12 @@ def _tensors(module: torch.nn.Module) -> Dict[str, torch.Tensor]:
 
 
 def save_model(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"]) -> Dict[str, str]:
-    """Writes a module's tensors as safetensors, each Parameter once; which other names each has."""
+    """Writes a module's tensors as safetensors; returns for every further name of a Parameter its first."""
     arrays, first, aliases = {}, {}, {}
     for name, tensor in _tensors(module).items():
         if id(tensor) in first:
             aliases[name] = first[id(tensor)]
+            arrays[name] = arrays[first[id(tensor)]]  # a model of no known network has every name
             continue
         first[id(tensor)] = name
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else torch.zeros(0, dtype=torch.uint8)
