@@ -1,15 +1,13 @@
 """The command line: `python -m tiepack` and `tiepack`."""
+import signal
 import sys
 
 from tiepack import _native
 
 
 def main() -> None:
-    try:
-        code = _native.main(["tiepack", *sys.argv[1:]])
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nobody here waits for a KeyboardInterrupt
+    sys.exit(_native.main(["tiepack", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bytes::{self, Rows};
 use super::device::{self, Place};
+use super::heal;
 use crate::bundle::Decoder;
-use crate::compile::Effort;
+use crate::compile::{Effort, Heal};
 use crate::ingest::Overrides;
 use crate::model;
+use crate::train::objective::Objective;
 
 /// Compile a trained, layer-tied transformer into the best model that fits a hard byte cap, and prove it
 #[derive(Debug, Parser)]
@@ -127,6 +129,20 @@ pub struct PackArgs {
     /// Write down what each tensor was made of, and how finely
     #[arg(long, value_name = "FILE")]
     pub write_plan: Option<PathBuf>,
+    /// Train the packed model back towards the original: `auto` (as --effort says), `off`, a number of steps,
+    /// or a time as 20m
+    #[arg(long, value_name = "LENGTH", default_value = "auto", value_parser = heal::parse, conflicts_with = "lossless")]
+    pub heal: Heal,
+    /// What healing makes small: the divergence from the original (`kl`), the loss on the tokens themselves (`data`),
+    /// or the mean of the two (`both`)
+    #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = true, default_value_t = Objective::Kl)]
+    pub heal_loss: Objective,
+    /// Keep the state of healing in this file
+    #[arg(long, value_name = "FILE")]
+    pub heal_checkpoint: Option<PathBuf>,
+    /// Go on from the state in --heal-checkpoint, to the file that an unbroken run makes
+    #[arg(long, requires = "heal_checkpoint")]
+    pub resume: bool,
     /// Folder for measured statistics [default: tiepack in the user's cache folder]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     pub cache: Option<PathBuf>,

@@ -21,6 +21,9 @@ use crate::progress::Progress;
 use crate::text::thousands;
 use crate::verify::verdict::Budget;
 
+/// By how many bytes a forecast of a bundle's size may be wrong: packing again would cost far more.
+const SLACK: u64 = 24;
+
 /// What was written.
 #[derive(Debug, Serialize)]
 pub struct Bundled {
@@ -96,7 +99,7 @@ impl Bundling {
         Script { name, text: &self.text, decoder: self.decoder, apart: self.apart }
     }
 
-    /// By how much a bundle will be larger than its artifact, to a few bytes: the streams are guessed.
+    /// By how much a bundle will be larger than its artifact, to some [`SLACK`] bytes: the streams are guessed.
     ///
     /// # Errors
     /// As [`bundle`].
@@ -123,7 +126,7 @@ impl Bundling {
         let streams: u64 = header.streams.iter().map(|s| s.len).sum();
         let container = write::size_of(&header)? - streams;
         let (_, ledger) = bundle(&self.script(), &Contents::new(&header, self.nameless), &[])?;
-        Ok(ledger.total.saturating_sub(container))
+        Ok((ledger.total + SLACK).saturating_sub(container))
     }
 
     /// A bundle of these bytes, which are a sound artifact.

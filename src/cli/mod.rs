@@ -12,7 +12,9 @@ mod eval;
 mod figures;
 mod files;
 mod given;
+mod heal;
 mod inspect;
+mod interrupt;
 mod json;
 mod pack;
 mod render;
@@ -35,7 +37,7 @@ use args::{Cli, Command};
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Report {
-    Pack(pack::Packed),
+    Pack(Box<pack::Packed>),
     Eval(eval::Evaluated),
     Verify(verify::Verified),
     Inspect(Inventory),
@@ -107,8 +109,9 @@ pub fn code(args: Vec<OsString>) -> u8 {
 }
 
 /// Runs the command that `args` (the program's name first) ask for and prints nothing: the exit code, and the document that
-/// `--json` would print.
+/// `--json` would print. For a process that is not tiepack's own: Ctrl-C is left to it.
 pub fn json(args: Vec<OsString>, progress: &dyn Progress) -> (u8, String) {
+    interrupt::never_listen();
     let result = Cli::try_parse_from(&args).map_err(|refusal| usage(&refusal)).and_then(|cli| run(&cli, progress));
     progress.end();
     match result {
@@ -130,7 +133,7 @@ fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
 
 fn command(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
     Ok(match &cli.command {
-        Command::Pack(args) => Report::Pack(pack::run(args, progress)?),
+        Command::Pack(args) => Report::Pack(Box::new(pack::run(args, progress)?)),
         Command::Eval(args) => Report::Eval(eval::run(args, progress)?),
         Command::Verify(args) => Report::Verify(verify::run(args, progress)?),
         Command::Inspect(args) => Report::Inspect(inspect::run(args)?),

@@ -7,15 +7,16 @@ use serde::Serialize;
 use super::args::PackArgs;
 use super::bundle::{Bundled, Bundling};
 use super::files::{self, Validation};
-use super::given;
+use super::{given, interrupt};
 use crate::artifact::save;
-use crate::compile::{Options, Source, compile};
+use crate::compile::{Healed, Options, Source, compile};
 use crate::error::{Error, Result};
+use crate::heal::Course;
 use crate::ingest::overlap;
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::text::thousands;
-use crate::verify::verdict::{Budget, Note, Verdict};
+use crate::verify::verdict::{Budget, Evaluation, Note, Verdict};
 use crate::verify::{self, Trial};
 
 /// What a pack did.
@@ -32,6 +33,16 @@ pub struct Packed {
     /// What `--bundle` made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Bundled>,
+    /// What healing did; `None`: there was none.
+    pub healing: Option<Healing>,
+}
+
+/// What healing did.
+#[derive(Debug, Serialize)]
+pub struct Healing {
+    /// The validation tokens before healing; `None`: nobody wanted an evaluation.
+    pub before: Option<Evaluation>,
+    pub course: Course,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,7 +63,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
             .hint("raise --cap, or include less"));
     }
     save::check(&args.output)?;
-    args.write_plan.iter().try_for_each(|path| save::check(path))?;
+    args.write_plan.iter().chain(&args.heal_checkpoint).try_for_each(|path| save::check(path))?;
     let overrides = args.files.overrides(Some(&args.validation), &args.calib);
     let device = args.device.open()?;
     let (located, model) = files::model(&args.model, &args.files, &overrides)?;
@@ -94,7 +105,13 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         cache,
         curvature,
         plan,
+        heal: args.heal,
+        objective: args.heal_loss,
+        checkpoint: args.heal_checkpoint.clone(),
+        resume: args.resume,
+        stop: Box::new(interrupt::interrupted),
     };
+    interrupt::listen();
     let (compiled, bundle) = loop {
         let compiled = compile(&model, calib.as_deref(), &options, progress)?;
         let bundle = bundling.as_ref().map(|b| b.make(&compiled.bytes)).transpose()?;
@@ -107,6 +124,8 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
     let mut verdict = prove(args, staged.path(), &model, trial.as_ref(), &compiled.bytes, progress)?;
+    let healing =
+        compiled.healed.as_ref().map(|healed| healing(&model, healed, trial.as_ref(), progress)).transpose()?;
     staged.commit()?;
     let bundle = bundle.map(|bundle| bundle.write()).transpose()?;
     if let Some(path) = &args.write_plan {
@@ -136,7 +155,14 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
         bundle,
+        healing,
     })
+}
+
+/// Holds the model before healing against the original, as [`prove`] does that after it.
+fn healing(model: &Model, healed: &Healed, trial: Option<&Trial>, progress: &dyn Progress) -> Result<Healing> {
+    let before = trial.map(|trial| verify::cost(model, &healed.before, trial, progress)).transpose()?;
+    Ok(Healing { before, course: healed.course.clone() })
 }
 
 /// Verifies the written file, read back from the disk, and that it is the one that was compiled.

@@ -12,7 +12,7 @@ mod decode;
 mod encode;
 
 pub use decode::decode;
-pub use encode::{Coded, Settings, encode, learn, price_step, settled};
+pub use encode::{Coded, Settings, encode, learn, price_step, prices_of, search, settled, write};
 
 /// Bit of the first byte that says that grid 1 is odd multiples without zero.
 const PLAIN: u8 = 16;
