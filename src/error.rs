@@ -99,7 +99,7 @@ impl From<candle_core::Error> for Error {
         let text = e.to_string();
         let error = Error::compute(format!("tensor computation failed: {}", text.lines().next().unwrap_or_default()));
         match text.contains("OUT_OF_MEMORY") {
-            true => error.hint("the memory of the GPU is full: free some of it, or use --device cpu"),
+            true => error.hint("the memory of the GPU is full: free some of it, need half as much with --precision bf16, or use --device cpu"),
             false => error,
         }
     }

@@ -24,22 +24,12 @@ const RUN_PY: &str = include_str!("run.py");
 /// Where the part of decoder.c begins that only codec 0 needs.
 const LOSSLESS_C: &str = "// --- Lossless";
 
-/// How a bundle decodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Decoder {
-    /// The small decoder is part of the bundle
-    Embed,
-    /// `import tiepack`, named in a requirements.txt
-    Import,
-}
-
 /// What a bundle is made of beside the weights.
 pub struct Script<'a> {
     /// Its file's name, for tracebacks.
     pub name: &'a str,
     /// Python.
     pub text: &'a str,
-    pub decoder: Decoder,
     /// The weights go into a file of their own beside the script.
     pub apart: bool,
 }
@@ -47,16 +37,16 @@ pub struct Script<'a> {
 /// Where the bytes of a bundle go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Ledger {
-    /// Streams, or the whole artifact where the decoder is imported.
+    /// The artifact's streams.
     pub weights: u64,
     /// The user's script, compressed alone.
     pub script: u64,
-    /// All else: the decoder, what it knows of the streams, what starts it; a requirements.txt.
+    /// All else: the decoder, what it knows of the streams, what starts it.
     pub decoder: u64,
     pub total: u64,
 }
 
-/// Puts a bundle together. `weights` are the streams, or the whole artifact where the decoder is imported.
+/// Puts a bundle together. `weights` are the streams.
 ///
 /// # Errors
 /// Input, when the script holds a NUL; Compute, when LZMA fails.
@@ -64,11 +54,7 @@ pub fn bundle(script: &Script, contents: &Contents, weights: &[u8]) -> Result<(F
     if script.text.contains('\0') {
         return Err(Error::input(format!("{} is not Python: it holds a NUL", script.name)));
     }
-    let code = match script.decoder {
-        Decoder::Import => script.text.as_bytes().to_vec(),
-        Decoder::Embed => embedded(script, contents),
-    };
-    let code = compress(&code)?;
+    let code = compress(&embedded(script, contents))?;
     let files = wrap::wrap(script, &code, weights)?;
     let alone = compress(script.text.as_bytes())?.len() as u64;
     let (total, weights) = (files.bytes(), weights.len() as u64);

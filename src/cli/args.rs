@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bytes::{self, Rows};
-use super::device::{self, Place};
+use super::device::{self, Place, Precision};
 use super::heal;
-use crate::bundle::Decoder;
 use crate::compile::{Effort, Heal};
 use crate::ingest::Overrides;
 use crate::model;
@@ -105,7 +104,7 @@ pub struct PackArgs {
     /// Accept validation text that stands in the calibration tokens
     #[arg(long)]
     pub allow_overlap: bool,
-    /// How long to search: `fast`, `normal` or `max`
+    /// How long to measure, search and heal: `fast`, `normal` or `max`, which takes many times as long as `normal`
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Effort::Normal)]
     pub effort: Effort,
     /// Seed of everything random
@@ -155,6 +154,9 @@ pub struct PackArgs {
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     pub device: Place,
+    /// What networks compute in: `f32`, or `bf16` as most training runs do; on a CPU that is slower
+    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::F32)]
+    pub precision: Precision,
 }
 
 #[derive(Debug, Args)]
@@ -184,6 +186,9 @@ pub struct EvalArgs {
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     pub device: Place,
+    /// What networks compute in: `f32`, or `bf16` as most training runs do; on a CPU that is slower
+    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::F32)]
+    pub precision: Precision,
 }
 
 #[derive(Debug, Args)]
@@ -209,6 +214,9 @@ pub struct VerifyArgs {
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     pub device: Place,
+    /// What networks compute in: `f32`, or `bf16` as most training runs do; on a CPU that is slower
+    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::F32)]
+    pub precision: Precision,
 }
 
 #[derive(Debug, Args)]
@@ -223,7 +231,7 @@ pub struct InspectArgs {
 pub struct UnpackArgs {
     /// Artifact to unpack
     pub artifact: PathBuf,
-    /// A .safetensors file, or a folder (made if missing); config.json and ties.json go beside it
+    /// A .safetensors file, or a folder (made if missing) for it with config.json and ties.json
     #[arg(long, short, value_name = "FILE|DIR")]
     pub output: PathBuf,
     /// Replace files that are already there
@@ -241,9 +249,6 @@ pub struct BundleArgs {
     /// Script to write
     #[arg(long, short, value_name = "OUT.py")]
     pub output: PathBuf,
-    /// `embed` a small decoder, or `import` tiepack
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Decoder::Embed)]
-    pub decoder: Decoder,
     /// Write plain text, and the weights to weights.bin beside it
     #[arg(long)]
     pub apart: bool,

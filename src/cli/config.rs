@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::args::ConfigArgs;
 use super::figures::count;
+use super::files;
 use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::ingest::{Config, Source, TieMap, Weights, folder, weights};
@@ -66,7 +67,7 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
     let (config, guesses) = match own {
         Some(config) => (config, Vec::new()),
         None => {
-            let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
+            let shapes = files::shapes(&tensors);
             let guess = guess::recognise(&shapes).ok_or_else(|| {
                 let some: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
                 Error::input(format!(
@@ -74,7 +75,10 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
                     path.display(),
                     some.join(", ")
                 ))
-                .hint("write a config.json; README.md says what it holds")
+                .hint(format!(
+                    "looked for {}; formats/configs.md says what a config.json holds",
+                    guess::looked_for(&shapes)
+                ))
             })?;
             (guess.config, guess.guesses)
         }

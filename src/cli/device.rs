@@ -1,6 +1,6 @@
-//! `--device`: where networks run.
+//! `--device` and `--precision`: where networks run, and in what.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
 
@@ -23,6 +23,22 @@ pub fn parse(text: &str) -> std::result::Result<Place, String> {
         None if text == "cuda" => Ok(Place::Cuda(0)),
         Some(("cuda", number)) => number.parse().map(Place::Cuda).map_err(|_| wanted()),
         _ => Err(wanted()),
+    }
+}
+
+/// What networks compute in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    F32,
+    Bf16,
+}
+
+impl Precision {
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }
     }
 }
 

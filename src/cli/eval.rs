@@ -49,7 +49,7 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
         let (located, model) = files::model(&args.model, &args.files, &overrides)?;
         (model, Validation::of(&located))
     };
-    let model = model.on(&device);
+    let model = model.on(&device).at(args.precision.dtype());
     let net = model.network()?;
     let (length, vocab) = (net.context(), net.vocab_size());
     let stride = args.stride.unwrap_or(length);

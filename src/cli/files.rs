@@ -1,5 +1,6 @@
 //! From paths on the command line to what the stages want.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,9 +9,10 @@ use super::args::ModelFiles;
 use super::bytes::Rows;
 use crate::artifact::write::MAGIC;
 use crate::error::{Error, Result};
-use crate::ingest::{self, Located, Overrides, Shard, TokenBytes, folder};
+use crate::ingest::{self, Located, Overrides, RawTensor, Shard, TokenBytes, folder};
 use crate::model::{Model, Structure, build};
 use crate::nets;
+use crate::nets::guess::{self, Shapes};
 use crate::verify::Trial;
 
 /// Where validation tokens and the tokenizer are, if anywhere.
@@ -41,14 +43,33 @@ pub fn is_artifact(path: &Path) -> Result<bool> {
 /// As [`folder::locate`], [`ingest::read`] and [`build`].
 pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(Located, Model)> {
     let located = folder::locate(path, overrides)?;
-    let source = ingest::read(&located)?;
+    let model = read(&located, files)?;
+    Ok((located, model))
+}
+
+/// Reads and checks a model that was found.
+///
+/// # Errors
+/// As [`ingest::read`] and [`build`].
+pub fn read(located: &Located, files: &ModelFiles) -> Result<Model> {
+    let source = ingest::read(located)?;
     let net = match &located.config {
-        Some(path) => nets::build(&source.config).map_err(|e| e.at(path.display())),
+        Some(path) => nets::build(&source.config).map_err(|e| {
+            // An unknown name of a known family: its tensors tell.
+            let near = guess::nearest(&shapes(&source.tensors)).filter(|_| !nets::is_known(&source.config.arch));
+            let hint = [e.hint.clone(), near.map(|family| format!("its tensors are named as those of {family}"))];
+            let hint = hint.into_iter().flatten().collect::<Vec<_>>().join("; ");
+            Error { hint: (!hint.is_empty()).then_some(hint), ..e.at(path.display()) }
+        }),
         None => Err(located.no_config()),
     };
     let structure = Structure::of_file(net, &source.tensors);
-    let model = build(source, structure, files.retie())?;
-    Ok((located, model))
+    build(source, structure, files.retie())
+}
+
+/// Shapes of tensors by name.
+pub fn shapes(tensors: &BTreeMap<String, RawTensor>) -> Shapes {
+    tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect()
 }
 
 /// What a person calls the model at `path`: its folder's name, or the weights file's if that is telling.

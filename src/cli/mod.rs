@@ -12,6 +12,7 @@ mod eval;
 mod figures;
 mod files;
 mod given;
+mod guard;
 mod heal;
 mod inspect;
 mod interrupt;

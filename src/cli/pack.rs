@@ -7,12 +7,12 @@ use serde::Serialize;
 use super::args::PackArgs;
 use super::bundle::{Bundled, Bundling};
 use super::files::{self, Validation};
-use super::{given, interrupt};
+use super::{given, guard, interrupt};
 use crate::artifact::save;
 use crate::compile::{Healed, Options, Source, compile};
 use crate::error::{Error, Result};
 use crate::heal::Course;
-use crate::ingest::overlap;
+use crate::ingest::{Overlap, folder, overlap};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::text::thousands;
@@ -62,12 +62,15 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         return Err(Error::cap(format!("the included files alone are {includes} bytes, the cap is {cap}"))
             .hint("raise --cap, or include less"));
     }
-    save::check(&args.output)?;
-    args.write_plan.iter().chain(&args.heal_checkpoint).try_for_each(|path| save::check(path))?;
     let overrides = args.files.overrides(Some(&args.validation), &args.calib);
+    let located = folder::locate(&args.model, &overrides)?;
+    let files = [&args.output].into_iter().chain(&args.write_plan).chain(&args.heal_checkpoint);
+    let outputs: Vec<&Path> = files.map(PathBuf::as_path).collect();
+    let others = args.include.iter().chain(&args.statistics).chain(&args.plan).cloned();
+    guard::outputs(&outputs, &located.files().into_iter().chain(others).collect::<Vec<_>>())?;
+    outputs.iter().try_for_each(|path| save::check(path))?;
     let device = args.device.open()?;
-    let (located, model) = files::model(&args.model, &args.files, &overrides)?;
-    let model = model.on(&device);
+    let model = files::read(&located, &args.files)?.on(&device).at(args.precision.dtype());
     let plan = args.plan.as_deref().map(given::plan).transpose()?;
     let curvature = given::curvature(args.statistics.as_deref(), &model)?;
     let measures = !args.lossless && matches!(curvature, Source::Measured);
@@ -123,9 +126,10 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     };
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
-    let mut verdict = prove(args, staged.path(), &model, trial.as_ref(), &compiled.bytes, progress)?;
-    let healing =
-        compiled.healed.as_ref().map(|healed| healing(&model, healed, trial.as_ref(), progress)).transpose()?;
+    let mut verdict =
+        prove(args, (staged.path(), &compiled.bytes), &model, trial.as_ref(), options.cache.as_deref(), progress)?;
+    let before = (trial.as_ref(), options.cache.as_deref());
+    let healing = compiled.healed.as_ref().map(|healed| healing(&model, healed, before, progress)).transpose()?;
     staged.commit()?;
     let bundle = bundle.map(|bundle| bundle.write()).transpose()?;
     if let Some(path) = &args.write_plan {
@@ -160,21 +164,26 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
 }
 
 /// Holds the model before healing against the original, as [`prove`] does that after it.
-fn healing(model: &Model, healed: &Healed, trial: Option<&Trial>, progress: &dyn Progress) -> Result<Healing> {
-    let before = trial.map(|trial| verify::cost(model, &healed.before, trial, progress)).transpose()?;
+fn healing(
+    model: &Model,
+    healed: &Healed,
+    (trial, memory): (Option<&Trial>, Option<&Path>),
+    progress: &dyn Progress,
+) -> Result<Healing> {
+    let before = trial.map(|trial| verify::cost(model, &healed.before, (trial, memory), progress)).transpose()?;
     Ok(Healing { before, course: healed.course.clone() })
 }
 
 /// Verifies the written file, read back from the disk, and that it is the one that was compiled.
 fn prove(
     args: &PackArgs,
-    written: &Path,
+    (written, compiled): (&Path, &[u8]),
     model: &Model,
     trial: Option<&Trial>,
-    compiled: &[u8],
+    cache: Option<&Path>,
     progress: &dyn Progress,
 ) -> Result<Verdict> {
-    let verdict = verify::against(written, (&args.model, model), trial, progress)
+    let verdict = verify::against(written, (&args.model, model), trial, cache, progress)
         .map_err(|e| Error { message: format!("the written artifact does not verify: {}", e.message), ..e })?;
     let output = args.output.display();
     if verdict.artifact.blake3 != blake3::hash(compiled).to_hex().as_str() {
@@ -203,7 +212,7 @@ fn notes(model: &Model) -> Vec<Note> {
     notes
 }
 
-/// The calibration tokens, which share no document with the validation tokens.
+/// The calibration tokens, without the rows that share text with the validation tokens.
 fn calibration(
     args: &PackArgs,
     train: &[PathBuf],
@@ -219,17 +228,35 @@ fn calibration(
     let vocab = model.network()?.vocab_size();
     let train = files::shards(train, vocab)?;
     // Also with --no-eval: the artifact will be judged on these tokens sooner or later.
-    for val in files::shards(val, vocab)? {
-        for shard in &train {
-            match overlap::refuse((&shard.path, &shard.tokens), (&val.path, &val.tokens)) {
-                Ok(()) => {}
-                Err(found) if args.allow_overlap => notes.push(Note::Overlap(found.message)),
-                Err(found) => return Err(found),
+    let val = files::shards(val, vocab)?;
+    let (mut shared, mut longest, mut start) = (Vec::new(), None::<Overlap>, 0);
+    for shard in &train {
+        for val in &val {
+            let Some(found) = overlap::find(&shard.tokens, &val.tokens) else { continue };
+            if !args.allow_overlap {
+                overlap::refuse(&found, (&shard.path, &shard.tokens), &val.path)?;
             }
+            shared.extend(found.runs.iter().map(|run| run.start + start..run.end + start));
+            longest = longest.into_iter().chain([found]).max_by_key(|found| found.tokens);
         }
+        start += shard.tokens.len();
     }
-    let tokens: Vec<u16> = train.into_iter().flat_map(|shard| shard.tokens).collect();
-    let (found, wanted) = (tokens.len(), model.network()?.context() + 1);
+    let given: Vec<u16> = train.into_iter().flat_map(|shard| shard.tokens).collect();
+    let length = model.network()?.context();
+    let tokens = match longest {
+        None => given,
+        Some(longest) if args.allow_overlap => {
+            notes.push(Note::Overlap(longest.tokens));
+            given
+        }
+        Some(longest) => {
+            let (kept, left_out) = overlap::without(&given, &shared, length);
+            overlap::enough(given.len(), kept.len())?;
+            notes.push(Note::LeftOut { rows: left_out, of: given.len().div_ceil(length), longest: longest.tokens });
+            kept
+        }
+    };
+    let (found, wanted) = (tokens.len(), length + 1);
     if found < wanted {
         return Err(Error::input(format!("{found} calibration tokens fill no row, one takes {wanted}"))
             .hint("name another token shard with --calib, or pack with --lossless"));
@@ -237,7 +264,7 @@ fn calibration(
     Ok(tokens)
 }
 
-/// The folder for measured statistics, there by now.
+/// The folder for what can be had again without computing it, there by now.
 fn cache(args: &PackArgs, notes: &mut Vec<Note>) -> Result<Option<PathBuf>> {
     if args.no_cache || args.lossless {
         return Ok(None);

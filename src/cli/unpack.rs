@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::args::UnpackArgs;
+use super::guard;
 use crate::artifact::open::open;
 use crate::artifact::save;
 use crate::error::{Error, Result};
@@ -32,15 +33,22 @@ pub struct Written {
 /// Verification when the artifact is damaged; Input when a file cannot be written, or is there with other content and
 /// `--force` is not given. In both cases nothing has been written.
 pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
-    let weights = target(&args.output)?;
+    let (weights, folder) = target(&args.output)?;
+    let beside = [weights.with_file_name("config.json"), weights.with_file_name("ties.json")];
+    let outputs: Vec<&Path> =
+        [&weights].into_iter().chain(beside.iter().filter(|_| folder)).map(PathBuf::as_path).collect();
+    guard::outputs(&outputs, std::slice::from_ref(&args.artifact))?;
     progress.begin("decode the artifact", 0);
     let model = open(&args.artifact)?.model;
     let unpacked = unpack(&model)?;
     progress.end();
 
-    let mut contents = vec![(weights.clone(), unpacked.weights)];
-    contents.push((weights.with_file_name("config.json"), unpacked.config.into_bytes()));
-    contents.extend(unpacked.ties.map(|ties| (weights.with_file_name("ties.json"), ties.into_bytes())));
+    let mut contents = vec![(weights, unpacked.weights)];
+    if folder {
+        let [config, ties] = beside;
+        contents.push((config, unpacked.config.into_bytes()));
+        contents.extend(unpacked.ties.map(|text| (ties, text.into_bytes())));
+    }
     // All of them before the first is written: half a model is worse than none.
     let there = contents.iter().map(|(path, content)| same(path, content, args.force)).collect::<Result<Vec<_>>>()?;
     let mut files = Vec::new();
@@ -53,11 +61,12 @@ pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
     Ok(Unpacked { files, types: unpacked.types })
 }
 
-/// The weights file to write. A name that does not end in `.safetensors` is that of a folder.
-fn target(output: &Path) -> Result<PathBuf> {
+/// The weights file to write, and whether it is to be one file of a folder: a name that does not end in `.safetensors` is
+/// that of a folder.
+fn target(output: &Path) -> Result<(PathBuf, bool)> {
     if output.extension().is_some_and(|e| e == "safetensors") && !output.is_dir() {
         save::check(output)?;
-        return Ok(output.to_path_buf());
+        return Ok((output.to_path_buf(), false));
     }
     if output.exists() && !output.is_dir() {
         return Err(Error::input(format!("{} is neither a folder nor a .safetensors file", output.display()))
@@ -66,7 +75,7 @@ fn target(output: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
     let weights = output.join("model.safetensors");
     save::check(&weights)?;
-    Ok(weights)
+    Ok((weights, true))
 }
 
 /// Whether a file is there with this content. One with other content is somebody's work.

@@ -26,16 +26,21 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     let mut verdict = match &args.against {
         Some(path) => {
             let (located, model) = files::model(path, &args.files, &overrides)?;
-            let model = model.on(&device);
+            let model = model.on(&device).at(args.precision.dtype());
             let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);
             let trial = model.network().ok().map(read).transpose()?.flatten();
-            let mut verdict = against(&args.artifact, (path, &model), trial.as_ref(), progress)?;
+            let mut verdict = against(&args.artifact, (path, &model), trial.as_ref(), None, progress)?;
             verdict.notes.splice(0..0, model.remarks.iter().cloned().map(Note::Input));
             verdict
         }
         None => {
             let validation = Validation::beside(&args.artifact, &overrides)?;
-            alone(&args.artifact, &device, |vocab| validation.read(vocab, args.val_rows), progress)?
+            alone(
+                &args.artifact,
+                (&device, args.precision.dtype()),
+                |vocab| validation.read(vocab, args.val_rows),
+                progress,
+            )?
         }
     };
     if let Some(cap) = args.cap {

@@ -1,5 +1,7 @@
 //! Losses of one network, and the divergence between two, over the same rows.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::logits::log_probabilities;
@@ -9,7 +11,7 @@ use crate::nets::ops::pointwise::exp;
 use crate::nets::{Net, Params};
 
 /// Rows evaluated at once by one thread: activations of a few rows stay in the processor's cache.
-const BATCH: usize = 2;
+pub(super) const BATCH: usize = 2;
 
 /// What a network loses, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,13 +132,14 @@ fn top(log_probabilities: &[f32]) -> usize {
     best
 }
 
-/// Runs both networks over every row of `windows`.
+/// Compares a network with changed parameters to its original over every row of `windows`; `original` gives the latter's
+/// log-probabilities (rows·T, V) of some rows.
 ///
 /// # Errors
 /// If a forward pass fails.
 pub fn compare(
     net: &dyn Net,
-    original: &Params,
+    original: &(dyn Fn(Range<usize>) -> Result<Vec<f32>> + Sync),
     changed: &Params,
     windows: &Windows,
     progress: &(dyn Fn(u64) + Sync),
@@ -146,7 +149,7 @@ pub fn compare(
         .batches(BATCH)
         .into_par_iter()
         .map(|rows| {
-            let a = log_probabilities(net, original, windows, rows.clone())?;
+            let a = original(rows.clone())?;
             let b = log_probabilities(net, changed, windows, rows.clone())?;
             let losses = |lp: &[f32]| Losses {
                 rows: lp

@@ -3,5 +3,6 @@
 pub mod bits;
 pub mod compare;
 pub mod logits;
+pub mod prefix;
 pub mod sliding;
 pub mod windows;

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::shard;
 use super::tokenizer::BYTES;
+use super::{shard, weights as weights_files};
 use crate::error::{Error, Result};
 
 /// What the command line names explicitly; everything else is looked for.
@@ -34,6 +34,13 @@ pub struct Located {
 }
 
 impl Located {
+    /// Every file of the model and its tokens, the parts of sharded weights included.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let named = [&self.config, &self.ties, &self.tokenizer].into_iter().flatten();
+        let files = weights_files::files(&self.weights).into_iter().chain(named.cloned());
+        files.chain(self.train.iter().cloned()).chain(self.val.iter().cloned()).collect()
+    }
+
     /// Why no network computes with the weights where there is no configuration.
     pub fn no_config(&self) -> Error {
         Error::input(format!("there is no config.json beside {}", self.weights.display()))

@@ -1,57 +1,45 @@
-//! Finds documents that stand both in the calibration and in the validation tokens.
+//! Finds text that stands both in the calibration and in the validation tokens, and leaves it out.
 //!
 //! The packer tunes on calibration tokens, so a validation document among them would make the verdict too good. Texts
-//! of one kind share passages honestly (licences, templates, quotations), so a shared passage alone proves nothing.
-//! Two things do: a verbatim run longer than quotations get (`RUN`), or a share of the validation tokens larger
-//! than boilerplate gets (`SHARE`, which also catches corpora of documents shorter than a run).
+//! of one kind share passages honestly (licences, templates, quotations): the rows that hold them are left out, and the rest
+//! serves. Only where one side is largely the other, or hardly a row remains, is there nothing to go on with.
 //!
-//! The figures come from 736 standards documents (median 6,200 tokens, four below 512), split by document into 5.6 M
-//! training and .67 M validation tokens: longest run across the split 335 tokens, .9 % of the windows shared. Between
-//! any two of the 736, eight pairs were found to share a run of 512 or more, the longest 5,058 tokens.
+//! Of 736 standards documents (median 6,200 tokens, four below 512), split by document into 5.6 M training and .67 M
+//! validation tokens, .9 % of the validation windows stand on both sides, the longest passage 335 tokens.
 //!
 //! Method: the validation tokens are cut into windows of `WINDOW` and hashed; a polynomial hash rolls over every
-//! calibration position, so that any offset between the two is found; equal hashes are confirmed token by token.
+//! calibration position, so that any offset between the two is found; equal hashes are confirmed token by token, and a match
+//! is extended to both sides. A shared passage of twice a window holds a whole one, so no longer one is missed.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
 /// Tokens per hashed window.
 const WINDOW: usize = 64;
-/// Verbatim tokens in a row that only a shared document has.
-const RUN: usize = 512;
-/// One validation window in this many found in the calibration tokens is more than boilerplate.
-const SHARE: usize = 20;
+/// One side is part of the other where at least one in this many of its windows, or tokens, stands in the other.
+const PART: usize = 2;
+/// Tokens that are enough to measure on, however many were left out: as many as the least effort takes.
+const ENOUGH: usize = 1 << 15;
 /// Windows with fewer different tokens (rules, padding, table borders) say nothing about their origin.
 const DISTINCT: usize = 8;
 
-/// A document's worth of tokens found on both sides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Text found on both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlap {
-    /// Where the run begins in the calibration tokens.
+    /// Where the longest passage begins in the calibration tokens.
     pub calib_at: usize,
-    /// Where the run begins in the validation tokens.
+    /// Where it begins in the validation tokens.
     pub val_at: usize,
-    /// Length of the run: the first of at least 512 tokens in calibration order, otherwise the longest.
+    /// Its length.
     pub tokens: usize,
     /// Validation windows of 64 tokens that stand in the calibration tokens too.
     pub windows: usize,
     /// Validation windows compared.
     pub of: usize,
-}
-
-impl Overlap {
-    /// The refusal, naming both sides.
-    pub fn error(&self, calib: &Path, val: &Path) -> Error {
-        let Overlap { calib_at, val_at, tokens, windows, of } = *self;
-        let (calib, val) = (calib.display(), val.display());
-        let percent = 100.0 * windows as f64 / of as f64;
-        Error::input(format!(
-            "calibration and validation share text: the {tokens} tokens from {val_at} of {val} are those from {calib_at} \
-             of {calib}; {windows} of {of} validation windows ({percent:.1} %) stand in both"
-        ))
-        .hint("a loss on tokens the packer has seen proves nothing: give other tokens, or pass --allow-overlap")
-    }
+    /// Every passage as a range of calibration tokens, in order, none touching another.
+    pub runs: Vec<Range<usize>>,
 }
 
 /// One distinct validation window.
@@ -64,14 +52,14 @@ struct Window {
     found: bool,
 }
 
-/// The overlap between calibration and validation tokens, if there is more of it than honest boilerplate.
+/// The text that calibration and validation tokens share, if there is any.
 ///
 /// Linear in both lengths; 5.6 M calibration tokens take a few hundredths of a second.
 pub fn find(calib: &[u16], val: &[u16]) -> Option<Overlap> {
     let mut windows = val_windows(val);
     let of: usize = windows.iter().map(|w| w.count).sum();
     let filter = Filter::new(&windows);
-    let (mut longest, mut found) = (Overlap { calib_at: 0, val_at: 0, tokens: 0, windows: 0, of }, 0);
+    let mut overlap = Overlap { calib_at: 0, val_at: 0, tokens: 0, windows: 0, of, runs: Vec::new() };
     for (at, hash) in Rolling::new(calib) {
         if !filter.may_contain(hash) {
             continue;
@@ -83,30 +71,72 @@ pub fn find(calib: &[u16], val: &[u16]) -> Option<Overlap> {
             }
             if !window.found {
                 window.found = true;
-                found += window.count;
+                overlap.windows += window.count;
             }
-            // Once a run is long enough the verdict stands, and only the share is still counted. That also bounds the
-            // work on periodic texts, where every position matches and every match is as long as the text.
-            if longest.tokens < RUN {
-                let (calib_at, val_at, tokens) = extend(calib, at, val, window.at);
-                if tokens > longest.tokens {
-                    longest = Overlap { calib_at, val_at, tokens, ..longest };
-                }
+            // Known passages are not walked again, which bounds the work on periodic texts, where every position matches and
+            // every match is as long as the text.
+            let known = overlap.runs.last().map_or(0, |run| run.end);
+            if at + WINDOW <= known {
+                continue;
+            }
+            let (calib_at, val_at, tokens) = extend((calib, at), (val, window.at), known);
+            if tokens > overlap.tokens {
+                overlap = Overlap { calib_at, val_at, tokens, ..overlap };
+            }
+            match overlap.runs.last_mut() {
+                Some(run) if calib_at <= run.end => run.end = calib_at + tokens,
+                _ => overlap.runs.push(calib_at..calib_at + tokens),
             }
         }
     }
-    (longest.tokens >= RUN || found > 0 && found * SHARE >= of).then_some(Overlap { windows: found, ..longest })
+    (!overlap.runs.is_empty()).then_some(overlap)
 }
 
-/// Refuses calibration and validation tokens that share a document.
+/// Refuses texts of which one is (part of) the other: leaving out what they share would leave nothing to prove.
 ///
 /// # Errors
-/// [`Overlap::error`] with these paths.
-pub fn refuse(calib: (&Path, &[u16]), val: (&Path, &[u16])) -> Result<()> {
-    match find(calib.1, val.1) {
-        Some(overlap) => Err(overlap.error(calib.0, val.0)),
-        None => Ok(()),
+/// Input, naming both sides, the longest passage and the shares.
+pub fn refuse(overlap: &Overlap, (calib, tokens): (&Path, &[u16]), val: &Path) -> Result<()> {
+    let Overlap { calib_at, val_at, tokens: longest, windows, of, .. } = *overlap;
+    let shared: usize = overlap.runs.iter().map(Range::len).sum();
+    if windows * PART < of && shared * PART < tokens.len() {
+        return Ok(());
     }
+    let (calib, val) = (calib.display(), val.display());
+    let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole as f64;
+    let (of_val, of_calib) = (percent(windows, of), percent(shared, tokens.len()));
+    Err(Error::input(format!(
+        "calibration and validation share text: the {longest} tokens from {val_at} of {val} are those from {calib_at} of \
+         {calib}; {of_val:.1} % of the validation windows and {of_calib:.1} % of the calibration tokens stand in both"
+    ))
+    .hint("a loss on tokens the packer has seen proves nothing: give other tokens, or pass --allow-overlap"))
+}
+
+/// Tokens without the rows of `length` that a passage of `shared` (in any order) touches, and how many rows that are.
+///
+/// What follows a row that was left out stands right after the row before it: for measuring what a network predicts, not for
+/// scoring the first token of a row.
+pub fn without(tokens: &[u16], shared: &[Range<usize>], length: usize) -> (Vec<u16>, usize) {
+    let mut touched = vec![false; tokens.len().div_ceil(length)];
+    for run in shared {
+        touched[run.start / length..run.end.div_ceil(length)].fill(true);
+    }
+    let kept = tokens.chunks(length).zip(&touched).filter(|(_, touched)| !**touched);
+    (kept.flat_map(|(row, _)| row).copied().collect(), touched.iter().filter(|t| **t).count())
+}
+
+/// Whether what [`without`] kept of so many tokens is enough to go on with.
+///
+/// # Errors
+/// Input, if it is not.
+pub fn enough(given: usize, kept: usize) -> Result<()> {
+    if kept >= ENOUGH || kept * PART >= given {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{kept} of {given} calibration tokens remain without the rows that share text with validation: too few"
+    ))
+    .hint("give other tokens with --calib or --val, or pass --allow-overlap"))
 }
 
 /// The telling windows of the validation tokens, sorted by hash, each distinct one once.
@@ -137,9 +167,11 @@ fn val_windows(val: &[u16]) -> Vec<Window> {
     windows
 }
 
-/// The maximal run around a match of one window: where it begins on both sides, and its length.
-fn extend(calib: &[u16], calib_at: usize, val: &[u16], val_at: usize) -> (usize, usize, usize) {
-    let before = calib[..calib_at].iter().rev().zip(val[..val_at].iter().rev()).take_while(|(a, b)| a == b).count();
+/// The maximal run around a match of one window, from calibration position `known` on: where it begins on both sides, and its
+/// length.
+fn extend((calib, calib_at): (&[u16], usize), (val, val_at): (&[u16], usize), known: usize) -> (usize, usize, usize) {
+    let back = calib[known.min(calib_at)..calib_at].iter().rev().zip(val[..val_at].iter().rev());
+    let before = back.take_while(|(a, b)| a == b).count();
     let after = calib[calib_at..].iter().zip(&val[val_at..]).take_while(|(a, b)| a == b).count();
     (calib_at - before, val_at - before, before + after)
 }

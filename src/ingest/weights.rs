@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -93,29 +93,44 @@ fn element(dtype: safetensors::Dtype) -> Option<Element> {
     })
 }
 
-/// Reads every file of a sharded model and holds the index against what they contain.
-fn read_sharded(path: &Path) -> Result<Gather> {
+/// A weights file, or an index and all the files that it lists; only the index where it cannot be read.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    let listed = match path.to_string_lossy().ends_with(".index.json") {
+        true => index(path).unwrap_or_default().into_keys().map(|file| path.with_file_name(file)).collect(),
+        false => Vec::new(),
+    };
+    [vec![path.to_path_buf()], listed].concat()
+}
+
+/// The tensors that an index puts into each file.
+fn index(path: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let place = |e: Error| e.at(path.display());
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     let index: Value = serde_json::from_str(&text).map_err(|e| place(Error::input(format!("not valid JSON: {e}"))))?;
     let Some(entries) = index.get("weight_map").and_then(Value::as_object) else {
         return Err(place(Error::input("the index has no object `weight_map`")));
     };
-    let mut files: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (tensor, file) in entries {
         // A bare name: an index must not reach outside its own folder.
         let file = file.as_str().filter(|f| Path::new(f).file_name().is_some_and(|name| name == *f));
         let file = file.ok_or_else(|| {
             place(Error::input(format!("the index puts {tensor} into {}, wanted a file name", entries[tensor])))
         })?;
-        files.entry(file).or_default().insert(tensor);
+        files.entry(file.to_string()).or_default().insert(tensor.clone());
     }
+    Ok(files)
+}
+
+/// Reads every file of a sharded model and holds the index against what they contain.
+fn read_sharded(path: &Path) -> Result<Gather> {
+    let place = |e: Error| e.at(path.display());
     let mut gathered = Gather::default();
-    for (file, listed) in files {
+    for (file, listed) in index(path)? {
         // Never another index: one that lists itself would be read for ever.
-        let found = read_file(&path.with_file_name(file))?;
+        let found = read_file(&path.with_file_name(&file))?;
         let names = found.names();
-        if let Some(name) = listed.iter().find(|name| !names.contains(**name)) {
+        if let Some(name) = listed.iter().find(|name| !names.contains(name.as_str())) {
             return Err(place(Error::input(format!("the index puts {name} into {file}, which does not hold it"))));
         }
         // With this, no tensor can come from two files either: the index has one entry for it.

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use candle_core::DType;
+
 use super::{Statistics, file};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -22,6 +24,9 @@ pub fn key(model: &Model, tokens: &[u16], rows: usize, seed: u64) -> String {
     field(&tokens.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<u8>>());
     field(&(rows as u64).to_le_bytes());
     field(&seed.to_le_bytes());
+    if model.precision() != DType::F32 {
+        field(model.precision().as_str().as_bytes());
+    }
     hash.finalize().to_hex().to_string()
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 
 use super::fisher::{Signs, cotangent, seed};
@@ -190,7 +190,7 @@ impl Measurement<'_> {
             if let Some(g) = grads.get(var) {
                 // Gradients of different tokens are uncorrelated, so the square of their sum has the expectation of
                 // the sum of their squares.
-                let g = g.flatten_all()?.to_vec1::<f32>()?;
+                let g = g.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
                 lane.vectors[*i].iter_mut().zip(g).for_each(|(s, g)| *s += f64::from(g * g));
             }
         }
@@ -209,9 +209,10 @@ fn sums_bytes(model: &Model, stored: usize) -> usize {
 
 impl Lane {
     fn new(model: &Model) -> Self {
+        let fused = model.device().is_cpu() && model.precision() == DType::F32;
         let matrix = |i: usize| match (model.spec(i).form, model.shape(i)) {
             (Form::Vector, _) => None,
-            (form, &[rows, cols]) => Some(Arc::new(Sums::new(rows, cols, output_block(form, rows), model.device()))),
+            (form, &[rows, cols]) => Some(Arc::new(Sums::new(rows, cols, output_block(form, rows), fused))),
             _ => None,
         };
         let stored = 0..model.stored.len();

@@ -1,6 +1,6 @@
 //! Sampled gradients whose second moment is the Fisher information, which is the Hessian of the KL divergence.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::{fusible, output, sum, with_elements};
@@ -71,7 +71,7 @@ fn composed(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
     let mut z = vec![0f32; logits.elem_count()];
     z.chunks_exact_mut(logits.dim(D::Minus1)?).for_each(|row| signs.fill(row));
     let z = Tensor::from_vec(z, logits.shape(), logits.device())?;
-    let x = logits.detach();
+    let x = logits.detach().to_dtype(DType::F32)?;
     let p = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
     let p = p.broadcast_div(&p.sum_keepdim(D::Minus1)?)?;
     let root = (p.sqrt()? * z)?;
@@ -96,7 +96,7 @@ impl CustomOp1 for Seed {
 
 /// A scalar whose backward pass starts from `cotangent` at `x`.
 pub fn seed(x: &Tensor, cotangent: Tensor) -> Result<Tensor> {
-    if fusible(x) { x.apply_op1(Seed(cotangent)) } else { (x * cotangent.detach())?.sum_all() }
+    if fusible(x) { x.apply_op1(Seed(cotangent)) } else { (x.to_dtype(DType::F32)? * cotangent.detach())?.sum_all() }
 }
 
 #[cfg(test)]

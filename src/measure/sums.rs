@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 use crate::nets::Form;
 use crate::nets::ops::linear::Recorder;
@@ -34,15 +34,16 @@ pub struct Sums {
 }
 
 enum Totals {
-    /// On the CPU, added to in place.
+    /// Of fused passes, added to in place.
     Memory { input: Vec<f32>, output: Vec<f32> },
-    /// On another device; made by the first use.
+    /// On the device of passes that are not fused; made by the first use.
     Device(Option<(Tensor, Tensor)>),
 }
 
 impl Sums {
-    pub fn new(rows: usize, cols: usize, block: usize, device: &Device) -> Self {
-        let totals = match device.is_cpu() {
+    /// For passes that are fused, on the CPU and in f32, or not.
+    pub fn new(rows: usize, cols: usize, block: usize, fused: bool) -> Self {
+        let totals = match fused {
             true => Totals::Memory { input: vec![0.0; cols * cols], output: vec![0.0; rows * block] },
             false => Totals::Device(None),
         };
@@ -64,7 +65,7 @@ impl Sums {
     /// # Errors
     /// If a tensor operation fails.
     pub fn record_lookup(&self, ids: &[u32], g: &Tensor) -> Result<()> {
-        let g = g.reshape(((), self.cols))?.contiguous()?;
+        let g = g.reshape(((), self.cols))?.to_dtype(DType::F32)?.contiguous()?;
         let place = |id: u32| id as usize * self.block + id as usize % self.block;
         match &mut *self.lock() {
             Totals::Memory { input, output } => with_elements([&g], |[g]| {
@@ -170,6 +171,7 @@ impl Recorder for Sums {
 impl Sums {
     /// [`Recorder::record`] by candle's operations, for x (N, C) and g (N, R).
     fn record_tensors(&self, x: &Tensor, g: &Tensor) -> Result<()> {
+        let (x, g) = (&x.to_dtype(DType::F32)?, &g.to_dtype(DType::F32)?);
         let norms = |t: &Tensor| t.sqr()?.sum_keepdim(D::Minus1)?.sqrt();
         let (xs, gs) = (x.broadcast_mul(&norms(g)?)?, g.broadcast_mul(&norms(x)?)?);
         let part = |(start, n): (usize, usize)| {
@@ -189,6 +191,8 @@ impl Sums {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::nets::ops::check::values;
 
@@ -198,7 +202,7 @@ mod tests {
             let (n, cols) = (7, 4);
             let tensor =
                 |width: usize, seed| Tensor::from_vec(values(n * width, seed), (n, width), &Device::Cpu).unwrap();
-            let fused = [(); 2].map(|()| Sums::new(rows, cols, block, &Device::Cpu));
+            let fused = [(); 2].map(|()| Sums::new(rows, cols, block, true));
             let composed = [(); 2].map(|()| Sums { rows, cols, block, totals: Mutex::new(Totals::Device(None)) });
             let ids = [3, 0, 1, 3, 3, 4, 2];
             for (seed, part) in [0, 1, 0].into_iter().enumerate() {

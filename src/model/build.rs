@@ -66,6 +66,7 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
         remarks,
         net,
         device: candle_core::Device::Cpu,
+        precision: candle_core::DType::F32,
         _checked: Checked,
     })
 }

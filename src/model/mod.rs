@@ -10,7 +10,7 @@ mod ties;
 use std::fmt;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 pub use build::build;
 pub use structure::Structure;
@@ -57,6 +57,7 @@ pub struct Model {
     pub remarks: Vec<Remark>,
     net: Result<Arc<dyn Net>>,
     device: Device,
+    precision: DType,
     _checked: Checked,
 }
 
@@ -128,6 +129,7 @@ impl Model {
             remarks,
             net,
             device: Device::Cpu,
+            precision: DType::F32,
             _checked: Checked,
         })
     }
@@ -191,19 +193,31 @@ impl Model {
         Model { device: device.clone(), ..self }
     }
 
+    /// The same model computing in another type, f32 or bf16; a model that was just made computes in f32.
+    #[must_use]
+    pub fn at(self, precision: DType) -> Model {
+        Model { precision, ..self }
+    }
+
+    /// What the network of this model computes in.
+    pub fn precision(&self) -> DType {
+        self.precision
+    }
+
     /// Where the network of this model runs.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The tensors on the model's device by state-dict name, in f32; tied names hold the same tensor.
+    /// The tensors on the model's device and in its precision by state-dict name; tied names hold the same tensor.
     ///
     /// # Errors
     /// A tensor cannot be made.
     pub fn params(&self) -> Result<Params> {
         let mut tensors = Vec::with_capacity(self.stored.len());
         for (index, stored) in self.stored.iter().enumerate() {
-            tensors.push(Tensor::from_slice(&stored.data, self.shape(index), &self.device)?);
+            let tensor = Tensor::from_slice(&stored.data, self.shape(index), &self.device)?;
+            tensors.push(tensor.to_dtype(self.precision)?);
         }
         // Other threads may use them before this one asks for anything else.
         self.device.synchronize()?;

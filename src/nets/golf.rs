@@ -21,7 +21,7 @@ use super::ops::norm::rms_norm;
 use super::ops::pointwise::{leaky_relu_squared, relu_squared, softcap};
 use super::ops::rope::Rotary;
 use super::parts::Fields;
-use super::{Form, Layers, Net, Params, TensorSpec, get};
+use super::{Form, Layers, Net, Params, State, TensorSpec, get};
 use crate::error::{Error, Result};
 use crate::ingest::config::Config;
 
@@ -294,27 +294,38 @@ impl Net for Golf {
         if self.activation == Activation::SwiGlu { GATED_ROLES } else { TIED_ROLES }
     }
 
-    fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor> {
-        let linear = |name: &str, x: &Tensor| layers.linear(name, x, get(params, name)?);
+    fn steps(&self) -> Vec<usize> {
+        self.order.clone()
+    }
+
+    /// Keeps the normalised embedding and, on top of it, the stack of skips.
+    fn enter(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State> {
         let mut x0 = layers.embed(EMBEDDING, get(params, EMBEDDING)?, tokens)?;
         if self.factorized() {
-            x0 = linear(INTO, &x0)?;
+            x0 = layers.linear(INTO, &x0, get(params, INTO)?)?;
         }
         let x0 = rms_norm(&x0)?;
-        let mut x = x0.clone();
-        let mut stack = Vec::with_capacity(self.encoder());
-        for (step, i) in self.order.iter().enumerate() {
-            if let Some(j) = step.checked_sub(self.encoder()).filter(|_| self.skips)
-                && let Some(skip) = stack.pop()
-            {
-                x = scaled_add(&x, &get(params, SKIPS)?.get(j)?, &skip)?;
-            }
-            x = self.block((step, *i), &x, &x0, params, layers)?;
-            if self.skips && step < self.encoder() {
-                stack.push(x.clone());
-            }
+        Ok(State { x: x0.clone(), kept: vec![x0] })
+    }
+
+    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
+        let State { mut x, mut kept } = state;
+        let x0 = kept[0].clone();
+        if let Some(j) = step.checked_sub(self.encoder()).filter(|_| self.skips && kept.len() > 1)
+            && let Some(skip) = kept.pop()
+        {
+            x = scaled_add(&x, &get(params, SKIPS)?.get(j)?, &skip)?;
         }
-        let mut x = rms_norm(&x)?;
+        x = self.block((step, self.order[step]), &x, &x0, params, layers)?;
+        if self.skips && step < self.encoder() {
+            kept.push(x.clone());
+        }
+        Ok(State { x, kept })
+    }
+
+    fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
+        let linear = |name: &str, x: &Tensor| layers.linear(name, x, get(params, name)?);
+        let mut x = rms_norm(&state.x)?;
         if self.factorized() {
             x = linear(OUT_OF, &x)?;
         }

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use super::ops::attention::attention;
 use super::parts::{Fields, biased, layer_norm};
-use super::{Form, Layers, Net, Params, TensorSpec, get};
+use super::{Form, Layers, Net, Params, State, TensorSpec, get};
 use crate::error::{Error, Result};
 use crate::ingest::config::Config;
 
@@ -145,16 +145,21 @@ impl Net for Gpt2 {
         "transformer."
     }
 
-    fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor> {
+    fn enter(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State> {
         let (rows, length) = tokens.dims2()?;
-        let table = get(params, TOKENS)?;
         let places: Vec<u32> = (0..rows).flat_map(|_| 0..length as u32).collect();
         let places = Tensor::from_vec(places, (rows, length), tokens.device())?;
-        let mut x =
-            (layers.embed(TOKENS, table, tokens)? + layers.embed(POSITIONS, get(params, POSITIONS)?, &places)?)?;
-        for i in 0..self.layers {
-            x = self.block(i, &x, params, layers)?;
-        }
-        layers.linear(TOKENS, &layer_norm(&x, params, "transformer.ln_f", self.eps)?, table)
+        let words = layers.embed(TOKENS, get(params, TOKENS)?, tokens)?;
+        let x = (words + layers.embed(POSITIONS, get(params, POSITIONS)?, &places)?)?;
+        Ok(State { x, kept: Vec::new() })
+    }
+
+    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
+        Ok(State { x: self.block(step, &state.x, params, layers)?, ..state })
+    }
+
+    fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
+        let x = layer_norm(&state.x, params, "transformer.ln_f", self.eps)?;
+        layers.linear(TOKENS, &x, get(params, TOKENS)?)
     }
 }

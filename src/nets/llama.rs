@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::ops::attention::attention_within;
 use super::ops::rope::{Rotary, frequencies};
 use super::parts::{Fields, biased, rms_norm};
-use super::{Form, Layers, Net, Params, TensorSpec, get};
+use super::{Form, Layers, Net, Params, State, TensorSpec, get};
 use crate::error::{Error, Result};
 use crate::ingest::config::Config;
 
@@ -251,12 +251,16 @@ impl Net for Llama {
         "model."
     }
 
-    fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor> {
-        let mut x = layers.embed(EMBEDDING, get(params, EMBEDDING)?, tokens)?;
-        for i in 0..self.layers {
-            x = self.block(i, &x, params, layers)?;
-        }
-        let x = rms_norm(&x, params, "model.norm", self.eps)?;
+    fn enter(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State> {
+        Ok(State { x: layers.embed(EMBEDDING, get(params, EMBEDDING)?, tokens)?, kept: Vec::new() })
+    }
+
+    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
+        Ok(State { x: self.block(step, &state.x, params, layers)?, ..state })
+    }
+
+    fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
+        let x = rms_norm(&state.x, params, "model.norm", self.eps)?;
         let head = if self.tied { EMBEDDING } else { HEAD };
         layers.linear(head, &x, get(params, head)?)
     }

@@ -43,6 +43,15 @@ pub struct TensorSpec {
 /// Tensors by full state-dict name; names that are tied hold the same tensor.
 pub type Params = HashMap<String, Tensor>;
 
+/// What one step of a network hands to the next. Tensors are shared, so keeping a state of every step costs one tensor each.
+#[derive(Clone)]
+pub struct State {
+    /// The residual stream (rows, T, D).
+    pub x: Tensor,
+    /// What later steps want of earlier ones.
+    pub kept: Vec<Tensor>,
+}
+
 /// How a network applies its matrices. Measuring taps it.
 pub trait Layers {
     /// x (…, C) times w (R, C) transposed.
@@ -111,6 +120,11 @@ pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
     }
 }
 
+/// Whether a network of this name is registered.
+pub fn is_known(arch: &str) -> bool {
+    REGISTRY.iter().any(|(name, _)| *name == arch)
+}
+
 /// Letters to change, add or take away between two words (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -145,6 +159,25 @@ pub trait Net: Send + Sync {
     fn prefix(&self) -> &'static str {
         ""
     }
+    /// The stored layer that each step runs, in order; a looped network runs some more than once.
+    fn steps(&self) -> Vec<usize> {
+        (0..self.layers()).collect()
+    }
+    /// What comes before the first step, from `tokens` (rows, T) u32.
+    fn enter(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State>;
+    /// Step `step` of [`Net::steps`].
+    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State>;
+    /// Logits (rows, T, V) in f32 from what the last step left: from its residual stream alone.
+    fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor>;
+    /// Logits (rows, T, V) in f32 from what stands before step `step`.
+    fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
+        for step in step..self.steps().len() {
+            state = self.step(step, state, params, layers)?;
+        }
+        self.leave(state, params, layers)
+    }
     /// Logits (rows, T, V) in f32 of `tokens` (rows, T) u32.
-    fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor>;
+    fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor> {
+        self.resume(0, self.enter(params, tokens, layers)?, params, layers)
+    }
 }

@@ -3,24 +3,27 @@
 //!
 //! Nothing here takes the packer's word: every figure comes from the file on the disk.
 
+mod memory;
 pub mod statistics;
 pub mod verdict;
 
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::artifact::open::{Opened, open};
 use crate::error::{Error, Result};
 use crate::eval::bits::target_bytes;
 use crate::eval::compare::{compare, losses};
+use crate::eval::logits::log_probabilities;
 use crate::eval::windows::Windows;
 use crate::ingest::TokenBytes;
 use crate::model::Model;
 use crate::nets::Form;
 use crate::progress::Progress;
 
+use memory::Memory;
 use verdict::{Against, Evaluation, File, Note, Sample, Verdict};
 
 /// Validation tokens, every id below the model's vocabulary.
@@ -55,19 +58,19 @@ impl Trial {
 }
 
 /// Verifies an artifact alone: that it decodes, that its hashes are right, and, given validation tokens, its loss on
-/// `device`.
+/// `device` and in `precision`.
 /// `trial` reads these, knowing the size of the artifact's vocabulary.
 ///
 /// # Errors
 /// Verification when the file is damaged; Input when it cannot be read or the tokens fill no row; those of `trial`.
 pub fn alone(
     path: &Path,
-    device: &Device,
+    (device, precision): (&Device, DType),
     trial: impl FnOnce(usize) -> Result<Option<Trial>>,
     progress: &dyn Progress,
 ) -> Result<Verdict> {
     let started = Instant::now();
-    let opened = decode(path, device, progress)?;
+    let opened = decode(path, (device, precision), progress)?;
     let artifact = describe(path, &opened)?;
     let trial = opened.model.network().ok().map(|net| trial(net.vocab_size())).transpose()?.flatten();
     let evaluation = match &trial {
@@ -81,17 +84,20 @@ pub fn alone(
 /// Verifies an artifact against the model it was made of: all that [`alone`] does, that architecture and ties are the
 /// model's, which tensors are, and what packing cost on the model's device.
 ///
+/// What the original predicts is kept in the folder `memory`, if one is given, and taken from there the next time.
+///
 /// # Errors
 /// As [`alone`], and Verification when the artifact is not of this model.
 pub fn against(
     path: &Path,
     original: (&Path, &Model),
     trial: Option<&Trial>,
+    memory: Option<&Path>,
     progress: &dyn Progress,
 ) -> Result<Verdict> {
     let started = Instant::now();
     let (model_path, model) = original;
-    let opened = decode(path, model.device(), progress)?;
+    let opened = decode(path, (model.device(), model.precision()), progress)?;
     let artifact = describe(path, &opened)?;
     let place = |e: Error| e.at(path.display()).hint(format!("was it packed from {}?", model_path.display()));
     agree(&opened.model, model).map_err(place)?;
@@ -102,23 +108,37 @@ pub fn against(
     };
     let evaluation = match trial {
         None => None,
-        Some(trial) => Some(cost(model, &opened.model, trial, progress)?),
+        Some(trial) => Some(cost(model, &opened.model, (trial, memory), progress)?),
     };
     let notes = notes(model, trial, evaluation.as_ref());
     let against = Some(against);
     Ok(Verdict { artifact, budget: None, against, evaluation, notes, seconds: seconds(started) })
 }
 
-/// What it costs to put `changed` in the place of `model`.
+/// What it costs to put `changed` in the place of `model`; what the original predicts is kept in the folder `memory`.
 ///
 /// # Errors
 /// The tokens fill no row, or a forward pass fails.
-pub fn cost(model: &Model, changed: &Model, trial: &Trial, progress: &dyn Progress) -> Result<Evaluation> {
+pub fn cost(
+    model: &Model,
+    changed: &Model,
+    (trial, memory): (&Trial, Option<&Path>),
+    progress: &dyn Progress,
+) -> Result<Evaluation> {
     let windows = trial.windows(model.network()?.context())?;
     progress.begin("compare on validation", windows.rows() as u64);
-    let (before, after) = (model.params()?, changed.params()?);
-    let comparison = compare(model.network()?, &before, &after, &windows, &|n| progress.advance(n))?;
+    let (net, before, after) = (model.network()?, model.params()?, changed.params()?);
+    let memory = memory.map(|folder| Memory::open(folder, model, &windows));
+    let original = |rows| match &memory {
+        Some(memory) => memory.predict(model, &before, &windows, rows),
+        None => log_probabilities(net, &before, &windows, rows),
+    };
+    let comparison = compare(net, &original, &after, &windows, &|n| progress.advance(n))?;
     progress.end();
+    if let Some(Err(e)) = memory.map(|memory| memory.keep(windows.length())) {
+        // The next verdict takes longer, this one holds.
+        progress.note(&format!("the original's predictions were not kept: {e}"));
+    }
     Ok(Evaluation::of(&comparison, trial.sample(&windows)))
 }
 
@@ -134,11 +154,11 @@ pub fn evaluate(model: &Model, trial: &Trial, progress: &dyn Progress) -> Result
     Ok(Evaluation::alone(&losses, trial.sample(&windows)))
 }
 
-fn decode(path: &Path, device: &Device, progress: &dyn Progress) -> Result<Opened> {
+fn decode(path: &Path, (device, precision): (&Device, DType), progress: &dyn Progress) -> Result<Opened> {
     progress.begin("decode the artifact", 0);
     let opened = open(path)?;
     progress.end();
-    Ok(Opened { model: opened.model.on(device), ..opened })
+    Ok(Opened { model: opened.model.on(device).at(precision), ..opened })
 }
 
 fn describe(path: &Path, opened: &Opened) -> Result<File> {

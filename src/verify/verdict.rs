@@ -198,8 +198,10 @@ pub enum Note {
     NoTokenizer,
     /// Reading the model changed this or left it out.
     Input(Remark),
-    /// `--allow-overlap` let this text through.
-    Overlap(String),
+    /// `--allow-overlap` let validation text through; the longest passage has so many tokens.
+    Overlap(usize),
+    /// So many calibration rows share text with the validation tokens and were left out; the longest passage, in tokens.
+    LeftOut { rows: usize, of: usize, longest: usize },
     /// So many matrices are equal to others without being declared tied.
     UndeclaredTies(usize),
     /// `--retie` changed so many tensors; the largest change of a weight, as text.
@@ -223,7 +225,16 @@ impl Note {
             Note::NotEvaluated => "not evaluated, as --no-eval asks".into(),
             Note::NoTokenizer => "no bits per byte: there is no tokenizer".into(),
             Note::Input(remark) => remark.message(),
-            Note::Overlap(what) => format!("the losses are too good: {what}"),
+            Note::Overlap(longest) => format!(
+                "the losses are too good: calibration and validation share text, up to {} tokens in a row",
+                thousands(*longest as u64)
+            ),
+            Note::LeftOut { rows, of, longest } => format!(
+                "left out {} of {} calibration rows: they share text with validation, up to {} tokens in a row",
+                thousands(*rows as u64),
+                thousands(*of as u64),
+                thousands(*longest as u64)
+            ),
             Note::UndeclaredTies(n) => format!("matrices equal to others but not declared tied, stored once: {n}"),
             Note::Retied(n, largest) => {
                 format!("tensors made equal by --retie: {n}; the largest change of a weight is {largest}")
@@ -247,6 +258,7 @@ impl Note {
             Note::NoTokenizer => "name the SentencePiece model with --tokenizer",
             Note::Input(remark) => remark.hint(),
             Note::Overlap(_) => "validate on tokens that the packer has not seen",
+            Note::LeftOut { .. } => "the verdict holds; nothing was tuned on what it is measured on",
             Note::UndeclaredTies(_) => "declare them in ties.json to have them checked",
             Note::Retied(..) => "losses are against the model as changed, not as it was trained",
             Note::NoNetwork(_) => "losses need a network that is registered: README, Input",

@@ -151,3 +151,11 @@ fn windows_are_cut_and_scored_as_the_challenge_does() {
         assert!(relative.abs() < 1e-6, "{line}: {relative:e}");
     }
 }
+
+/// Every parameter and activation has 8 digits then; norms, softmax and losses stay in f32.
+#[test]
+fn bf16_is_what_a_training_run_evaluates_in() {
+    let of = |line: &str| evaluation(line)["packed"]["nats_per_token"].as_f64().unwrap();
+    let (full, half) = (of("MODEL --val-rows 16"), of("MODEL --val-rows 16 --precision bf16"));
+    assert!(full != half && (full - half).abs() < 5e-3, "{full} in f32, {half} in bf16");
+}

@@ -59,3 +59,57 @@ fn cached_statistics_give_the_same_file() {
     let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
     assert!(read("measured.tiepack") == read("cached.tiepack"), "the file depends on where the statistics came from");
 }
+
+#[test]
+fn what_the_original_predicts_is_kept() {
+    let dir = scratch();
+    let pack = |rows: usize| {
+        let options = format!("--statistics none --val-rows {rows} --cache {{}}/cache --json");
+        let line = format!("pack MODEL -o {{}}/out.tiepack --cap {CAP} --effort fast {options}");
+        run(&line, dir.path()).good().json()["verdict"]["evaluation"].clone()
+    };
+    let kept = || {
+        let files = fs::read_dir(dir.path().join("cache")).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.to_string_lossy().ends_with(".residual.safetensors")).collect::<Vec<_>>()
+    };
+    let first = pack(8);
+    let [file] = &kept()[..] else { panic!("one file for one model and its tokens") };
+    // 8 rows of 128 tokens, 80 wide.
+    let size = fs::metadata(file).unwrap().len();
+    assert!((8 * 128 * 80 * 4..8 * 128 * 80 * 4 + 1000).contains(&size), "{size}");
+    // The figures are the same to the last bit, and come from the file: another model's predictions would show.
+    let before = fs::read(file).unwrap();
+    assert_eq!(pack(8), first);
+    assert!(fs::read(file).unwrap() == before);
+    let data = 8 + u64::from_le_bytes(*before.first_chunk().unwrap()) as usize;
+    let mut foreign = before.clone();
+    foreign[data..].fill(0);
+    let [old, new] = [&before, &foreign].map(|bytes| blake3::hash(&bytes[data..]).to_hex());
+    crate::replace(&mut foreign, &old, &new);
+    fs::write(file, &foreign).unwrap();
+    assert_ne!(pack(8), first, "the file was not read");
+    // A damaged file counts as none and is written anew.
+    foreign[data] = 1;
+    fs::write(file, &foreign).unwrap();
+    assert_eq!(pack(8), first);
+    assert!(fs::read(file).unwrap() == before);
+    // Other rows are another file.
+    pack(9);
+    assert_eq!(kept().len(), 2);
+}
+
+#[test]
+fn statistics_can_be_measured_in_bf16() {
+    let dir = scratch();
+    let divergence = |precision: &str| {
+        let options = format!("--effort fast --calib-rows 16 --val-rows 8 --no-cache --precision {precision} --json");
+        let line = format!("pack MODEL -o {{}}/{precision}.tiepack --cap {CAP} {options}");
+        run(&line, dir.path()).good();
+        // Both judged in f32.
+        let line = format!("verify {{}}/{precision}.tiepack --against MODEL --val-rows 8 --json");
+        let cost = run(&line, dir.path()).good().json()["verdict"]["evaluation"]["cost"].clone();
+        cost["divergence"]["mean"]["value"].as_f64().unwrap()
+    };
+    let (full, half) = (divergence("f32"), divergence("bf16"));
+    assert!(full != half && (half / full - 1.0).abs() < 0.1, "{full} with statistics in f32, {half} in bf16");
+}

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::{AMPLE, MODEL, copy, nudge, run, scratch, tiepack};
+use crate::{AMPLE, MODEL, copy, edit, nudge, run, scratch, tiepack};
 
 #[test]
 fn the_verdict() {
@@ -110,6 +110,84 @@ fn shared_text_is_refused_unless_allowed() {
     let allowed = run(&format!("{line} --allow-overlap --json"), dir.path()).good().json();
     let note = allowed["verdict"]["notes"][0]["message"].as_str().unwrap();
     assert!(note.contains("too good") && note.contains("share text"), "{note}");
+}
+
+#[test]
+fn rows_that_share_text_with_validation_are_left_out() {
+    // A tenth of the validation text is quoted in the calibration text.
+    let dir = copy(&[]);
+    let quote = fs::read(dir.path().join("val_000.bin")).unwrap()[1024..1024 + 2 * 6_400].to_vec();
+    edit(&dir.path().join("train_000.bin"), |b| b[1024 + 2 * 12_800..1024 + 2 * 19_200].copy_from_slice(&quote));
+    let line = "pack {} -o {}/out.tiepack --cap 100kB --effort fast --calib-rows 8 --val-rows 2 --no-cache --json";
+    let packed = run(line, dir.path()).good().json();
+    let note = packed["verdict"]["notes"][0]["message"].as_str().unwrap();
+    assert!(note.starts_with("left out 5") && note.contains("up to 6,4"), "{note}");
+}
+
+#[test]
+fn an_output_is_never_an_input() {
+    let dir = copy(&[]);
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("plan.json"), "{}").unwrap();
+    fs::hard_link(at("model.safetensors"), at("hard.tiepack")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(at("val_000.bin"), at("soft.tiepack")).unwrap();
+    let before: Vec<_> = ["model.safetensors", "val_000.bin"].map(|name| fs::read(at(name)).unwrap()).into();
+    let told = &mut String::new();
+    for line in [
+        "-o {}/model.safetensors",
+        "-o {}/config.json",
+        "-o {}/ties.json",
+        "-o {}/tokenizer.model",
+        "-o {}/train_000.bin",
+        "-o {}/../{name}/val_000.bin",
+        "-o {}/hard.tiepack",
+        "-o {}/soft.tiepack",
+        "-o {}/plan.json --include {}/plan.json",
+        "-o {}/plan.json --plan {}/plan.json",
+        "-o {}/plan.json --statistics {}/plan.json",
+        "-o {}/out.tiepack --write-plan {}/config.json",
+        "-o {}/out.tiepack --write-plan {}/out.tiepack",
+    ] {
+        let line = line.replace("{name}", &dir.path().file_name().unwrap().to_string_lossy());
+        let run = run(&format!("pack {{}} --cap 400kB {line}"), dir.path());
+        let name = dir.path().file_name().unwrap().to_string_lossy();
+        *told += &format!("$ tiepack pack {line}\n{}\n", run.told(dir.path())).replace(&*name, "[name]");
+        assert!(run.stdout.is_empty() && !run.stderr.contains("measuring"), "{line}: before any work");
+    }
+    let after: Vec<_> = ["model.safetensors", "val_000.bin"].map(|name| fs::read(at(name)).unwrap()).into();
+    assert!(before == after && !at("out.tiepack").exists());
+    insta::assert_snapshot!(told);
+    // The other commands that write.
+    let artifact = crate::packed().display().to_string();
+    fs::copy(&artifact, at("a.safetensors")).unwrap();
+    fs::create_dir(at("folder")).unwrap();
+    fs::copy(&artifact, at("folder/config.json")).unwrap();
+    for line in
+        ["unpack {}/a.safetensors -o {}/a.safetensors --force", "unpack {}/folder/config.json -o {}/folder --force"]
+    {
+        let run = run(line, dir.path());
+        assert!(run.code == 1 && run.stderr.contains("one of the inputs"), "{line}: {}", run.stderr);
+    }
+    assert!(fs::read(&artifact).unwrap() == fs::read(at("folder/config.json")).unwrap());
+    let run = run("config {} -o {}/config.json", dir.path());
+    assert!(run.code == 1 && run.stderr.contains("already there"), "{}", run.stderr);
+}
+
+#[test]
+fn the_shards_of_an_index_are_inputs() {
+    let dir = copy(&[]);
+    fs::rename(dir.path().join("model.safetensors"), dir.path().join("part-1.safetensors")).unwrap();
+    let bytes = fs::read(dir.path().join("part-1.safetensors")).unwrap();
+    let length = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let names = header.as_object().unwrap().keys().filter(|name| *name != "__metadata__");
+    let map: serde_json::Map<String, Value> = names.map(|name| (name.clone(), "part-1.safetensors".into())).collect();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+    let run = run("pack {} -o {}/part-1.safetensors --cap 400kB", dir.path());
+    assert!(run.code == 1 && run.stderr.contains("one of the inputs"), "{}", run.stderr);
+    assert!(fs::read(dir.path().join("part-1.safetensors")).unwrap() == bytes);
 }
 
 #[test]

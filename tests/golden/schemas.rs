@@ -157,7 +157,7 @@ fn documents_are_as_their_schemas_say() {
     fits(&format!("bundle {FOLDER}/{QUANTIZED} --script {{}}/train.py -o {{}}/one.py --cap 100kB"), "bundle", dir);
     fits(&format!("bundle {FOLDER}/{QUANTIZED} --script {{}}/train.py -o {{}}/two.py --apart"), "bundle", dir);
     let line = format!("pack {MODEL} -o {{}}/c.tiepack --cap 400kB --lossless --no-eval --bundle {{}}/train.py");
-    assert_eq!(fits(&line, "pack", dir)["bundle"]["decoder"], "embed");
+    assert!(fits(&line, "pack", dir)["bundle"].is_object());
     fits(&format!("unpack {FOLDER}/{QUANTIZED} -o {{}}/unpacked"), "unpack", dir);
 }
 

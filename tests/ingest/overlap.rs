@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use insta::assert_snapshot;
-use tiepack::ingest::overlap::{find, refuse};
+use tiepack::ingest::overlap::{Overlap, enough, find, refuse, without};
 
 use crate::told;
 
@@ -34,6 +34,7 @@ fn a_document_in_both_is_found_at_any_offset() {
         let val = join(&[&text(2, offset), &document, &text(5, 50_000)]);
         let overlap = find(&calib, &val).unwrap();
         assert_eq!((overlap.calib_at, overlap.val_at, overlap.tokens), (30_000, offset, 700));
+        assert_eq!((overlap.runs.len(), &overlap.runs[0]), (1, &(30_000..30_700)));
     }
 }
 
@@ -44,27 +45,61 @@ fn a_validation_text_cut_out_of_the_calibration_text_is_found() {
         let overlap = find(&calib, &calib[start..start + length]).unwrap();
         assert_eq!((overlap.calib_at, overlap.val_at, overlap.tokens), (start, 0, length));
         assert_eq!((overlap.windows, overlap.of), (length / 64, length / 64));
+        assert!(told_of(&overlap, &calib).is_some());
     }
 }
 
-#[test]
-fn a_shared_licence_is_no_overlap() {
-    let licence = text(3, 400);
-    let calib = join(&[&text(1, 30_000), &licence, &text(4, 9_000), &licence]);
-    let val = join(&[&text(2, 10_000), &licence, &text(5, 20_000)]);
-    assert_eq!(find(&calib, &val), None);
+/// What a pack says of these texts, if it refuses them.
+fn told_of(overlap: &Overlap, calib: &[u16]) -> Option<String> {
+    let refused = refuse(overlap, (Path::new("train_000.bin"), calib), Path::new("val_000.bin"));
+    refused.err().map(|error| told(&error))
 }
 
 #[test]
-fn many_short_documents_in_both_are_an_overlap() {
-    // No run reaches 512 tokens, but every second validation document is a calibration document.
-    let documents: Vec<Vec<u16>> = (0..100).map(|i| text(100 + i, 200)).collect();
+fn rows_with_a_shared_licence_are_left_out() {
+    let licence = text(3, 400);
+    let calib = join(&[&text(1, 30_000), &licence, &text(4, 9_000), &licence, &text(6, 50)]);
+    let val = join(&[&text(2, 10_000), &licence, &text(5, 20_000)]);
+    let overlap = find(&calib, &val).unwrap();
+    assert_eq!(overlap.runs, [30_000..30_400, 39_400..39_800]);
+    assert_eq!(told_of(&overlap, &calib), None);
+    // Rows of 100: four of each licence, and the text around them stays as it was.
+    let (kept, rows) = without(&calib, &overlap.runs, 100);
+    assert_eq!(rows, 8);
+    assert_eq!(kept, join(&[&calib[..30_000], &calib[30_400..39_400], &calib[39_800..]]));
+    assert_eq!(find(&kept, &val), None);
+    // A passage that ends within a row takes the whole row, also the last one, which is shorter.
+    let (kept, rows) = without(&calib, &[99..101, 39_849..39_850], 100);
+    assert_eq!((kept.len(), rows), (39_850 - 250, 3));
+    assert_eq!(kept[..], calib[200..39_800]);
+}
+
+#[test]
+fn many_short_documents_in_both_are_left_out() {
+    // Every fourth calibration document is a validation document.
+    let documents: Vec<Vec<u16>> = (0..400).map(|i| text(100 + i, 200)).collect();
     let calib = documents.concat();
-    let mixed: Vec<Vec<u16>> =
-        (0..100).map(|i| if i % 2 == 0 { documents[99 - i].clone() } else { text(900 + i as u64, 200) }).collect();
-    let overlap = find(&calib, &mixed.concat()).unwrap();
-    assert_eq!(overlap.tokens, 200);
-    assert!(overlap.windows * 4 > overlap.of, "{overlap:?}");
+    let val: Vec<u16> =
+        (0..400).flat_map(|i| if i % 4 == 0 { text(100 + i, 200) } else { text(9_000 + i, 200) }).collect();
+    let overlap = find(&calib, &val).unwrap();
+    assert_eq!((overlap.tokens, overlap.runs.len()), (200, 100));
+    assert_eq!(told_of(&overlap, &calib), None);
+    let (kept, rows) = without(&calib, &overlap.runs, 200);
+    assert_eq!((kept.len(), rows), (60_000, 100));
+    assert_eq!(find(&kept, &val), None);
+}
+
+#[test]
+fn what_remains_must_be_enough() {
+    for (given, kept, good) in
+        [(10_000_000, 40_000, true), (1_000, 500, true), (10_000_000, 30_000, false), (1_000, 499, false)]
+    {
+        assert_eq!(enough(given, kept).is_ok(), good, "{kept} of {given}");
+    }
+    assert_snapshot!(told(&enough(1_000, 499).unwrap_err()), @"
+    error: 499 of 1000 calibration tokens remain without the rows that share text with validation: too few
+    hint: give other tokens with --calib or --val, or pass --allow-overlap
+    ");
 }
 
 #[test]
@@ -85,10 +120,8 @@ fn the_refusal_names_both_files_and_the_way_out() {
     let document = text(3, 5_000);
     let calib = join(&[&text(1, 777), &document]);
     let val = join(&[&text(2, 20_000), &document]);
-    let error = refuse((Path::new("train_000.bin"), &calib), (Path::new("val_000.bin"), &val)).unwrap_err();
-    assert_snapshot!(told(&error), @"
-    error: calibration and validation share text: the 5000 tokens from 20000 of val_000.bin are those from 777 of train_000.bin; 77 of 390 validation windows (19.7 %) stand in both
+    assert_snapshot!(told_of(&find(&calib, &val).unwrap(), &calib).unwrap(), @"
+    error: calibration and validation share text: the 5000 tokens from 20000 of val_000.bin are those from 777 of train_000.bin; 19.7 % of the validation windows and 86.6 % of the calibration tokens stand in both
     hint: a loss on tokens the packer has seen proves nothing: give other tokens, or pass --allow-overlap
     ");
-    assert!(refuse((Path::new("a"), &calib), (Path::new("b"), &text(9, 5_000))).is_ok());
 }

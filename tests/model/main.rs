@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use tiepack::error::{Error, Result};
 use tiepack::ingest::{Config, Dtype, RawTensor, Source, TieMap};
 use tiepack::model::Model;
-use tiepack::nets::{Form, Layers, Net, Params, TensorSpec};
+use tiepack::nets::{Form, Layers, Net, Params, State, TensorSpec};
 
 /// Three layers with two matrices and a gain each, between an embedding and a head of the same shape.
 struct Toy;
@@ -49,8 +49,16 @@ impl Net for Toy {
         &["in", "out"]
     }
 
-    fn logits(&self, _: &Params, _: &Tensor, _: &dyn Layers) -> Result<Tensor> {
-        Err(Error::compute("a toy has no logits"))
+    fn enter(&self, _: &Params, _: &Tensor, _: &dyn Layers) -> Result<State> {
+        Err(Error::compute("a toy does not run"))
+    }
+
+    fn step(&self, _: usize, _: State, _: &Params, _: &dyn Layers) -> Result<State> {
+        Err(Error::compute("a toy does not run"))
+    }
+
+    fn leave(&self, _: State, _: &Params, _: &dyn Layers) -> Result<Tensor> {
+        Err(Error::compute("a toy does not run"))
     }
 }
 

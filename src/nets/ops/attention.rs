@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use super::pointwise::exp;
 use super::product::{View, product};
-use super::{dot, elements, fusible, output, sum, with_elements};
+use super::{dot, elements, fusible, output, sum, wide, with_elements};
 
 struct Attention {
     /// Positions that a query sees, itself included.
@@ -178,11 +178,12 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, window: usize) -> Result<Tensor>
         let (query, key) = (i / d.length, i % d.length);
         if key > query || query - key >= window { f32::NEG_INFINITY } else { 0.0 }
     });
-    let mask = Tensor::from_vec(unseen.collect(), (d.length, d.length), q.device())?.to_dtype(q.dtype())?;
-    let scores = (heads(q)?.matmul(&repeated(k)?.t()?)? * f64::from(d.scale()))?.broadcast_add(&mask)?;
+    let mask = Tensor::from_vec(unseen.collect(), (d.length, d.length), q.device())?;
+    let scores = wide(&(heads(q)?.matmul(&repeated(k)?.t()?)? * f64::from(d.scale()))?)?;
+    let scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
     // Softmax does not depend on what is subtracted, so no gradient needs to flow through it.
     let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(q.dtype())?;
     weights.matmul(&repeated(v)?)?.transpose(1, 2)?.contiguous()
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
-use super::{dot, elements, fusible, output, sum, with_elements};
+use super::{dot, elements, fusible, output, sum, wide, with_elements};
 
 /// PyTorch's default for f32: machine epsilon.
 const EPS: f32 = f32::EPSILON;
@@ -60,8 +60,9 @@ pub fn rms_norm_eps(x: &Tensor, eps: f32) -> Result<Tensor> {
 }
 
 fn composed(x: &Tensor, eps: f32) -> Result<Tensor> {
-    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-    x.broadcast_div(&(mean + f64::from(eps))?.sqrt()?)
+    let wide = wide(x)?;
+    let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
+    wide.broadcast_div(&(mean + f64::from(eps))?.sqrt()?)?.to_dtype(x.dtype())
 }
 
 struct LayerNorm(f32);
@@ -114,8 +115,9 @@ pub fn layer_norm(x: &Tensor, eps: f32) -> Result<Tensor> {
 }
 
 fn composed_layer_norm(x: &Tensor, eps: f32) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    composed(&centred, eps)
+    let wide = wide(x)?;
+    let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+    composed(&centred, eps)?.to_dtype(x.dtype())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{elements, fusible, output, with_elements};
+use super::{elements, fusible, output, wide, with_elements};
 
 struct LeakyRelu2 {
     slope: f32,
@@ -112,7 +112,7 @@ pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
 }
 
 fn composed_softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
-    (x / f64::from(cap))?.tanh()? * f64::from(cap)
+    (wide(x)? / f64::from(cap))?.tanh()? * f64::from(cap)
 }
 
 #[cfg(test)]
