@@ -5,6 +5,7 @@
 //! back, [`artifact`] is the container, [`verify`] proves the written file. See ARCHITECTURE.md.
 
 pub mod artifact;
+pub mod bundle;
 pub mod cli;
 pub mod code;
 pub mod compile;

@@ -57,8 +57,8 @@ pub fn unpack(model: &Model) -> Result<Files> {
     Ok(Files { weights, config, ties: ties(model).map(|ties| pretty(&ties)), types })
 }
 
-/// A tensor's element type and little-endian bytes.
-fn bytes_of(stored: &Stored) -> (Dtype, Vec<u8>) {
+/// A tensor's element type, f32 where the model's does not hold its values, and little-endian bytes.
+pub fn bytes_of(stored: &Stored) -> (Dtype, Vec<u8>) {
     let Stored { dtype, data, .. } = stored;
     let exact = data.iter().all(|&x| dtype.round(f64::from(x)).to_bits() == x.to_bits());
     let dtype = if exact { *dtype } else { Dtype::F32 };

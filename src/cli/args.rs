@@ -47,6 +47,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write an artifact out as safetensors
     Unpack(UnpackArgs),
+    /// Make a script that brings an artifact and its decoder along
+    Bundle(BundleArgs),
     /// Print a model's configuration, recognised from its tensors where there is no config.json
     Config(ConfigArgs),
 }
@@ -90,6 +92,9 @@ pub struct PackArgs {
     /// File that counts against the cap, once for each
     #[arg(long, value_name = "FILE")]
     pub include: Vec<PathBuf>,
+    /// Python script to bundle with the artifact, beside --output as .py; the cap then covers the bundle
+    #[arg(long, value_name = "SCRIPT.py")]
+    pub bundle: Option<PathBuf>,
     #[command(flatten)]
     pub files: ModelFiles,
     /// Calibration shard or a pattern of names, once for each [default: train_*.bin beside the model]
@@ -252,6 +257,30 @@ pub struct UnpackArgs {
     /// Replace files that are already there
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BundleArgs {
+    /// Artifact to bundle
+    pub artifact: PathBuf,
+    /// Python script to run; it gets its tensors from tiepack.bundled()
+    #[arg(long, value_name = "SCRIPT.py")]
+    pub script: PathBuf,
+    /// Script to write
+    #[arg(long, short, value_name = "OUT.py")]
+    pub output: PathBuf,
+    /// Write plain text, and the weights to weights.bin beside it
+    #[arg(long)]
+    pub apart: bool,
+    /// Leave out the names: tensors come as a list in the alphabetical order of their names
+    #[arg(long)]
+    pub nameless: bool,
+    /// Check that the bundle and every --include fit so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
+    pub cap: Option<u64>,
+    /// File that counts against the cap, once for each
+    #[arg(long, value_name = "FILE", requires = "cap")]
+    pub include: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

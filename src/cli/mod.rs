@@ -4,6 +4,7 @@
 //! errors to stderr; with `--json` errors are data too.
 
 mod args;
+mod bundle;
 mod bytes;
 mod config;
 mod device;
@@ -45,6 +46,7 @@ enum Report {
     Verify(verify::Verified),
     Inspect(Inventory),
     Unpack(unpack::Unpacked),
+    Bundle(bundle::Bundled),
     Config(config::Recognised),
 }
 
@@ -56,6 +58,7 @@ impl Report {
             Report::Verify(_) => "verify",
             Report::Inspect(_) => "inspect",
             Report::Unpack(_) => "unpack",
+            Report::Bundle(_) => "bundle",
             Report::Config(_) => "config",
         }
     }
@@ -68,6 +71,7 @@ impl Report {
             Report::Verify(verified) => render::verified(verified),
             Report::Inspect(inventory) => render::inventory(inventory),
             Report::Unpack(unpacked) => render::unpacked(unpacked),
+            Report::Bundle(bundled) => bundled.text(),
             Report::Config(recognised) => recognised.text(),
         }
     }
@@ -83,7 +87,11 @@ impl Report {
 
 /// Runs the command that `args` (the program's name first) ask for; the exit code is [`Error::exit_code`], or 0.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let args: Vec<OsString> = args.collect();
+    ExitCode::from(code(args.collect()))
+}
+
+/// As [`main`], for callers that go on afterwards.
+pub fn code(args: Vec<OsString>) -> u8 {
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(refusal) => return refuse(&refusal, args.iter().any(|arg| arg == "--json")),
@@ -99,17 +107,36 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
                 eprint!("{}", report.aside());
             }
             print(&if cli.json { json::report(&report) } else { report.text() });
-            ExitCode::SUCCESS
+            0
         }
         Err(error) => fail(&error, cli.json),
     }
 }
 
-fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
-    if let Some(threads) = cli.threads {
-        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        built.map_err(|e| Error::compute(format!("cannot start {threads} threads: {e}")))?;
+/// Runs the command that `args` (the program's name first) ask for and prints nothing: the exit code, and the document that
+/// `--json` would print. For a process that is not tiepack's own: Ctrl-C is left to it.
+pub fn json(args: Vec<OsString>, progress: &dyn Progress) -> (u8, String) {
+    interrupt::never_listen();
+    let result = Cli::try_parse_from(&args).map_err(|refusal| usage(&refusal)).and_then(|cli| run(&cli, progress));
+    progress.end();
+    match result {
+        Ok(report) => (0, json::report(&report)),
+        Err(error) => (error.exit_code(), json::error(&error)),
     }
+}
+
+/// The document that `--json` prints for an error.
+pub fn error_json(error: &Error) -> String {
+    json::error(error)
+}
+
+fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
+    let Some(threads) = cli.threads else { return command(cli, progress) };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Error::compute(format!("cannot start {threads} threads: {e}")))?.install(|| command(cli, progress))
+}
+
+fn command(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
     Ok(match &cli.command {
         Command::Pack(args) => match pack::run(args, progress)? {
             pack::Done::Packed(packed) => Report::Pack(packed),
@@ -119,32 +146,37 @@ fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
         Command::Verify(args) => Report::Verify(verify::run(args, progress)?),
         Command::Inspect(args) => Report::Inspect(inspect::run(args)?),
         Command::Unpack(args) => Report::Unpack(unpack::run(args, progress)?),
+        Command::Bundle(args) => Report::Bundle(bundle::run(args, progress)?),
         Command::Config(args) => Report::Config(config::run(args)?),
     })
 }
 
 /// What clap has to say: help and version are answers, everything else is wrong usage.
-fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
+fn refuse(refusal: &clap::Error, json: bool) -> u8 {
     if !refusal.use_stderr() {
         print(&refusal.render().to_string());
-        return ExitCode::SUCCESS;
+        return 0;
     }
-    let text = refusal.render().to_string();
     if !json {
-        eprint!("{text}");
-        return ExitCode::from(2);
+        eprint!("{}", refusal.render());
+        return 2;
     }
-    // clap's first paragraph is the fault, the rest repeats the usage.
-    let message = text.strip_prefix("error: ").unwrap_or(&text).split("\n\n").next().unwrap_or_default();
-    fail(&Error::usage(message.trim()).hint("`tiepack --help` shows the commands and their options"), true)
+    fail(&usage(refusal), true)
 }
 
-fn fail(error: &Error, json: bool) -> ExitCode {
+/// clap's first paragraph is the fault, the rest repeats the usage.
+fn usage(refusal: &clap::Error) -> Error {
+    let text = refusal.render().to_string();
+    let message = text.strip_prefix("error: ").unwrap_or(&text).split("\n\n").next().unwrap_or_default();
+    Error::usage(message.trim()).hint("`tiepack --help` shows the commands and their options")
+}
+
+fn fail(error: &Error, json: bool) -> u8 {
     match json {
         true => print(&json::error(error)),
         false => eprint!("{}", render::error(error)),
     }
-    ExitCode::from(error.exit_code())
+    error.exit_code()
 }
 
 /// To stdout. A reader that has seen enough (`| head`) is no failure.

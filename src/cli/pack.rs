@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::args::PackArgs;
+use super::bundle::{Bundled, Bundling};
 use super::files::{self, Validation};
 use super::{given, guard, interrupt, jobs};
 use crate::artifact::save;
@@ -31,6 +32,9 @@ pub struct Packed {
     pub cached_statistics: bool,
     /// What became of every matrix, where that was searched.
     pub structure: Option<Structure>,
+    /// What `--bundle` made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Bundled>,
     /// What healing did; `None`: there was none.
     pub healing: Option<Healing>,
 }
@@ -95,6 +99,8 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
             None => e,
         })?;
     }
+    let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
+    let overhead = bundling.as_ref().map_or(Ok(0), |b| b.overhead(&model, args.cap))?;
     let mut notes = notes(&model);
     let trial = match model.network() {
         Ok(net) if !args.no_eval => {
@@ -111,9 +117,9 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     let cache = cache(args, &mut notes)?;
     let (work, _folder) = jobs::work(args)?;
 
-    let options = Options {
+    let mut options = Options {
         cap: args.cap,
-        includes,
+        includes: includes + overhead,
         effort: args.effort,
         seed: args.seed,
         lossless: args.lossless,
@@ -138,7 +144,15 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         }));
     }
     interrupt::listen();
-    let compiled = compile(&model, calib.as_deref(), &options, progress)?;
+    let (compiled, bundle) = loop {
+        let compiled = compile(&model, calib.as_deref(), &options, progress)?;
+        let bundle = bundling.as_ref().map(|b| b.make(&compiled.bytes)).transpose()?;
+        // The bundle's size was a forecast, good to a few bytes.
+        match bundle.as_ref().map_or(0, |bundle| (bundle.bytes() + includes).saturating_sub(args.cap)) {
+            0 => break (compiled, bundle),
+            over => options.includes += over,
+        }
+    };
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
     let mut verdict =
@@ -146,6 +160,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     let before = (trial.as_ref(), options.cache.as_deref());
     let healing = compiled.healed.as_ref().map(|healed| healing(&model, healed, before, progress)).transpose()?;
     staged.commit()?;
+    let bundle = bundle.map(|bundle| bundle.write()).transpose()?;
     if let Some(path) = &args.write_plan {
         save::save(path, compiled.plan.to_json().as_bytes())?;
     }
@@ -156,7 +171,12 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         notes.push(Note::Unmeasured(compiled.unmeasured));
     }
     verdict.artifact.path = args.output.display().to_string();
-    verdict.budget = Some(Budget::new(verdict.artifact.bytes, includes, args.cap)?);
+    verdict.budget = Some(match &bundle {
+        None => Budget::new(verdict.artifact.bytes, includes, args.cap)?,
+        Some(bundle) => {
+            Budget::new(verdict.artifact.bytes, includes + bundle.beside(verdict.artifact.bytes), args.cap)?
+        }
+    });
     if args.no_eval {
         verdict.notes = vec![Note::NotEvaluated];
     }
@@ -168,6 +188,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
         structure: compiled.structure,
+        bundle,
         healing,
     })))
 }

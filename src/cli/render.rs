@@ -36,6 +36,9 @@ pub fn packed(packed: &Packed) -> String {
         }
         None => "not evaluated".into(),
     };
+    if let Some(bundle) = &packed.bundle {
+        let _ = write!(out, "\n{}", bundle.text());
+    }
     let _ = writeln!(out, "\npacked {model}: {size}, {cost}");
     out
 }

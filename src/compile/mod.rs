@@ -23,6 +23,7 @@ use std::time::Instant;
 use metrics::Metrics;
 use parts::Finished;
 use pieces::file;
+pub use pieces::header;
 pub use structure::{Next, Row, Searched, Structure};
 
 use crate::error::{Error, Result};

@@ -17,7 +17,7 @@ pub(super) struct Pieces {
 }
 
 /// The header of a model in these streams.
-pub(super) fn header(model: &Model, streams: Vec<StreamEntry>) -> Header {
+pub fn header(model: &Model, streams: Vec<StreamEntry>) -> Header {
     let named =
         |spec: &crate::nets::TensorSpec| Named { name: spec.name.clone(), shape: spec.shape.clone(), form: spec.form };
     Header {

@@ -6,7 +6,7 @@ use crate::{run, tiepack};
 
 #[test]
 fn help_texts() {
-    for command in ["", "pack", "eval", "verify", "inspect", "unpack", "config"] {
+    for command in ["", "pack", "eval", "verify", "inspect", "unpack", "bundle", "config"] {
         let name = if command.is_empty() { "tiepack" } else { command };
         let run = run(&format!("{command} --help"), Path::new("")).good();
         assert_eq!(run.stderr, "");

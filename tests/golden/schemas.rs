@@ -153,6 +153,11 @@ fn documents_are_as_their_schemas_say() {
     fits(&format!("config {{}}/bare.safetensors --config {MODEL}/../golden/expected.json"), "error", dir);
     fits(&format!("inspect {MODEL}"), "inspect", dir);
     fits(&format!("inspect {FOLDER}/{QUANTIZED}"), "inspect", dir);
+    std::fs::write(dir.join("train.py"), "import tiepack\n").unwrap();
+    fits(&format!("bundle {FOLDER}/{QUANTIZED} --script {{}}/train.py -o {{}}/one.py --cap 100kB"), "bundle", dir);
+    fits(&format!("bundle {FOLDER}/{QUANTIZED} --script {{}}/train.py -o {{}}/two.py --apart"), "bundle", dir);
+    let line = format!("pack {MODEL} -o {{}}/c.tiepack --cap 400kB --lossless --no-eval --bundle {{}}/train.py");
+    assert!(fits(&line, "pack", dir)["bundle"].is_object());
     fits(&format!("unpack {FOLDER}/{QUANTIZED} -o {{}}/unpacked"), "unpack", dir);
 }
 

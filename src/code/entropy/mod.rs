@@ -6,6 +6,6 @@
 pub mod ensemble;
 pub mod exponents;
 pub mod indices;
-mod logarithm;
+pub mod logarithm;
 pub mod mixing;
 pub mod range;

@@ -18,7 +18,7 @@ pub use encode::encode;
 pub use layout::Layout;
 pub use model::MAX_INDEX;
 pub use prices::{PRICED, Prices, prices};
-pub use shape::{BITS, NODES};
+pub use shape::{BITS, NODES, SHAPE};
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,90 @@
+//! The files of a bundle: a script that Python runs, and its bytes inside or beside it.
+//!
+//! Python runs a zip file as a script, whatever its name, and lets anything stand before the zip: there are code and weights,
+//! not a byte more than they take. Where the weights go into a file of their own, the script is plain text.
+
+use std::io::{Cursor, Write};
+
+use sha2::{Digest, Sha256};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+use super::Script;
+use crate::error::{Error, Result};
+
+/// The file with the weights, beside a script that says so.
+pub const BLOB_NAME: &str = "weights.bin";
+
+/// What is to be written.
+pub struct Files {
+    pub script: Vec<u8>,
+    /// [`BLOB_NAME`], if the weights are apart.
+    pub blob: Option<Vec<u8>>,
+}
+
+impl Files {
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> u64 {
+        (self.script.len() + self.blob.as_ref().map_or(0, Vec::len)) as u64
+    }
+}
+
+pub(super) fn wrap(script: &Script, code: &[u8], weights: &[u8]) -> Result<Files> {
+    if script.apart {
+        let read = format!("os.path.join(os.path.dirname(__file__),\"{BLOB_NAME}\")");
+        let code = base85(code);
+        let start = start("base64,os,", &read, &format!("base64.b85decode(\"{code}\")"), weights, "d");
+        return Ok(Files { script: start.into_bytes(), blob: Some(weights.to_vec()) });
+    }
+    let mut bytes = [code, weights].concat();
+    let n = code.len();
+    let start = start("", "__file__[:-12]", &format!("d[:{n}]"), &bytes, &format!("d[{n}:]"));
+    bytes.extend(zipped(&start)?);
+    Ok(Files { script: bytes, blob: None })
+}
+
+/// What runs first: reads the bytes, checks them, hands them on.
+fn start(modules: &str, path: &str, code: &str, bytes: &[u8], weights: &str) -> String {
+    let hash: String = Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let n = bytes.len();
+    format!(
+        "import {modules}hashlib,lzma,sys,types\np={path}\nd=open(p,\"rb\").read({n})\n\
+         if hashlib.sha256(d).hexdigest()[:16]!=\"{hash}\":sys.exit(p+\" is damaged: its hash is not what it was\")\n\
+         m=sys.modules[\"tiepack\"]=types.ModuleType(\"tiepack\")\nm.x=lzma.decompress({code}).split(b\"\\0\",3)\n\
+         m.d={weights}\nm.g=globals()\nexec(m.x[0],m.__dict__)\n"
+    )
+}
+
+fn zipped(start: &str) -> Result<Vec<u8>> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let written = zip.start_file("__main__.py", options).map_err(std::io::Error::from);
+    let written = written.and_then(|()| zip.write_all(start.as_bytes())).and_then(|()| Ok(zip.finish()?));
+    written.map(Cursor::into_inner).map_err(|e| Error::compute(format!("cannot write the bundle: {e}")))
+}
+
+/// As Python's `base64.b85encode`.
+fn base85(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 85] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+    let mut out = String::new();
+    for chunk in bytes.chunks(4) {
+        let mut word = [0; 4];
+        word[..chunk.len()].copy_from_slice(chunk);
+        let mut number = u32::from_be_bytes(word);
+        let mut digits = [0; 5];
+        for digit in digits.iter_mut().rev() {
+            *digit = DIGITS[(number % 85) as usize];
+            number /= 85;
+        }
+        out.extend(digits[..chunk.len() + 1].iter().map(|d| char::from(*d)));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base85_is_that_of_python() {
+        assert_eq!(super::base85(b"tiepack, and a bit more"), "bZKR9VPk77AYpD~AYmY4X>=fMZ*pY");
+    }
+}

@@ -1,0 +1,184 @@
+//! `tiepack bundle`: a script that brings an artifact and its decoder along.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::args::BundleArgs;
+use super::figures::{Side, table};
+use super::files;
+use crate::artifact::layout::{StreamEntry, codec};
+use crate::artifact::open::decode;
+use crate::artifact::read::parse;
+use crate::artifact::{save, write};
+use crate::bundle::{BLOB_NAME, Contents, Files, Ledger, Script, bundle};
+use crate::compile::header;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::nets::Form;
+use crate::progress::Progress;
+use crate::text::thousands;
+use crate::verify::verdict::Budget;
+
+/// By how many bytes a forecast of a bundle's size may be wrong: packing again would cost far more.
+const SLACK: u64 = 24;
+
+/// What was written.
+#[derive(Debug, Serialize)]
+pub struct Bundled {
+    pub files: Vec<Written>,
+    /// Where its bytes go.
+    pub bytes: Ledger,
+    /// `None`: no cap was named.
+    pub budget: Option<Budget>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Written {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+/// What to make a bundle of, once there is an artifact.
+pub struct Bundling {
+    script: PathBuf,
+    text: String,
+    output: PathBuf,
+    apart: bool,
+    nameless: bool,
+}
+
+/// A bundle that is not written yet.
+pub struct Ready<'a> {
+    bundling: &'a Bundling,
+    files: Files,
+    ledger: Ledger,
+}
+
+/// # Errors
+/// Verification when the artifact is damaged; Input when a file cannot be read or written; Cap when the bundle does not fit.
+/// Only a bundle that fits is written.
+pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
+    let includes = files::includes(&args.include)?;
+    let bundling = Bundling::new(&args.script, &args.output, args.apart, args.nameless)?;
+    let artifact = std::fs::read(&args.artifact).map_err(|e| Error::io("read", &args.artifact, e))?;
+    progress.begin("decode the artifact", 0);
+    decode(&artifact).map_err(|e| e.at(args.artifact.display()))?;
+    progress.end();
+    let ready = bundling.make(&artifact)?;
+    let budget = args.cap.map(|cap| Budget::new(ready.bytes(), includes, cap)).transpose()?;
+    Ok(Bundled { budget, ..ready.write()? })
+}
+
+impl Bundling {
+    fn new(script: &Path, output: &Path, apart: bool, nameless: bool) -> Result<Bundling> {
+        let text = std::fs::read_to_string(script).map_err(|e| Error::io("read", script, e))?;
+        let full = |path: &Path| std::fs::canonicalize(path).ok();
+        if full(output).is_some_and(|output| Some(output) == full(script)) {
+            return Err(Error::input(format!("the bundle would replace its script {}", script.display()))
+                .hint("write it to another name"));
+        }
+        save::check(output)?;
+        let (script, output) = (script.to_path_buf(), output.to_path_buf());
+        Ok(Bundling { script, text, output, apart, nameless })
+    }
+
+    /// What `pack --bundle` makes: everything in one script beside the artifact.
+    ///
+    /// # Errors
+    /// Input, when the script cannot be read or would be replaced.
+    pub fn of_pack(script: &Path, artifact: &Path) -> Result<Bundling> {
+        Bundling::new(script, &artifact.with_extension("py"), false, false)
+    }
+
+    fn script(&self) -> Script<'_> {
+        let name = self.script.file_name().and_then(|name| name.to_str()).unwrap_or("script.py");
+        Script { name, text: &self.text, apart: self.apart }
+    }
+
+    /// By how much a bundle will be larger than its artifact, to some [`SLACK`] bytes: the streams are guessed.
+    ///
+    /// # Errors
+    /// As [`bundle`].
+    pub fn overhead(&self, model: &Model, cap: u64) -> Result<u64> {
+        let all: usize = (0..model.stored.len()).map(|i| model.stored[i].data.len()).sum();
+        let (mut entries, mut vectors) = (Vec::new(), Vec::new());
+        for (i, stored) in model.stored.iter().enumerate() {
+            match model.spec(i).form {
+                Form::Vector => vectors.push(i as u32),
+                _ => entries.push(StreamEntry {
+                    codec: codec::MATRIX,
+                    tensors: vec![i as u32],
+                    dtypes: vec![stored.dtype],
+                    needs: vec![],
+                    len: (u128::from(cap) * stored.data.len() as u128 / all.max(1) as u128) as u64,
+                }),
+            }
+        }
+        if !vectors.is_empty() {
+            let dtypes = vectors.iter().map(|t| model.stored[*t as usize].dtype).collect();
+            entries.push(StreamEntry { codec: codec::VECTORS, tensors: vectors, dtypes, needs: vec![], len: 9_999 });
+        }
+        let header = header(model, entries);
+        let streams: u64 = header.streams.iter().map(|s| s.len).sum();
+        let container = write::size_of(&header)? - streams;
+        let (_, ledger) = bundle(&self.script(), &Contents::new(&header, self.nameless), &[])?;
+        Ok((ledger.total + SLACK).saturating_sub(container))
+    }
+
+    /// A bundle of these bytes, which are a sound artifact.
+    ///
+    /// # Errors
+    /// As [`bundle`].
+    pub fn make(&self, artifact: &[u8]) -> Result<Ready<'_>> {
+        let parsed = parse(artifact)?;
+        let contents = Contents::new(&parsed.header, self.nameless);
+        let streams = parsed.header_range.end..artifact.len() - write::ROOT_BYTES - write::CHECK_BYTES;
+        let (files, ledger) = bundle(&self.script(), &contents, &artifact[streams])?;
+        Ok(Ready { bundling: self, files, ledger })
+    }
+}
+
+impl Ready<'_> {
+    pub fn bytes(&self) -> u64 {
+        self.ledger.total
+    }
+
+    /// # Errors
+    /// Input, when a file cannot be written.
+    pub fn write(self) -> Result<Bundled> {
+        let Ready { bundling: Bundling { output, .. }, files, ledger } = self;
+        let mut written = vec![(output.clone(), files.script)];
+        written.extend(files.blob.map(|blob| (output.with_file_name(BLOB_NAME), blob)));
+        // The script last: it is only there when all it needs is.
+        for (path, bytes) in written.iter().rev() {
+            save::save(path, bytes)?;
+        }
+        let files = written.into_iter().map(|(path, bytes)| Written { path, bytes: bytes.len() as u64 }).collect();
+        Ok(Bundled { files, bytes: ledger, budget: None })
+    }
+}
+
+impl Bundled {
+    /// Bytes of the bundle beside those of the artifact it was made of.
+    pub fn beside(&self, artifact: u64) -> u64 {
+        self.bytes.total.saturating_sub(artifact)
+    }
+
+    /// As a table.
+    pub fn text(&self) -> String {
+        let Ledger { weights, script, decoder, total } = self.bytes;
+        let rows = [("weights", weights), ("script, compressed", script), ("decoder", decoder), ("total", total)];
+        let rows: Vec<Vec<String>> = rows.iter().map(|(name, n)| vec![(*name).into(), thousands(*n)]).collect();
+        let mut out = table(&[Side::Left, Side::Right], &rows);
+        for Written { path, bytes } in &self.files {
+            let _ = writeln!(out, "wrote {}, {} bytes", path.display(), thousands(*bytes));
+        }
+        if let Some(Budget { total, cap, free, .. }) = self.budget {
+            let [total, cap, free] = [total, cap, free].map(thousands);
+            let _ = writeln!(out, "{total} of {cap} bytes, {free} free");
+        }
+        out
+    }
+}
