@@ -182,7 +182,11 @@ fn side_by_side(cases: &[Case]) {
         assert_eq!(bad != 0, wanted.is_none(), "case {i}: {numbers:?}: C refuses {bad}, Rust {}", wanted.is_none());
         refused += bad;
         for (at, value) in wanted.iter().flatten().enumerate() {
-            assert_eq!(found.next(), Some(*value), "case {i}: {numbers:?}, value {at}");
+            let found = found.next().expect("a value for every value");
+            // Of 16-bit types decoder.py keeps 16 bits; and a conversion may make a silent NaN of a signalling one.
+            let bits = if numbers[0] == 2 && numbers[2] < 23 { found & 0xffff } else { found };
+            let nan = numbers[0] == 2 && numbers[2] == 10 && value & 0x7c00 == 0x7c00 && bits | 0x200 == *value;
+            assert!(bits == *value || nan, "case {i}: {numbers:?}, value {at}: {found}, not {value}");
         }
     }
     assert!(found.next().is_none());
