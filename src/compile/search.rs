@@ -195,7 +195,7 @@ pub(super) fn search(
     let found = match meet(&mut parts, budget, start, FINAL_CLOSE)? {
         Outcome::Fits(found) => found,
         Outcome::TooSmall { needed } => {
-            return Err(too_large(options, needed).hint("raise the cap, include less, or pack a smaller model"));
+            return Err(too_large(options, budget, needed).hint("raise the cap, include less, or pack a smaller model"));
         }
     };
     progress.end();
