@@ -7,14 +7,19 @@ mod args;
 mod bytes;
 mod config;
 mod device;
+mod diff;
 mod eval;
 mod figures;
 mod files;
+mod frontier;
 mod given;
 mod inspect;
 mod json;
+mod measuring;
 mod pack;
+mod page;
 mod render;
+mod shell;
 mod unpack;
 mod verify;
 
@@ -26,7 +31,6 @@ use clap::Parser;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::inspect::Inventory;
 use crate::progress::{Bars, Progress, Silent};
 use args::{Cli, Command};
 
@@ -37,9 +41,13 @@ enum Report {
     Pack(pack::Packed),
     Eval(eval::Evaluated),
     Verify(verify::Verified),
-    Inspect(Inventory),
+    Inspect(inspect::Inspected),
+    Diff(diff::Compared),
+    Frontier(frontier::Frontier),
     Unpack(unpack::Unpacked),
     Config(config::Recognised),
+    Completions(shell::Made),
+    Man(shell::Made),
 }
 
 impl Report {
@@ -49,8 +57,12 @@ impl Report {
             Report::Eval(_) => "eval",
             Report::Verify(_) => "verify",
             Report::Inspect(_) => "inspect",
+            Report::Diff(_) => "diff",
+            Report::Frontier(_) => "frontier",
             Report::Unpack(_) => "unpack",
             Report::Config(_) => "config",
+            Report::Completions(_) => "completions",
+            Report::Man(_) => "man",
         }
     }
 
@@ -59,9 +71,12 @@ impl Report {
             Report::Pack(packed) => render::packed(packed),
             Report::Eval(evaluated) => render::evaluated(evaluated),
             Report::Verify(verified) => render::verified(verified),
-            Report::Inspect(inventory) => render::inventory(inventory),
+            Report::Inspect(inspected) => render::inspected(inspected),
+            Report::Diff(compared) => render::compared(compared),
+            Report::Frontier(frontier) => render::frontier(frontier),
             Report::Unpack(unpacked) => render::unpacked(unpacked),
             Report::Config(recognised) => recognised.text(),
+            Report::Completions(made) | Report::Man(made) => made.text(),
         }
     }
 
@@ -70,6 +85,14 @@ impl Report {
         match self {
             Report::Config(recognised) => recognised.aside(),
             _ => String::new(),
+        }
+    }
+
+    /// 0, or 1 where a difference was to be told that way.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Report::Diff(compared) => u8::from(compared.exit_code && compared.difference.different),
+            _ => 0,
         }
     }
 }
@@ -83,7 +106,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let bars = Bars::new();
     let progress: &dyn Progress = if cli.quiet { &Silent } else { &bars };
-    let result = run(&cli, progress);
+    let pictures = page::asked(&cli.command);
+    let result = pictures.map_or(Ok(()), page::check).and_then(|()| run(&cli, progress)).and_then(|report| {
+        pictures.map_or(Ok(()), |pictures| page::write(pictures, &json::report(&report), &args))?;
+        Ok(report)
+    });
     // A bar that an error left behind would stand in its way.
     progress.end();
     match result {
@@ -92,7 +119,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
                 eprint!("{}", report.aside());
             }
             print(&if cli.json { json::report(&report) } else { report.text() });
-            ExitCode::SUCCESS
+            ExitCode::from(report.exit_code())
         }
         Err(error) => fail(&error, cli.json),
     }
@@ -107,9 +134,13 @@ fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
         Command::Pack(args) => Report::Pack(pack::run(args, progress)?),
         Command::Eval(args) => Report::Eval(eval::run(args, progress)?),
         Command::Verify(args) => Report::Verify(verify::run(args, progress)?),
-        Command::Inspect(args) => Report::Inspect(inspect::run(args)?),
+        Command::Inspect(args) => Report::Inspect(inspect::run(args, progress)?),
+        Command::Diff(args) => Report::Diff(diff::run(args, progress)?),
+        Command::Frontier(args) => Report::Frontier(frontier::run(args, progress)?),
         Command::Unpack(args) => Report::Unpack(unpack::run(args, progress)?),
         Command::Config(args) => Report::Config(config::run(args)?),
+        Command::Completions(args) => Report::Completions(shell::completions(args)?),
+        Command::Man(args) => Report::Man(shell::man(args)?),
     })
 }
 
@@ -137,9 +168,9 @@ fn fail(error: &Error, json: bool) -> ExitCode {
     ExitCode::from(error.exit_code())
 }
 
-/// To stdout. A reader that has seen enough (`| head`) is no failure.
+/// To stdout, colours only where a terminal shows them and nobody set NO_COLOR. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) {
-    if let Err(e) = std::io::stdout().write_all(text.as_bytes())
+    if let Err(e) = anstream::stdout().write_all(text.as_bytes())
         && e.kind() != ErrorKind::BrokenPipe
     {
         eprintln!("cannot write to stdout: {e}");

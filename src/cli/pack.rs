@@ -10,7 +10,7 @@ use super::given;
 use crate::artifact::save;
 use crate::compile::{Options, Source, compile};
 use crate::error::{Error, Result};
-use crate::ingest::overlap;
+use crate::inspect::{self, Depth, Inventory};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::text::thousands;
@@ -24,6 +24,8 @@ pub struct Packed {
     pub model: String,
     pub output: PathBuf,
     pub verdict: Verdict,
+    /// Where the bytes of the artifact go.
+    pub ledger: Inventory,
     /// Seconds of every stage of the compilation, in order.
     pub stages: Vec<Stage>,
     /// Statistics were found from an earlier run.
@@ -49,19 +51,16 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     }
     save::check(&args.output)?;
     args.write_plan.iter().try_for_each(|path| save::check(path))?;
-    let overrides = args.files.overrides(Some(&args.validation), &args.calib);
+    let measuring = &args.measuring;
+    let overrides = args.files.overrides(Some(&args.validation), &measuring.calib);
     let device = args.device.open()?;
     let (located, model) = files::model(&args.model, &args.files, &overrides)?;
     let model = model.on(&device);
     let plan = args.plan.as_deref().map(given::plan).transpose()?;
-    let curvature = given::curvature(args.statistics.as_deref(), &model)?;
-    let measures = !args.lossless && matches!(curvature, Source::Measured);
-    if measures {
-        model.network().map_err(|e| match e.hint {
-            Some(hint) => Error { hint: Some(format!("{hint}; or give curvature with --statistics")), ..e },
-            None => e,
-        })?;
-    }
+    let curvature = match args.lossless {
+        true => Source::Flat,
+        false => measuring.curvature(&model)?,
+    };
     let mut notes = notes(&model);
     let trial = match model.network() {
         Ok(net) if !args.no_eval => {
@@ -71,20 +70,19 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         }
         _ => None,
     };
-    let calib = match measures {
-        false => None,
-        true => Some(calibration(args, &located.train, &located.val, &model, &mut notes)?),
+    let calib = match curvature {
+        Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes)?),
+        _ => None,
     };
-    let cache = cache(args, &mut notes)?;
+    let cache = if args.lossless { None } else { measuring.folder(&mut notes)? };
 
     let options = Options {
         cap: args.cap,
         includes,
-        effort: args.effort,
-        seed: args.seed,
+        effort: measuring.effort,
+        seed: measuring.seed,
         lossless: args.lossless,
-        // More rows than there are is all of them.
-        calib_rows: args.calib_rows.map(|rows| rows.limit().unwrap_or(usize::MAX)),
+        calib_rows: measuring.rows(),
         cache,
         curvature,
         plan,
@@ -93,6 +91,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
     let mut verdict = prove(args, staged.path(), &model, trial.as_ref(), &compiled.bytes, progress)?;
+    let ledger = inspect::of_bytes(&args.output, &compiled.bytes, Depth::Container)?;
     staged.commit()?;
     if let Some(path) = &args.write_plan {
         save::save(path, compiled.plan.to_json().as_bytes())?;
@@ -113,6 +112,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         model: files::name(&args.model),
         output: args.output.clone(),
         verdict,
+        ledger,
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
     })
@@ -144,7 +144,7 @@ fn prove(
 }
 
 /// What is worth knowing about the model before it is packed.
-fn notes(model: &Model) -> Vec<Note> {
+pub fn notes(model: &Model) -> Vec<Note> {
     let mut notes: Vec<Note> = model.remarks.iter().cloned().map(Note::Input).collect();
     if !model.ties.found.is_empty() {
         notes.push(Note::UndeclaredTies(model.ties.found.len()));
@@ -154,74 +154,4 @@ fn notes(model: &Model) -> Vec<Note> {
         notes.push(Note::Retied(model.ties.retied.len(), format!("{largest:.2e}")));
     }
     notes
-}
-
-/// The calibration tokens, which share no document with the validation tokens.
-fn calibration(
-    args: &PackArgs,
-    train: &[PathBuf],
-    val: &[PathBuf],
-    model: &Model,
-    notes: &mut Vec<Note>,
-) -> Result<Vec<u16>> {
-    if train.is_empty() {
-        let model = args.model.display();
-        return Err(Error::input(format!("no calibration tokens: there is no train_*.bin beside {model}"))
-            .hint("name a token shard with --calib, or pack with --lossless, which needs none"));
-    }
-    let vocab = model.network()?.vocab_size();
-    let train = files::shards(train, vocab)?;
-    // Also with --no-eval: the artifact will be judged on these tokens sooner or later.
-    for val in files::shards(val, vocab)? {
-        for shard in &train {
-            match overlap::refuse((&shard.path, &shard.tokens), (&val.path, &val.tokens)) {
-                Ok(()) => {}
-                Err(found) if args.allow_overlap => notes.push(Note::Overlap(found.message)),
-                Err(found) => return Err(found),
-            }
-        }
-    }
-    let tokens: Vec<u16> = train.into_iter().flat_map(|shard| shard.tokens).collect();
-    let (found, wanted) = (tokens.len(), model.network()?.context() + 1);
-    if found < wanted {
-        return Err(Error::input(format!("{found} calibration tokens fill no row, one takes {wanted}"))
-            .hint("name another token shard with --calib, or pack with --lossless"));
-    }
-    Ok(tokens)
-}
-
-/// The folder for measured statistics, there by now.
-fn cache(args: &PackArgs, notes: &mut Vec<Note>) -> Result<Option<PathBuf>> {
-    if args.no_cache || args.lossless {
-        return Ok(None);
-    }
-    if let Some(folder) = &args.cache {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        return Ok(Some(folder.clone()));
-    }
-    // Nobody asked for this one: that it cannot be had is worth a note, not a failure.
-    let made = user_cache().ok_or_else(|| "there is no home folder".to_string()).and_then(|folder| {
-        std::fs::create_dir_all(&folder).map(|()| folder.clone()).map_err(|e| format!("{}: {e}", folder.display()))
-    });
-    match made {
-        Ok(folder) => Ok(Some(folder)),
-        Err(why) => {
-            notes.push(Note::NoCache(why));
-            Ok(None)
-        }
-    }
-}
-
-/// `tiepack` in the folder that the platform has for caches.
-fn user_cache() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = |below: &str| set("HOME").map(|home| home.join(below));
-    let base = if cfg!(windows) {
-        set("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        home("Library/Caches")
-    } else {
-        set("XDG_CACHE_HOME").or_else(|| home(".cache"))
-    };
-    base.map(|base| base.join(Path::new("tiepack")))
 }

@@ -4,6 +4,7 @@ mod exact;
 mod execute;
 mod metrics;
 mod pieces;
+pub mod predict;
 mod search;
 mod statistics;
 
@@ -152,7 +153,10 @@ pub fn compile_each(
                 progress.note("the exact model fits the cap: nothing needs to be quantized");
             }
             let (bytes, plan, stages, none) = (bytes.clone(), plan.clone(), timer.take(), Vec::new);
-            each(at, Ok(Compiled { bytes, plan, stages, cached_statistics: false, silent: none(), unmeasured: none() }))?;
+            each(
+                at,
+                Ok(Compiled { bytes, plan, stages, cached_statistics: false, silent: none(), unmeasured: none() }),
+            )?;
         } else if options.lossless {
             let refusal = too_large(options, budget(*cap), bytes.len() as u64);
             each(at, Err(refusal.hint("leave out --lossless, or raise the cap")))?;

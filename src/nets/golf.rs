@@ -290,6 +290,10 @@ impl Net for Golf {
         self.layers
     }
 
+    fn order(&self) -> Vec<usize> {
+        self.order.clone()
+    }
+
     fn tied_roles(&self) -> &'static [&'static str] {
         if self.activation == Activation::SwiGlu { GATED_ROLES } else { TIED_ROLES }
     }

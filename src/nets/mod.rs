@@ -135,6 +135,10 @@ pub trait Net: Send + Sync {
     fn context(&self) -> usize;
     /// Number of layers that a tie map speaks of.
     fn layers(&self) -> usize;
+    /// These layers in the order in which they run.
+    fn order(&self) -> Vec<usize> {
+        (0..self.layers()).collect()
+    }
     /// Roles that a whole-layer tie shares.
     fn tied_roles(&self) -> &'static [&'static str];
     /// Other names under which a state dict may hold a tensor as well, with its canonical name: heads that are embeddings.

@@ -3,6 +3,7 @@
 //!
 //! Nothing here takes the packer's word: every figure comes from the file on the disk.
 
+mod several;
 pub mod statistics;
 pub mod verdict;
 
@@ -21,6 +22,7 @@ use crate::model::Model;
 use crate::nets::Form;
 use crate::progress::Progress;
 
+pub use several::several;
 use verdict::{Against, Evaluation, File, Note, Sample, Verdict};
 
 /// Validation tokens, every id below the model's vocabulary.

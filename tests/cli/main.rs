@@ -3,13 +3,17 @@
 mod artifacts;
 mod checkpoints;
 mod config;
+mod diff;
+mod examples;
 mod foreign;
+mod frontier;
 mod help;
 mod inputs;
 mod losses;
 mod lossy;
 mod pack;
 mod plan;
+mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};

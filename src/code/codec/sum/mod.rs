@@ -12,10 +12,12 @@
 
 mod decode;
 mod encode;
+mod head;
 mod low_rank;
 
 pub use decode::decode;
 pub use encode::{Coded, Terms, encode};
+pub use head::{Head, head};
 
 /// Bits of the first byte.
 const REFERENCE: u8 = 1;
