@@ -38,7 +38,7 @@ def measure(model, train, seed=0):
     rows = min(ROWS, (len(ids) - 1) // length)
     starts = [r * ((len(ids) - 1) // length) // rows * length for r in range(rows)]
     batch = torch.stack([ids[s : s + length] for s in starts])
-    p = {name: t.requires_grad_() for name, t in model.whole({}).items()}
+    p = {name: t.clone().requires_grad_() for name, t in model.whole({}).items()}
     sums, by_tensor = {}, {id(p[name]): source for name, source in model.alias.items()}
     for name in model.matrices:
         r, c = model.tensors[name].shape

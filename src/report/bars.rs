@@ -23,7 +23,7 @@ pub fn bars(document: Document, bars: &[(String, String)], how: As, width: f64) 
     let mut canvas = Canvas::new(width, bars.len() as f64 * row + 4.0);
     for (k, (name, at)) in bars.iter().enumerate() {
         let (y, value) = (k as f64 * row, value(at));
-        let fits = ((left - 12.0) / 6.9) as usize;
+        let fits = ((left - 12.0) / 6.6) as usize;
         let shown: String = match name.chars().count() {
             n if n > fits => format!("…{}", name.chars().skip(n - fits.saturating_sub(1)).collect::<String>()),
             _ => name.clone(),

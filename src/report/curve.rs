@@ -14,6 +14,8 @@ pub struct Spot {
 /// A picture of points over a logarithmic height.
 pub struct Curve<'a> {
     pub x: &'a str,
+    /// The width is in bytes, not a plain number.
+    pub bytes: bool,
     pub y: &'a str,
     /// Points that a line joins.
     pub line: Vec<Spot>,
@@ -43,7 +45,11 @@ impl Curve<'_> {
         }
         for tick in ticks(x0, x1, ((width - left) / 90.0) as usize) {
             canvas.line([x(tick), height - bottom, x(tick), height - bottom + 5.0], "class=\"rule\"");
-            canvas.text([x(tick), height - bottom + 18.0], "soft small mid", &bytes(tick));
+            canvas.text(
+                [x(tick), height - bottom + 18.0],
+                "soft small mid",
+                &if self.bytes { bytes(tick) } else { short(tick) },
+            );
         }
         canvas.text([left, 14.0], "soft", self.y);
         canvas.text([width - right, height - 6.0], "soft end", self.x);
@@ -88,7 +94,13 @@ fn ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
 }
 
 fn short(v: f64) -> String {
-    if v >= 1e-4 { format!("{v:.4}").trim_end_matches('0').trim_end_matches('.').to_string() } else { nats(v) }
+    if v == 0.0 {
+        "0".into()
+    } else if v >= 1e-4 {
+        format!("{v:.4}").trim_end_matches('0').trim_end_matches('.').to_string()
+    } else {
+        nats(v)
+    }
 }
 
 /// `900 kB`, `1.2 MB`.

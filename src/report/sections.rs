@@ -113,6 +113,10 @@ pub fn all(document: Document) -> Vec<Section> {
             sections.push(points(document));
         }
         Some("diff") => sections.extend(changes(document)),
+        Some("pack") => {
+            sections.extend(healing(document));
+            sections.extend(search(document));
+        }
         _ => {}
     }
     if let Some(ledger) = ledger(document) {
@@ -196,6 +200,7 @@ fn curve(document: Document<'_>) -> Curve<'_> {
     };
     Curve {
         x: "bytes, everything counted",
+        bytes: true,
         y: "KL(original ‖ packed), nats per token",
         line: (0..document.list("/points").len()).filter_map(spot).collect(),
         others: document.list("/peers").iter().filter_map(peer).collect(),
@@ -211,6 +216,55 @@ fn frontier(document: Document) -> Option<Section> {
         "Every point is a file, opened and measured on validation tokens. Whiskers are one standard error.{peers}"
     );
     Some(Section { title: "Loss against bytes", about, body, half: false })
+}
+
+/// How training the packed model back towards the original went.
+fn healing(document: Document) -> Option<Section> {
+    let points = "/healing/course/points";
+    let spot = |at: usize| {
+        let of = |what: &str| document.number(&format!("{points}/{at}/{what}"));
+        let (x, y) = (of("step")?, of("kl")?);
+        let title =
+            format!("step {x} · KL {} nats per token · {} bytes", As::Nats.text(y), thousands(of("bytes")? as u64));
+        Some(Spot { x, y, error: None, title })
+    };
+    let line: Vec<Spot> = (0..document.list(points).len()).filter_map(spot).collect();
+    let curve = Curve {
+        x: "steps",
+        bytes: false,
+        y: "KL on held-out calibration text, nats per token",
+        line,
+        others: Vec::new(),
+    };
+    let body = picture("healing", WIDE, |width| curve.draw(width, if width < 500.0 { 240.0 } else { 300.0 }))?;
+    let steps = document.figure("/healing/course/steps", As::Count).unwrap_or_default();
+    let about = format!("{steps} steps back towards the original, on calibration tokens only.");
+    Some(Section { title: "Healing", about, body, half: false })
+}
+
+/// What each matrix is made of, and the best of what it was not made of.
+fn search(document: Document) -> Option<Section> {
+    let list = "/structure/rows";
+    let row = |at: usize| {
+        let (text, place) =
+            (|what: &str| document.text(&format!("{list}/{at}/{what}")), |what: &str| format!("{list}/{at}/{what}"));
+        vec![
+            escape(text("tensor").unwrap_or_default()),
+            escape(text("made").unwrap_or_default()),
+            document.figure(&place("bytes"), As::Count).unwrap_or_default(),
+            document.figure(&place("nats"), As::Nats).unwrap_or_default(),
+            escape(text("next/made").unwrap_or_default()),
+            document.figure(&place("next/more"), As::Difference).unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = (0..document.list(list).len().min(4 * ROWS)).map(row).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let titles = ["matrix", "made of", ">bytes", ">nats", "or else", ">nats more"];
+    let trials = document.figure("/structure/search/trials", As::Count).map(|n| format!(" {n} candidates were tried."));
+    let about = format!("What every matrix is made of, and what would have come next.{}", trials.unwrap_or_default());
+    Some(Section { title: "The search", about, body: table(&titles, &rows), half: false })
 }
 
 /// A table of cells that are markup; titles that begin with `>` are of figures.
