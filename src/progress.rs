@@ -13,6 +13,8 @@ pub trait Progress: Sync {
     fn begin(&self, stage: &str, total: u64);
     /// `n` more steps of the stage are done.
     fn advance(&self, n: u64);
+    /// How the stage stands, in a few words, in place of its name.
+    fn status(&self, _: &str) {}
     /// Something worth a line of its own.
     fn note(&self, message: &str);
     /// The stage is over.
@@ -89,6 +91,14 @@ impl Progress for Bars {
         self.with_bar(|bar| {
             if let Some(bar) = bar {
                 bar.inc(n);
+            }
+        });
+    }
+
+    fn status(&self, message: &str) {
+        self.with_bar(|bar| {
+            if let Some(bar) = bar {
+                bar.set_message(message.to_string());
             }
         });
     }

@@ -6,10 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bytes::{self, Rows};
 use super::device::{self, Place};
-use crate::compile::Effort;
+use super::heal;
+use crate::compile::{Effort, Heal};
 use crate::ingest::Overrides;
 use crate::inspect::By;
 use crate::model;
+use crate::train::objective::Objective;
 
 /// Compile a trained, layer-tied transformer into the best model that fits a hard byte cap, and prove it
 #[derive(Debug, Parser)]
@@ -165,6 +167,20 @@ pub struct PackArgs {
     /// Write down what each tensor was made of, and how finely
     #[arg(long, value_name = "FILE")]
     pub write_plan: Option<PathBuf>,
+    /// Train the packed model back towards the original: `auto` (as --effort says), `off`, a number of steps,
+    /// or a time as 20m
+    #[arg(long, value_name = "LENGTH", default_value = "auto", value_parser = heal::parse, conflicts_with = "lossless")]
+    pub heal: Heal,
+    /// What healing makes small: the divergence from the original (`kl`), the loss on the tokens themselves (`data`),
+    /// or the mean of the two (`both`)
+    #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = true, default_value_t = Objective::Kl)]
+    pub heal_loss: Objective,
+    /// Keep the state of healing in this file
+    #[arg(long, value_name = "FILE")]
+    pub heal_checkpoint: Option<PathBuf>,
+    /// Go on from the state in --heal-checkpoint, to the file that an unbroken run makes
+    #[arg(long, requires = "heal_checkpoint")]
+    pub resume: bool,
     /// Do not measure losses on validation tokens
     #[arg(long)]
     pub no_eval: bool,
@@ -320,6 +336,9 @@ pub struct FrontierArgs {
     pub validation: ValidationFiles,
     #[command(flatten)]
     pub measuring: Measuring,
+    /// Heal each point, as `pack` does: `auto`, `off`, a number of steps, or a time as 20m
+    #[arg(long, value_name = "LENGTH", default_value = "off", value_parser = heal::parse)]
+    pub heal: Heal,
     /// Validation rows of each point, from the first: a number or `all`
     #[arg(long, value_name = "N", default_value = "256", value_parser = bytes::parse_rows)]
     pub val_rows: Rows,

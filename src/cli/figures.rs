@@ -69,7 +69,7 @@ pub fn width() -> usize {
     console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns).clamp(40, 400))
 }
 
-/// A table with a head and a last line that sums up. No wider than it may be: the first column gives way.
+/// A table with a head and a last line that sums up. No wider than it may be: the first column gives way, then the last.
 pub struct Table {
     sides: Vec<Side>,
     /// The head first.
@@ -113,6 +113,15 @@ impl Table {
         let first = width.saturating_sub(rest).max(LEAST);
         for row in &mut self.rows {
             row[0] = elided(&row[0], first);
+        }
+        // Then the last, if it is text.
+        let all: usize = shown.iter().map(|column| 2 + widest(&self.rows, *column)).sum::<usize>().saturating_sub(2);
+        let last = shown[shown.len() - 1];
+        if all > width && last > 0 && self.sides[last] == Side::Left {
+            let most = (widest(&self.rows, last) + width).saturating_sub(all).max(LEAST);
+            for row in self.rows.iter_mut().filter(|row| wide(&row[last]) > most) {
+                row[last] = row[last].chars().take(most - 1).chain(['…']).collect();
+            }
         }
         let widths: Vec<usize> = shown.iter().map(|column| widest(&self.rows, *column)).collect();
         let last = self.rows.len() - 1;

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::args::FrontierArgs;
 use super::files::{self, Validation};
-use super::pack;
+use super::{interrupt, pack};
 use crate::artifact::save;
 use crate::compile::{Options, Source, compile_each};
 use crate::error::{Error, Kind, Result};
 use crate::frontier::{Width, prices};
 use crate::progress::Progress;
 use crate::text::thousands;
+use crate::train::objective::Objective;
 use crate::verify::several;
 use crate::verify::verdict::{Evaluation, Note};
 
@@ -111,7 +112,13 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
         cache: measuring.folder(&mut notes)?,
         curvature,
         plan: None,
+        heal: args.heal,
+        objective: Objective::Kl,
+        checkpoint: None,
+        resume: false,
+        stop: Box::new(interrupt::interrupted),
     };
+    interrupt::listen();
     let mut caps = if args.caps.is_empty() { spread(model.weights(), args.points) } else { args.caps.clone() };
     caps.sort_unstable();
     caps.dedup();

@@ -8,12 +8,13 @@ use super::args::InspectArgs;
 use super::files;
 use crate::artifact::open::open;
 use crate::compile::predict::{Cost, predict};
-use crate::compile::{Options, Source};
+use crate::compile::{Heal, Options, Source};
 use crate::error::{Error, Result};
 use crate::ingest::{self, folder};
 use crate::inspect::{By, Depth, Fidelity, Group, Inventory, artifact, model};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::train::objective::Objective;
 use crate::verify::verdict::Note;
 
 /// A file looked into.
@@ -94,6 +95,11 @@ fn hold(
         cache: measuring.folder(notes)?,
         curvature,
         plan: None,
+        heal: Heal::Off,
+        objective: Objective::Kl,
+        checkpoint: None,
+        resume: false,
+        stop: Box::new(|| false),
     };
     let packed = open(&args.model)?.model;
     let costs = predict(&original, &packed, calib.as_deref(), &options, progress)

@@ -13,7 +13,9 @@ mod figures;
 mod files;
 mod frontier;
 mod given;
+mod heal;
 mod inspect;
+mod interrupt;
 mod json;
 mod measuring;
 mod pack;
@@ -38,7 +40,7 @@ use args::{Cli, Command};
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Report {
-    Pack(pack::Packed),
+    Pack(Box<pack::Packed>),
     Eval(eval::Evaluated),
     Verify(verify::Verified),
     Inspect(inspect::Inspected),
@@ -131,7 +133,7 @@ fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
         built.map_err(|e| Error::compute(format!("cannot start {threads} threads: {e}")))?;
     }
     Ok(match &cli.command {
-        Command::Pack(args) => Report::Pack(pack::run(args, progress)?),
+        Command::Pack(args) => Report::Pack(Box::new(pack::run(args, progress)?)),
         Command::Eval(args) => Report::Eval(eval::run(args, progress)?),
         Command::Verify(args) => Report::Verify(verify::run(args, progress)?),
         Command::Inspect(args) => Report::Inspect(inspect::run(args, progress)?),

@@ -6,15 +6,16 @@ use serde::Serialize;
 
 use super::args::PackArgs;
 use super::files::{self, Validation};
-use super::given;
+use super::{given, interrupt};
 use crate::artifact::save;
-use crate::compile::{Options, Source, compile};
+use crate::compile::{Healed, Options, Source, compile};
 use crate::error::{Error, Result};
+use crate::heal::Course;
 use crate::inspect::{self, Depth, Inventory};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::text::thousands;
-use crate::verify::verdict::{Budget, Note, Verdict};
+use crate::verify::verdict::{Budget, Evaluation, Note, Verdict};
 use crate::verify::{self, Trial};
 
 /// What a pack did.
@@ -30,6 +31,16 @@ pub struct Packed {
     pub stages: Vec<Stage>,
     /// Statistics were found from an earlier run.
     pub cached_statistics: bool,
+    /// What healing did; `None`: there was none.
+    pub healing: Option<Healing>,
+}
+
+/// What healing did.
+#[derive(Debug, Serialize)]
+pub struct Healing {
+    /// The validation tokens before healing; `None`: nobody wanted an evaluation.
+    pub before: Option<Evaluation>,
+    pub course: Course,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,7 +61,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
             .hint("raise --cap, or include less"));
     }
     save::check(&args.output)?;
-    args.write_plan.iter().try_for_each(|path| save::check(path))?;
+    args.write_plan.iter().chain(&args.heal_checkpoint).try_for_each(|path| save::check(path))?;
     let measuring = &args.measuring;
     let overrides = args.files.overrides(Some(&args.validation), &measuring.calib);
     let device = args.device.open()?;
@@ -86,12 +97,20 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         cache,
         curvature,
         plan,
+        heal: args.heal,
+        objective: args.heal_loss,
+        checkpoint: args.heal_checkpoint.clone(),
+        resume: args.resume,
+        stop: Box::new(interrupt::interrupted),
     };
+    interrupt::listen();
     let compiled = compile(&model, calib.as_deref(), &options, progress)?;
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
     let mut verdict = prove(args, staged.path(), &model, trial.as_ref(), &compiled.bytes, progress)?;
     let ledger = inspect::of_bytes(&args.output, &compiled.bytes, Depth::Container)?;
+    let healing =
+        compiled.healed.as_ref().map(|healed| healing(&model, healed, trial.as_ref(), progress)).transpose()?;
     staged.commit()?;
     if let Some(path) = &args.write_plan {
         save::save(path, compiled.plan.to_json().as_bytes())?;
@@ -115,7 +134,14 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Packed> {
         ledger,
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
+        healing,
     })
+}
+
+/// Holds the model before healing against the original, as [`prove`] does that after it.
+fn healing(model: &Model, healed: &Healed, trial: Option<&Trial>, progress: &dyn Progress) -> Result<Healing> {
+    let before = trial.map(|trial| verify::cost(model, &healed.before, trial, progress)).transpose()?;
+    Ok(Healing { before, course: healed.course.clone() })
 }
 
 /// Verifies the written file, read back from the disk, and that it is the one that was compiled.

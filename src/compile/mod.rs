@@ -2,6 +2,7 @@
 
 mod exact;
 mod execute;
+mod heal;
 mod metrics;
 mod pieces;
 pub mod predict;
@@ -9,17 +10,20 @@ mod search;
 mod statistics;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use metrics::Metrics;
 use pieces::file;
 
 use crate::error::{Error, Result};
+use crate::heal::{Course, Length};
 use crate::measure::Statistics;
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::text::thousands;
+use crate::train::objective::Objective;
 
 /// How much time a better result is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -39,6 +43,15 @@ impl Effort {
             Effort::Fast => 1 << 15,
             Effort::Normal => 9 << 14,
             Effort::Max => 9 << 16,
+        }
+    }
+
+    /// How long to heal, where nobody says so: not at all, about as long as the rest takes, as long as it gains.
+    fn healing(self) -> Option<Length> {
+        match self {
+            Effort::Fast => None,
+            Effort::Normal => Some(Length::Steps(60)),
+            Effort::Max => Some(Length::Gaining),
         }
     }
 
@@ -70,6 +83,23 @@ pub struct Options {
     pub curvature: Source,
     /// What to make instead of what a search would find.
     pub plan: Option<Plan>,
+    pub heal: Heal,
+    pub objective: Objective,
+    /// Where the state of healing is kept.
+    pub checkpoint: Option<PathBuf>,
+    /// Go on from the checkpoint.
+    pub resume: bool,
+    /// Asked from time to time: whether to end with the best so far.
+    pub stop: Box<dyn Fn() -> bool + Sync>,
+}
+
+/// Whether to heal, and how long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Heal {
+    /// As the effort says, where there is a network and calibration text.
+    Auto,
+    Off,
+    For(Length),
 }
 
 /// Where the curvature of the loss comes from.
@@ -95,6 +125,14 @@ pub struct Compiled {
     pub silent: Vec<String>,
     /// Matrices of whose curvature nothing was known, though that of others was.
     pub unmeasured: Vec<String>,
+    pub healed: Option<Healed>,
+}
+
+/// What healing started from, and how it went.
+pub struct Healed {
+    /// The model before, as its file would have been.
+    pub before: Model,
+    pub course: Course,
 }
 
 /// Bits per weight from which an exact copy may fit: trained weights in bf16 carry 10 to 11.
@@ -155,7 +193,15 @@ pub fn compile_each(
             let (bytes, plan, stages, none) = (bytes.clone(), plan.clone(), timer.take(), Vec::new);
             each(
                 at,
-                Ok(Compiled { bytes, plan, stages, cached_statistics: false, silent: none(), unmeasured: none() }),
+                Ok(Compiled {
+                    bytes,
+                    plan,
+                    stages,
+                    cached_statistics: false,
+                    silent: none(),
+                    unmeasured: none(),
+                    healed: None,
+                }),
             )?;
         } else if options.lossless {
             let refusal = too_large(options, budget(*cap), bytes.len() as u64);
@@ -182,7 +228,7 @@ pub fn compile_each(
     };
     let metrics = Metrics::new(model, statistics);
     for at in left {
-        let quantized = quantized(model, &metrics, options, budget(caps[at]), &mut timer, progress);
+        let quantized = quantized(model, &metrics, calib, options, budget(caps[at]), &mut timer, progress);
         each(at, quantized.map(|compiled| Compiled { cached_statistics, ..compiled }))?;
     }
     Ok(())
@@ -192,6 +238,7 @@ pub fn compile_each(
 fn quantized(
     model: &Model,
     metrics: &Metrics,
+    calib: Option<&[u16]>,
     options: &Options,
     budget: u64,
     timer: &mut Timer,
@@ -201,6 +248,17 @@ fn quantized(
         Some(plan) => Ok((plan.clone(), execute::execute(plan, model, metrics, progress)?)),
         None => search::search(model, metrics, options, budget, progress),
     })?;
+    let (pieces, healed) = match length(model, calib, options, progress)? {
+        Some((length, calib)) => timer.stage("heal", || {
+            let before = model.with_data(pieces.decoded.iter().map(|data| Arc::new(data.clone())).collect());
+            let Options { objective, seed, resume, .. } = *options;
+            let (checkpoint, stop) = (options.checkpoint.clone(), &*options.stop);
+            let healing = heal::Healing { length, objective, seed, budget, checkpoint, resume, stop };
+            let (pieces, course) = heal::heal(model, metrics, (&plan, pieces), calib, healing, progress)?;
+            Ok::<_, Error>((pieces, Some(Healed { before, course })))
+        })?,
+        None => (pieces, None),
+    };
     let bytes = file(model, pieces)?;
     if bytes.len() as u64 > budget {
         let size = bytes.len() as u64;
@@ -216,7 +274,35 @@ fn quantized(
     };
     let silent = named(&|i| metrics.vanishes(model, i) && model.stored[i].data.iter().any(|v| *v != 0.0));
     let unmeasured = named(&|i| metrics.is_guessed(i));
-    Ok(Compiled { bytes, plan, stages: timer.take(), cached_statistics: false, silent, unmeasured })
+    Ok(Compiled { bytes, plan, stages: timer.take(), cached_statistics: false, silent, unmeasured, healed })
+}
+
+/// How long to heal, and on what; `None`: not at all.
+fn length<'a>(
+    model: &Model,
+    calib: Option<&'a [u16]>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Option<(Length, &'a [u16])>> {
+    let length = match options.heal {
+        Heal::Off => None,
+        Heal::Auto => options.effort.healing(),
+        Heal::For(length) => Some(length),
+    };
+    let Some(length) = length else { return Ok(None) };
+    let able = model.network().and_then(|net| {
+        let calib =
+            calib.ok_or_else(|| Error::input("healing needs calibration tokens").hint("give some with --calib"))?;
+        crate::heal::enough(net.context(), calib.len()).map(|()| (length, calib))
+    });
+    match (able, options.heal) {
+        (Ok(able), _) => Ok(Some(able)),
+        (Err(why), Heal::For(_)) => Err(why),
+        (Err(why), _) => {
+            progress.note(&format!("not healed: {}", why.message));
+            Ok(None)
+        }
+    }
 }
 
 fn too_large(options: &Options, budget: u64, needed: u64) -> Error {

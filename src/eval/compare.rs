@@ -108,8 +108,8 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// Σ p (log p − log q).
-fn divergence(p: &[f32], q: &[f32]) -> f32 {
+/// Σ p (log p − log q) of log-probabilities.
+pub fn divergence(p: &[f32], q: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
     let (p8, q8) = (p.chunks_exact(8), q.chunks_exact(8));
     let tail: f32 = p8.remainder().iter().zip(q8.remainder()).map(|(p, q)| exp(*p) * (p - q)).sum();

@@ -196,6 +196,9 @@ fn fill<E: Encoder>(
     Ok(parts)
 }
 
+/// Parts, and log2 of each one's step size.
+type Spent<T> = (Vec<Part<T>>, Vec<f64>);
+
 /// Parts at a step size, as log2 of it.
 type Coded<T> = (f64, Vec<Part<T>>);
 
@@ -205,7 +208,7 @@ fn spend<E: Encoder>(
     (coarse, mut parts): Coded<E::Coded>,
     (fine, finer): Coded<E::Coded>,
     budget: u64,
-) -> Result<(Vec<Part<E::Coded>>, Vec<f64>)> {
+) -> Result<Spent<E::Coded>> {
     let mut logs = vec![coarse; parts.len()];
     let gain = |i: usize, new: &Part<E::Coded>| {
         (parts[i].loss - new.loss) / (new.bytes as f64 - parts[i].bytes as f64).max(0.5)

@@ -104,18 +104,24 @@ pub fn against(
     };
     let evaluation = match trial {
         None => None,
-        Some(trial) => {
-            let windows = trial.windows(model.network()?.context())?;
-            progress.begin("compare on validation", windows.rows() as u64);
-            let (before, after) = (model.params()?, opened.model.params()?);
-            let comparison = compare(model.network()?, &before, &after, &windows, &|n| progress.advance(n))?;
-            progress.end();
-            Some(Evaluation::of(&comparison, trial.sample(&windows)))
-        }
+        Some(trial) => Some(cost(model, &opened.model, trial, progress)?),
     };
     let notes = notes(model, trial, evaluation.as_ref());
     let against = Some(against);
     Ok(Verdict { artifact, budget: None, against, evaluation, notes, seconds: seconds(started) })
+}
+
+/// What it costs to put `changed` in the place of `model`.
+///
+/// # Errors
+/// The tokens fill no row, or a forward pass fails.
+pub fn cost(model: &Model, changed: &Model, trial: &Trial, progress: &dyn Progress) -> Result<Evaluation> {
+    let windows = trial.windows(model.network()?.context())?;
+    progress.begin("compare on validation", windows.rows() as u64);
+    let (before, after) = (model.params()?, changed.params()?);
+    let comparison = compare(model.network()?, &before, &after, &windows, &|n| progress.advance(n))?;
+    progress.end();
+    Ok(Evaluation::of(&comparison, trial.sample(&windows)))
 }
 
 /// The loss of one model.

@@ -53,7 +53,7 @@ fn figures_on_pages_are_those_of_json() {
     assert!(page.contains(&format!("{kl:.4}")), "{kl} as a person reads it");
     check(&format!("diff {artifact} {{}}/a.tiepack --weights"), dir, 30);
     fs::write(dir.join("peers.json"), r#"[{"packer": "another <one>", "bytes": 70000, "kl": 0.5}]"#).unwrap();
-    let line = "frontier MODEL --caps 50kB,60kB,1kB --statistics none --effort fast --val-rows 1 --peers {}/peers.json";
+    let line = "frontier MODEL --caps 50kB,60kB,500 --statistics none --effort fast --val-rows 1 --peers {}/peers.json";
     let (page, _) = check(line, dir, 12);
     assert!(page.contains("another &lt;one&gt;") && page.contains("does not fit"));
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use tiepack::artifact::open::decode;
-use tiepack::compile::{self, Effort, Options, compile};
+use tiepack::compile::{self, Effort, Heal, Options, compile};
 use tiepack::ingest::{Config, Dtype, RawTensor, Source, TieMap};
 use tiepack::model::{Model, Structure, build};
 use tiepack::nets::{self, Form};
 use tiepack::plan::{Grid, Made, Odd, PLAN_VERSION, Part, Plan};
 use tiepack::progress::Silent;
+use tiepack::train::objective::Objective;
 
 use crate::{FOLDER, FOREIGN, LOSSLESS, QUANTIZED, hashes};
 
@@ -150,6 +151,11 @@ fn make() {
         cache: None,
         curvature: compile::Source::Measured,
         plan: None,
+        heal: Heal::Off,
+        objective: Objective::Kl,
+        checkpoint: None,
+        resume: false,
+        stop: Box::new(|| false),
     };
     let foreign = foreign();
     let planned = Options { curvature: compile::Source::Flat, plan: Some(foreign_plan(&foreign)), ..options(20_000) };

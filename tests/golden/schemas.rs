@@ -162,7 +162,7 @@ fn documents_are_as_their_schemas_say() {
     fits(&format!("diff {FOLDER}/{QUANTIZED} {FOLDER}/v1-foreign.tiepack --weights"), "diff", dir);
     std::fs::write(dir.join("nothing"), "").unwrap();
     fits(&format!("diff {{}}/nothing {FOLDER}/{QUANTIZED}"), "diff", dir);
-    let line = format!("frontier {MODEL} --caps 1kB,60kB,400kB --statistics none --effort fast --val-rows 1");
+    let line = format!("frontier {MODEL} --caps 500,60kB,400kB --statistics none --effort fast --val-rows 1");
     let points = fits(&line, "frontier", dir)["points"].clone();
     assert!(points[0]["refusal"].is_string() && points[1]["refusal"].is_null(), "{points}");
     fits("completions fish", "completions", dir);

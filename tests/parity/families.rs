@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, Tensor, Var};
 use serde_json::Value;
 use tiepack::artifact::open::decode;
-use tiepack::compile::{Effort, Options, Source, compile};
+use tiepack::compile::{Effort, Heal, Options, Source, compile};
 use tiepack::eval::compare::losses;
 use tiepack::eval::logits::log_softmax;
 use tiepack::eval::windows::Windows;
@@ -18,6 +18,7 @@ use tiepack::model::{Model, build};
 use tiepack::nets::ops::linear::{Recorder, linear_transposed};
 use tiepack::nets::{self, Layers, Plain};
 use tiepack::progress::Silent;
+use tiepack::train::objective::Objective;
 
 const FOLDER: &str = "fixtures/parity";
 
@@ -102,6 +103,11 @@ fn every_family_is_packed_and_comes_back() {
             cache: None,
             curvature: Source::Measured,
             plan: None,
+            heal: Heal::Off,
+            objective: Objective::Kl,
+            checkpoint: None,
+            resume: false,
+            stop: Box::new(|| false),
         };
         let compiled = compile(&model, Some(&calib), &options, &Silent).unwrap();
         assert!(compiled.bytes.len() as u64 <= options.cap);

@@ -5,6 +5,7 @@ use super::super::inspect::Inspected;
 use super::{PAIR, hints};
 use crate::artifact::construction::Way;
 use crate::inspect::{By, Inventory, Kind, Row};
+use crate::nets::names::split_layer;
 use crate::text::{list, thousands};
 
 /// Columns of a bar.
@@ -109,14 +110,18 @@ fn part(row: &Row) -> String {
 }
 
 fn made_of(row: &Row) -> String {
-    match (&row.made, &row.codec) {
-        (Some(made), _) if made.way == Way::Exact => "exact".into(),
-        (Some(made), _) => match made.states {
-            Some(1) => format!("{}, uniform", made.words()),
-            Some(states) => format!("{}, {states} states", made.words()),
-            None => made.words(),
-        },
-        (None, codec) => codec.clone().unwrap_or_default(),
+    let Some(made) = &row.made else { return row.codec.clone().unwrap_or_default() };
+    // The role is that of the row.
+    let from = made.from.as_deref().and_then(|from| Some((from, split_layer(from)?.1)));
+    let words = match from {
+        Some((from, layer)) => made.words().replace(from, &format!("layer {layer}")),
+        None => made.words(),
+    };
+    match (made.way, made.states) {
+        (Way::Exact, _) => "exact".into(),
+        (Way::Alone, Some(1)) => format!("{words}, uniform"),
+        (Way::Alone, Some(states)) => format!("{words}, {states} states"),
+        _ => words,
     }
 }
 

@@ -29,9 +29,8 @@ pub struct Coded {
 /// Quantizes and codes `w` (R, C) row-major at step size `c` at the prices that [`learn`] found at a step size nearby.
 pub fn encode(w: &[f32], metric: &Metric, c: f64, settings: &Settings, prices: &Prices) -> Coded {
     let steps = step_sizes(metric, c, settings.powers);
-    let layout = layout(&steps, &settings.trellis);
     let rounded = search(w, metric, c, settings, &steps, prices);
-    Coded { bytes: write(&rounded.indices, &steps, &layout), loss: 0.5 * rounded.error }
+    Coded { bytes: write(&rounded.indices, &steps, &settings.trellis), loss: 0.5 * rounded.error }
 }
 
 /// What indices of `w` cost at step size `c`: from a first search that ignores the rate or goes by earlier prices.
@@ -68,17 +67,25 @@ pub fn settled(w: &[f32], metric: &Metric, c: f64, settings: &Settings) -> Price
     (1..PRICE_PASSES).fold(first, |prices, _| learn(w, metric, c, &settings, Some(&prices)))
 }
 
+/// What indices cost that stand on this grid.
+pub fn prices_of(q: &[i32], steps: &StepSizes, trellis: &Trellis) -> Prices {
+    indices::prices(q, &layout(steps, trellis))
+}
+
 fn layout<'a>(steps: &'a StepSizes, trellis: &'a Trellis) -> Layout<'a> {
     Layout { rows: steps.rows.len(), cols: steps.cols.len(), row_exp: &steps.rows, col_exp: &steps.cols, trellis }
 }
 
-fn search(w: &[f32], metric: &Metric, c: f64, settings: &Settings, steps: &StepSizes, prices: &Prices) -> Rounded {
+/// The points of the grid that stand for `w` (R, C) row-major at step size `c` and these prices.
+pub fn search(w: &[f32], metric: &Metric, c: f64, settings: &Settings, steps: &StepSizes, prices: &Prices) -> Rounded {
     let (row, col) = steps.factors();
     let rate = Rate { prices, lambda: settings.lambda * (c * c) as f32 };
     round(w, metric, &row, &col, &settings.trellis, &rate)
 }
 
-fn write(q: &[i32], steps: &StepSizes, layout: &Layout) -> Vec<u8> {
+/// The stream of indices (C, R) on a grid.
+pub fn write(q: &[i32], steps: &StepSizes, trellis: &Trellis) -> Vec<u8> {
+    let layout = &layout(steps, trellis);
     let odd = if layout.trellis.odd == Odd::Plain { PLAIN } else { 0 };
     let mut out = vec![layout.trellis.states.ilog2() as u8 | odd];
     out.extend(steps.base.to_le_bytes());

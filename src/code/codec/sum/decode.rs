@@ -19,7 +19,7 @@ pub fn decode(bytes: &[u8], rows: usize, cols: usize, reference: Option<&[f32]>)
         sum = Some(scaled(reference, gain));
     }
     if terms & LOW_RANK != 0 {
-        add(&mut sum, low_rank::decode(&mut reader, bytes.len(), rows, cols)?);
+        add(&mut sum, low_rank::decode(&mut reader, bytes.len(), rows, cols)?.product(rows, cols));
     }
     let rest = &bytes[reader.position()..];
     if terms & RESIDUAL != 0 {

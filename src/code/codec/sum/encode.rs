@@ -199,7 +199,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300), with in any::<bool>()) {
-            let p = vec![1.0; 30];
+            let p = [1.0; 30];
             let _ = decode(&bytes, 6, 5, with.then_some(&p[..]));
         }
     }

@@ -68,8 +68,8 @@ impl LowRank {
     }
 }
 
-/// Reads what [`LowRank::encode`] wrote from a stream of `size` bytes, and multiplies it out.
-pub fn decode(reader: &mut Reader, size: usize, rows: usize, cols: usize) -> Option<Vec<f32>> {
+/// Reads what [`LowRank::encode`] wrote from a stream of `size` bytes.
+pub fn decode(reader: &mut Reader, size: usize, rows: usize, cols: usize) -> Option<LowRank> {
     let rank = reader.within(1, MOST_RANK.min(rows.min(cols)), "rank").ok()?;
     let exponents: Vec<i32> = reader.take(rank, "exponents").ok()?.iter().map(|e| i32::from(*e as i8)).collect();
     let (least, most) = (exponents.iter().min()?, exponents.iter().max()?);
@@ -83,7 +83,7 @@ pub fn decode(reader: &mut Reader, size: usize, rows: usize, cols: usize) -> Opt
         integers.iter().all(|q| q.abs() < MOST).then_some(integers)
     };
     let (a, b) = (factor(rows)?, factor(cols)?);
-    Some(LowRank { exponents, a, b }.product(rows, cols))
+    Some(LowRank { exponents, a, b })
 }
 
 /// Passes over what [`LowRank::encode`] wrote; the rank.

@@ -103,7 +103,7 @@ mod tests {
             d in prop::collection::vec(-1f32..1.0, 4),
             c in 1e-6f64..1e3,
         ) {
-            let f = vec![0.5f32; 12];
+            let f = [0.5f32; 12];
             let tensors = [
                 Tensor { data: &a, curvature: (&f[..]).into(), width: 6 },
                 Tensor { data: &b, curvature: (&f[..]).into(), width: 6 },

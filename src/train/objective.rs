@@ -1,0 +1,155 @@
+//! What training minimises, and its gradient at the logits.
+
+use candle_core::{D, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::eval::compare::divergence;
+use crate::eval::logits::log_softmax;
+use crate::eval::windows::Windows;
+use crate::nets::ops::pointwise::exp;
+use crate::nets::ops::{fusible, with_elements};
+
+/// What a student is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// KL(teacher ‖ student), in nats per token: distillation (Hinton et al., arXiv:1503.02531).
+    Kl,
+    /// The cross-entropy of the tokens themselves.
+    Data,
+    /// The mean of both.
+    Both,
+}
+
+/// Sums over positions, in nats.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Totals {
+    /// KL(teacher ‖ student); 0 without a teacher.
+    pub divergence: f64,
+    /// −log p(target).
+    pub loss: f64,
+    pub positions: usize,
+}
+
+impl Totals {
+    pub fn add(&mut self, other: Totals) {
+        self.divergence += other.divergence;
+        self.loss += other.loss;
+        self.positions += other.positions;
+    }
+}
+
+impl Totals {
+    /// What `objective` minimises, per token.
+    pub fn mean(&self, objective: Objective) -> f64 {
+        let share = f64::from(objective.data());
+        (share * self.loss + (1.0 - share) * self.divergence) / self.positions.max(1) as f64
+    }
+
+    /// Nats per token.
+    pub fn mean_divergence(&self) -> f64 {
+        self.divergence / self.positions.max(1) as f64
+    }
+
+    /// Nats per token.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss / self.positions.max(1) as f64
+    }
+}
+
+impl Objective {
+    /// Sums over `rows` of log-probabilities (positions, V) of a student and its teacher.
+    pub fn totals(student: &[f32], teacher: &[f32], rows: &Windows, vocab: usize) -> Totals {
+        let targets = (0..rows.rows()).flat_map(|r| rows.target(r));
+        let mut totals = Totals::default();
+        for ((q, p), target) in student.chunks_exact(vocab).zip(teacher.chunks_exact(vocab)).zip(targets) {
+            totals.divergence += f64::from(divergence(p, q));
+            totals.loss -= f64::from(q[usize::from(*target)]);
+            totals.positions += 1;
+        }
+        totals
+    }
+
+    /// Share of the tokens themselves in the objective.
+    fn data(self) -> f32 {
+        match self {
+            Objective::Kl => 0.0,
+            Objective::Data => 1.0,
+            Objective::Both => 0.5,
+        }
+    }
+
+    /// Whether a teacher is needed.
+    pub fn teaches(self) -> bool {
+        self != Objective::Data
+    }
+
+    /// Sums over the positions of `logits` (…, V), and the gradient of the summed objective there: student minus wanted
+    /// probabilities. `teacher` holds log-probabilities (positions, V), `targets` a token for each position.
+    ///
+    /// # Errors
+    /// If a tensor operation fails, or a teacher is missing.
+    pub fn gradient(self, logits: &Tensor, teacher: Option<&[f32]>, targets: &[u16]) -> Result<(Totals, Tensor)> {
+        let vocab = logits.dim(D::Minus1)?;
+        let mut gradient = match fusible(logits) {
+            true => with_elements([&logits.contiguous()?], |[x]| x.to_vec())?,
+            false => logits.detach().flatten_all()?.to_vec1::<f32>()?,
+        };
+        let share = self.data();
+        let mut totals = Totals::default();
+        for (at, (row, target)) in gradient.chunks_exact_mut(vocab).zip(targets).enumerate() {
+            let target = usize::from(*target);
+            log_softmax(row);
+            totals.loss -= f64::from(row[target]);
+            match teacher {
+                Some(teacher) if self.teaches() => {
+                    let teacher = &teacher[at * vocab..(at + 1) * vocab];
+                    let mut divergence = [0f32; 8];
+                    for (k, (q, p)) in row.iter_mut().zip(teacher).enumerate() {
+                        let probability = exp(*p);
+                        divergence[k % 8] += probability * (p - *q);
+                        *q = exp(*q) - (1.0 - share) * probability;
+                    }
+                    totals.divergence += f64::from(divergence.iter().sum::<f32>());
+                }
+                None if self.teaches() => candle_core::bail!("there is no teacher"),
+                _ => row.iter_mut().for_each(|q| *q = exp(*q)),
+            }
+            row[target] -= share;
+            totals.positions += 1;
+        }
+        Ok((totals, Tensor::from_vec(gradient, logits.shape(), logits.device())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::ops::check::values;
+    use candle_core::Device;
+
+    #[test]
+    fn gradients_are_those_of_the_sums() {
+        let (n, vocab) = (5, 7);
+        let x = values(n * vocab, 3);
+        let mut teacher = values(n * vocab, 4);
+        teacher.chunks_exact_mut(vocab).for_each(log_softmax);
+        let targets = [3, 0, 6, 2, 2];
+        for objective in [Objective::Kl, Objective::Data, Objective::Both] {
+            let at = |x: &[f32]| {
+                let logits = Tensor::from_slice(x, (n, vocab), &Device::Cpu).unwrap();
+                let (totals, gradient) = objective.gradient(&logits, Some(&teacher), &targets).unwrap();
+                let share = f64::from(objective.data());
+                (share * totals.loss + (1.0 - share) * totals.divergence, gradient)
+            };
+            let gradient = at(&x).1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for k in 0..n * vocab {
+                let (mut up, mut down) = (x.clone(), x.clone());
+                up[k] += 1e-2;
+                down[k] -= 1e-2;
+                let expected = (at(&up).0 - at(&down).0) / (f64::from(up[k]) - f64::from(down[k]));
+                assert!((f64::from(gradient[k]) - expected).abs() < 1e-3, "{objective:?} {k}");
+            }
+        }
+    }
+}
