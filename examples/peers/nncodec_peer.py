@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-STEPS = (-11.0, -11.8)  # log2 of the step of the average weight
+OCTAVES = (3.5, 2.7)  # the step of the average weight below the root mean square of all: about 4 and 3 bits
 
 
 def qps(model, curvature):
@@ -22,12 +22,15 @@ def qps(model, curvature):
     return {name: log - mean for name, log in logs.items()}
 
 
-def rows(model, curvature, say, **_):
-    import nncodec.nnc as nnc
+def rows(model, curvature, **_):
+    from nncodec import nnc
     params = {name: model.tensors[name].float().numpy() for name in model.stored}
     relative = qps(model, curvature)
-    for base in STEPS:
-        # The standard counts steps in quarter octaves: step = 2^(qp / 4) roughly, so qp = 4 log2(step).
+    energy = sum(model.tensors[name].float().square().sum().item() for name in relative)
+    rms = math.sqrt(energy / sum(model.tensors[name].numel() for name in relative))
+    for octaves in OCTAVES:
+        base = math.log2(rms) - octaves
+        # The standard counts steps in quarter octaves: step = 2^(qp / 4), nearly.
         chosen = {name: int(round(4 * (base + log))) for name, log in relative.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.nnc"
@@ -35,4 +38,4 @@ def rows(model, curvature, say, **_):
             back = nnc.decompress(str(path))
             size = path.stat().st_size
         back = {name: torch.from_numpy(np.asarray(v, dtype=np.float32).copy()) for name, v in back.items()}
-        yield f"NNCodec (ISO/IEC 15938-17), curvature steps, 2^{base:g}", size, back
+        yield f"NNCodec (ISO/IEC 15938-17), curvature steps, {2**base:.4f}", size, back

@@ -1,7 +1,7 @@
 //! Lines and points: loss against bytes, and whatever runs in steps.
 
 use super::svg::{Canvas, px, wide};
-use crate::text::{nats, thousands};
+use crate::text::thousands;
 
 /// A point, with the standard error of its height where that is known.
 pub struct Spot {
@@ -59,9 +59,11 @@ impl Curve<'_> {
             d += &format!("{}{} {}", if k == 0 { "M" } else { "L" }, px(x(spot.x)), px(y(spot.y)));
         }
         canvas.path(&d, "class=\"curve\"");
-        for (name, spot) in &self.others {
-            let r = 5.0;
-            canvas.circle([x(spot.x), y(spot.y), r], "class=\"peer\"", &spot.title);
+        for (k, (name, spot)) in self.others.iter().enumerate() {
+            canvas.circle([x(spot.x), y(spot.y), 5.0], "class=\"peer\"", &spot.title);
+            // Phones have no room for names: numbers lead to a list.
+            let number = (k + 1).to_string();
+            let name = if width < 400.0 { &number } else { name };
             // Names stand to the right, or to the left where they would not fit.
             let fits = x(spot.x) + 10.0 + wide(name, 10.5) < width - right;
             let (at, class) = if fits { (x(spot.x) + 9.0, "small") } else { (x(spot.x) - 9.0, "small end") };
@@ -77,10 +79,11 @@ impl Curve<'_> {
     }
 }
 
-/// 1, 2 and 5 of every power of ten between two logarithms.
+/// 1, 2 and 5 of every power of ten between two logarithms; where these would be many, powers of ten alone.
 fn decades(low: f64, high: f64) -> Vec<f64> {
     let powers = low.floor() as i32..=high.ceil() as i32;
-    let all = powers.flat_map(|p| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(p)));
+    let parts: &[f64] = if high - low > 3.5 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let all = powers.flat_map(|p| parts.iter().map(move |m| m * 10f64.powi(p)));
     all.filter(|v| (low..=high).contains(&v.log10())).collect()
 }
 
@@ -99,7 +102,7 @@ fn short(v: f64) -> String {
     } else if v >= 1e-4 {
         format!("{v:.4}").trim_end_matches('0').trim_end_matches('.').to_string()
     } else {
-        nats(v)
+        format!("{v:e}")
     }
 }
 
