@@ -34,7 +34,7 @@ impl Progress for Silent {
     fn end(&self) {}
 }
 
-/// A bar per stage on a terminal; elsewhere (a log file, a pipe) one plain line per finished stage.
+/// A bar per stage on a terminal, and a line when it is over; elsewhere (a log file, a pipe) notes only.
 #[derive(Default)]
 pub struct Bars {
     current: Mutex<Option<Stage>>,
@@ -56,7 +56,9 @@ impl Bars {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Stage { name, started, bar }) = std::mem::replace(&mut *current, next) {
             bar.finish_and_clear();
-            eprintln!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+            if std::io::stderr().is_terminal() {
+                eprintln!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+            }
         }
     }
 
@@ -74,8 +76,8 @@ impl Progress for Bars {
         let length = (total > 0).then_some(total);
         let bar = ProgressBar::with_draw_target(length, target);
         let template = match length {
-            Some(_) => "{msg:24} [{bar:30}] {human_pos} of {human_len}, {elapsed}, {eta} to go",
-            None => "{msg:24} {human_pos} done, {elapsed}",
+            Some(_) => "{msg:24} [{bar:20}] {human_pos}/{human_len}, {per_sec}, {eta} left",
+            None => "{msg:24} {human_pos} done, {per_sec}, {elapsed}",
         };
         // Both templates are constants that parse; a bar in the wrong style would still be no reason to stop.
         if let Ok(style) = ProgressStyle::with_template(template) {

@@ -15,6 +15,29 @@ pub fn thousands(n: u64) -> String {
     out
 }
 
+/// Decimals that show two digits of `x`, at least 4 and at most 9.
+pub fn decimals(x: f64) -> usize {
+    if x == 0.0 || !x.is_finite() {
+        return 4;
+    }
+    (1.0 - x.abs().log10().floor()).clamp(4.0, 9.0) as usize
+}
+
+/// A loss or a divergence: four decimals, more when it is tiny.
+pub fn nats(x: f64) -> String {
+    format!("{x:.*}", decimals(x))
+}
+
+/// `0, 2, 5`; runs of three or more as `3-7`.
+pub fn list(layers: &[usize]) -> String {
+    let runs = layers.chunk_by(|a, b| a + 1 == *b);
+    let parts = runs.flat_map(|run| match run {
+        [first, .., last] if run.len() > 2 => vec![format!("{first}-{last}")],
+        few => few.iter().map(ToString::to_string).collect(),
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
 /// The name of an element type, as safetensors and PyTorch users know it.
 pub fn type_name(dtype: Dtype) -> &'static str {
     match dtype {
@@ -29,8 +52,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tiny_figures_keep_two_digits() {
+        assert_eq!(
+            [nats(2.83951), nats(0.0), nats(0.0000123), nats(1e-12)],
+            ["2.8395", "0.0000", "0.000012", "0.000000000"]
+        );
+    }
+
+    #[test]
     fn thousands_are_set_apart() {
         let all: Vec<String> = [0, 999, 1_000, 1_234_567, 100_000].into_iter().map(thousands).collect();
         assert_eq!(all, ["0", "999", "1,000", "1,234,567", "100,000"]);
+    }
+
+    #[test]
+    fn runs_of_layers_are_drawn_together() {
+        let all: Vec<String> = [&[][..], &[3], &[0, 2, 5], &[0, 1], &[0, 1, 2, 5, 7, 8, 9]].map(list).into();
+        assert_eq!(all, ["", "3", "0, 2, 5", "0, 1", "0-2, 5, 7-9"]);
     }
 }

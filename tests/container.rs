@@ -11,6 +11,7 @@ use tiepack::artifact::save::{check, save};
 use tiepack::artifact::write::{assemble, size_of};
 use tiepack::error::Kind;
 use tiepack::ingest::weights::Dtype;
+use tiepack::inspect::{By, Depth, of_bytes};
 use tiepack::nets::Form;
 use tiepack::varint::{Reader, put};
 
@@ -355,6 +356,24 @@ proptest! {
         prop_assert_eq!(Header::from_bytes(&bytes).unwrap(), header);
         for n in 0..bytes.len() {
             prop_assert!(Header::from_bytes(&bytes[..n]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_ledger_adds_up_to_its_file(mut header in headers()) {
+        header.config = String::new();
+        for (i, stream) in header.streams.iter_mut().enumerate() {
+            // What a stream says of itself is another matter.
+            (stream.codec, stream.len) = (if i % 3 == 0 { codec::ZERO } else { codec::LOSSLESS }, stream.len % 300);
+        }
+        let bytes = assemble(&header, &bodies(&header), &[0; 32]).unwrap();
+        let inventory = of_bytes("a.tiepack".as_ref(), &bytes, Depth::Container).unwrap();
+        let size = bytes.len() as u64;
+        prop_assert_eq!((inventory.bytes, inventory.rows.iter().map(|row| row.bytes).sum::<u64>()), (size, size));
+        for by in [By::Stream, By::Layer, By::Role, By::Kind] {
+            let groups = inventory.groups(by);
+            prop_assert_eq!(groups.iter().map(|group| group.bytes).sum::<u64>(), size, "{:?}", by);
+            prop_assert!(groups.is_sorted_by(|a, b| a.bytes >= b.bytes));
         }
     }
 

@@ -3,6 +3,7 @@
 //! It moves streams without looking inside them: what a codec id means, and what its parameters say, is
 //! [`crate::code`]'s business.
 
+pub mod construction;
 pub mod layout;
 pub mod names;
 pub mod open;

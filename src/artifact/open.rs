@@ -1,5 +1,6 @@
 //! Opens an artifact as a stranger would: from its bytes alone, believing nothing.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -137,6 +138,29 @@ pub(crate) fn streams<'a>(
         }
     }
     Ok(tensors)
+}
+
+/// Decodes the stored tensors `wanted` and what they start from; the others stay empty. Their hashes are not checked: that
+/// takes all of them.
+///
+/// # Errors
+/// Verification, when a stream is damaged in a way that shows.
+pub fn some(bytes: &[u8], parsed: &Parsed, wanted: &BTreeSet<usize>) -> Result<Vec<Vec<f32>>> {
+    let header = &parsed.header;
+    let shapes = stored_shapes(header, bytes.len())?;
+    let mut wanted: BTreeSet<usize> = wanted.clone();
+    // What a stream needs stands before it.
+    let mut kept: Vec<usize> = Vec::new();
+    for (i, entry) in header.streams.iter().enumerate().rev() {
+        if entry.tensors.iter().any(|t| wanted.contains(&(*t as usize))) {
+            wanted.extend(entry.needs.iter().map(|t| *t as usize));
+            kept.push(i);
+        }
+    }
+    kept.reverse();
+    let streams_of = kept.iter().map(|i| header.streams[*i].clone()).collect();
+    let part = Header { config: String::new(), names: Vec::new(), source: Vec::new(), streams: streams_of };
+    streams(&part, &shapes, |i| &bytes[parsed.streams[kept[i]].clone()])
 }
 
 /// Streams in groups, each of which needs tensors of groups before it only.

@@ -9,6 +9,7 @@ use super::device::{self, Place, Precision};
 use super::heal;
 use crate::compile::{Effort, Heal};
 use crate::ingest::Overrides;
+use crate::inspect::By;
 use crate::model;
 use crate::plan::shape::Shape;
 use crate::train::objective::Objective;
@@ -38,19 +39,52 @@ are picked up when they are there) or a weights file. Exit codes: 0 done, 1 fail
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Pack a model under a byte cap, then reopen the file and prove what it does
+    #[command(
+        after_help = "Examples:\n  tiepack pack fixtures/pep-tiny -o tiny.tiepack --cap 100kB --effort fast\n  tiepack pack fixtures/pep-tiny -o exact.tiepack --cap 400kB --lossless --no-eval --report pack.html"
+    )]
     Pack(Box<PackArgs>),
     /// Measure the loss of a model or an artifact
+    #[command(
+        after_help = "Examples:\n  tiepack eval fixtures/pep-tiny --val-rows 8 --stride 64\n  tiepack eval tiny.tiepack --val fixtures/pep-tiny/val_000.bin --val-rows 8"
+    )]
     Eval(EvalArgs),
     /// Check an artifact's hashes, and what it costs against the model it was made of
+    #[command(
+        after_help = "Examples:\n  tiepack verify tiny.tiepack --against fixtures/pep-tiny --val-rows 8\n  tiepack verify tiny.tiepack --cap 100kB"
+    )]
     Verify(VerifyArgs),
     /// Show where every byte of a model or an artifact goes
+    #[command(
+        after_help = "Examples:\n  tiepack inspect tiny.tiepack --by layer\n  tiepack inspect tiny.tiepack --indices -n 8\n  tiepack inspect tiny.tiepack --against fixtures/pep-tiny --effort fast --report inspect.html"
+    )]
     Inspect(InspectArgs),
+    /// Compare two models or artifacts: bytes, structure, weights, losses
+    #[command(
+        after_help = "Examples:\n  tiepack diff exact.tiepack tiny.tiepack --by role --weights\n  tiepack diff fixtures/pep-tiny tiny.tiepack --val fixtures/pep-tiny/val_000.bin --val-rows 8"
+    )]
+    Diff(DiffArgs),
+    /// Pack a model under several caps: loss against bytes
+    #[command(
+        after_help = "Examples:\n  tiepack frontier fixtures/pep-tiny --caps 70kB,100kB,140kB --effort fast --val-rows 8 --svg frontier.svg\n  tiepack frontier fixtures/pep-tiny --points 3 --effort fast --val-rows 8 --csv frontier.csv --keep artifacts"
+    )]
+    Frontier(Box<FrontierArgs>),
     /// Write an artifact out as safetensors
+    #[command(after_help = "Examples:\n  tiepack unpack tiny.tiepack -o unpacked")]
     Unpack(UnpackArgs),
     /// Make a script that brings an artifact and its decoder along
+    #[command(
+        after_help = "Examples:\n  tiepack bundle tiny.tiepack --script fixtures/bundled.py -o submission.py --cap 110kB"
+    )]
     Bundle(BundleArgs),
     /// Print a model's configuration, recognised from its tensors where there is no config.json
+    #[command(after_help = "Examples:\n  tiepack config fixtures/pep-tiny")]
     Config(ConfigArgs),
+    /// Print what completes command lines in a shell
+    #[command(after_help = "Examples:\n  tiepack completions bash > tiepack.bash")]
+    Completions(CompletionsArgs),
+    /// Print the manual page of a command, or write all of them
+    #[command(after_help = "Examples:\n  tiepack man pack > tiepack-pack.1")]
+    Man(ManArgs),
 }
 
 /// How a model's files are found and read.
@@ -79,6 +113,35 @@ pub struct ValidationFiles {
     pub tokenizer: Option<PathBuf>,
 }
 
+/// How the curvature of the loss is had.
+#[derive(Debug, Args)]
+pub struct Measuring {
+    /// Calibration shard or a pattern of names, once for each [default: train_*.bin beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub calib: Vec<PathBuf>,
+    /// Accept validation text that stands in the calibration tokens
+    #[arg(long)]
+    pub allow_overlap: bool,
+    /// How long to measure, search and heal: `fast`, `normal` or `max`, which takes many times as long as `normal`
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Effort::Normal)]
+    pub effort: Effort,
+    /// Seed of everything random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Calibration rows to measure on: a number or `all` [default: as --effort says]
+    #[arg(long, value_name = "N", value_parser = bytes::parse_rows)]
+    pub calib_rows: Option<Rows>,
+    /// Curvature that was measured elsewhere, or `none`: every weight counts alike; no network is needed then
+    #[arg(long, value_name = "FILE|none")]
+    pub statistics: Option<PathBuf>,
+    /// Folder for measured statistics [default: tiepack in the user's cache folder]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub cache: Option<PathBuf>,
+    /// Neither use nor keep measured statistics
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct PackArgs {
     /// Folder or weights file
@@ -97,32 +160,16 @@ pub struct PackArgs {
     pub bundle: Option<PathBuf>,
     #[command(flatten)]
     pub files: ModelFiles,
-    /// Calibration shard or a pattern of names, once for each [default: train_*.bin beside the model]
-    #[arg(long, value_name = "FILE")]
-    pub calib: Vec<PathBuf>,
     #[command(flatten)]
     pub validation: ValidationFiles,
-    /// Accept validation text that stands in the calibration tokens
-    #[arg(long)]
-    pub allow_overlap: bool,
-    /// How long to measure, search and heal: `fast`, `normal` or `max`, which takes many times as long as `normal`
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Effort::Normal)]
-    pub effort: Effort,
-    /// Seed of everything random
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// Calibration rows to measure on: a number or `all` [default: as --effort says]
-    #[arg(long, value_name = "N", value_parser = bytes::parse_rows)]
-    pub calib_rows: Option<Rows>,
+    #[command(flatten)]
+    pub measuring: Measuring,
     /// Validation rows of the verdict, from the first: a number or `all`
     #[arg(long, value_name = "N", default_value = "512", value_parser = bytes::parse_rows)]
     pub val_rows: Rows,
     /// Keep every weight bit for bit; needs no calibration tokens
-    #[arg(long)]
+    #[arg(long, conflicts_with = "statistics")]
     pub lossless: bool,
-    /// Curvature that was measured elsewhere, or `none`: every weight counts alike; no network is needed then
-    #[arg(long, value_name = "FILE|none", conflicts_with = "lossless")]
-    pub statistics: Option<PathBuf>,
     /// Make what this plan says instead of what a search finds
     #[arg(long, value_name = "FILE", conflicts_with = "lossless")]
     pub plan: Option<PathBuf>,
@@ -162,15 +209,11 @@ pub struct PackArgs {
     /// Go on from the state in --heal-checkpoint and the log in --search-log, to the file that an unbroken run makes
     #[arg(long)]
     pub resume: bool,
-    /// Folder for measured statistics [default: tiepack in the user's cache folder]
-    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
-    pub cache: Option<PathBuf>,
-    /// Neither use nor keep measured statistics
-    #[arg(long)]
-    pub no_cache: bool,
     /// Do not measure losses on validation tokens
     #[arg(long)]
     pub no_eval: bool,
+    #[command(flatten)]
+    pub pictures: Pictures,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     pub device: Place,
@@ -239,12 +282,117 @@ pub struct VerifyArgs {
     pub precision: Precision,
 }
 
+/// What to draw.
+#[derive(Debug, Args)]
+pub struct Pictures {
+    /// Write a page with pictures: one file that needs nothing else
+    #[arg(long, value_name = "OUT.html", help_heading = "Output")]
+    pub report: Option<PathBuf>,
+    /// Write the main picture alone
+    #[arg(long, value_name = "OUT.svg", help_heading = "Output")]
+    pub svg: Option<PathBuf>,
+}
+
+/// How tables are made.
+#[derive(Debug, Args)]
+pub struct Tables {
+    /// What the rows of the table have in common: `stream`, `layer`, `role` or `kind`
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = By::Stream)]
+    pub by: By,
+    /// Rows to show, largest first: a number or `all`
+    #[arg(long, short = 'n', value_name = "ROWS", default_value = "20", value_parser = bytes::parse_rows)]
+    pub rows: Rows,
+}
+
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// Folder, weights file or artifact
     pub model: PathBuf,
     #[command(flatten)]
+    pub tables: Tables,
+    /// Decode the indices: their entropy, what was spent on them, how many are zero
+    #[arg(long)]
+    pub indices: bool,
+    /// The model that the artifact was made of: what each error costs, and how far its bits are from the least
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<PathBuf>,
+    #[command(flatten)]
     pub files: ModelFiles,
+    #[command(flatten)]
+    pub measuring: Measuring,
+    #[command(flatten)]
+    pub pictures: Pictures,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// What was: folder, weights file or artifact
+    pub before: PathBuf,
+    /// What is: the same
+    pub after: PathBuf,
+    #[command(flatten)]
+    pub tables: Tables,
+    /// Compare weights also where that takes decoding; models are compared anyway, and all with --val
+    #[arg(long)]
+    pub weights: bool,
+    /// Exit with 1 where the two differ
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Compare losses on these tokens: a validation shard or a pattern of names, once for each
+    #[arg(long, value_name = "FILE")]
+    pub val: Vec<PathBuf>,
+    /// For bits per byte: SentencePiece model, tokenizer.json, JSON array of byte counts, or `bytes`
+    #[arg(long, value_name = "FILE", requires = "val")]
+    pub tokenizer: Option<PathBuf>,
+    /// Validation rows, from the first: a number or `all`
+    #[arg(long, value_name = "N", default_value = "512", value_parser = bytes::parse_rows)]
+    pub val_rows: Rows,
+    #[command(flatten)]
+    pub files: ModelFiles,
+    #[command(flatten)]
+    pub pictures: Pictures,
+}
+
+#[derive(Debug, Args)]
+pub struct FrontierArgs {
+    /// Folder or weights file
+    pub model: PathBuf,
+    /// Caps, as 400kB,600kB,1MB; each counts the artifact and every --include
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = bytes::parse)]
+    pub caps: Vec<u64>,
+    /// So many caps between 1.5 and 6 bits a weight instead
+    #[arg(long, value_name = "N", default_value_t = 8, conflicts_with = "caps",
+          value_parser = clap::value_parser!(u16).range(2..=100))]
+    pub points: u16,
+    /// File that counts against every cap, once for each
+    #[arg(long, value_name = "FILE")]
+    pub include: Vec<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
+    #[command(flatten)]
+    pub validation: ValidationFiles,
+    #[command(flatten)]
+    pub measuring: Measuring,
+    /// Heal each point, as `pack` does: `auto`, `off`, a number of steps, or a time as 20m
+    #[arg(long, value_name = "LENGTH", default_value = "off", value_parser = heal::parse)]
+    pub heal: Heal,
+    /// Validation rows of each point, from the first: a number or `all`
+    #[arg(long, value_name = "N", default_value = "256", value_parser = bytes::parse_rows)]
+    pub val_rows: Rows,
+    /// Keep the artifacts in this folder, made if missing
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Write the points as CSV
+    #[arg(long, value_name = "OUT.csv")]
+    pub csv: Option<PathBuf>,
+    /// Other packers' points for the picture: a JSON array of {"packer", "bytes", "kl"}
+    #[arg(long, value_name = "FILE.json")]
+    pub peers: Option<PathBuf>,
+    #[command(flatten)]
+    pub pictures: Pictures,
+    /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    pub device: Place,
 }
 
 #[derive(Debug, Args)]
@@ -291,6 +439,22 @@ pub struct ConfigArgs {
     pub files: ModelFiles,
     /// Write the configuration to a file instead of stdout
     #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// `bash`, `zsh`, `fish`, `elvish` or `powershell`
+    #[arg(value_enum, hide_possible_values = true)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Command to print the page of [default: tiepack itself]
+    pub command: Option<String>,
+    /// Write the pages of all commands into this folder instead
+    #[arg(long, short, value_name = "DIR", conflicts_with = "command")]
     pub output: Option<PathBuf>,
 }
 

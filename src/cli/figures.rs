@@ -1,24 +1,14 @@
 //! Figures and tables as text.
 
-use crate::text::thousands;
+use anstyle::{AnsiColor, Style};
+
+pub use crate::text::nats;
+use crate::text::{decimals, thousands};
 use crate::verify::statistics::Estimate;
 
 /// A count, thousands set apart.
 pub fn count(n: usize) -> String {
     thousands(n as u64)
-}
-
-/// Decimals that show two digits of `x`, at least 4 and at most 9.
-fn decimals(x: f64) -> usize {
-    if x == 0.0 || !x.is_finite() {
-        return 4;
-    }
-    (1.0 - x.abs().log10().floor()).clamp(4.0, 9.0) as usize
-}
-
-/// A loss or a divergence: four decimals, more when it is tiny.
-pub fn nats(x: f64) -> String {
-    format!("{x:.*}", decimals(x))
 }
 
 /// `0.0070 ± 0.0002`.
@@ -74,16 +64,143 @@ pub fn table(sides: &[Side], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// Columns that a line may have: as many as the terminal, 80 where there is none.
+pub fn width() -> usize {
+    console::Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns).clamp(40, 400))
+}
+
+/// A table with a head and a last line that sums up. No wider than it may be: the first column gives way, then the last.
+pub struct Table {
+    sides: Vec<Side>,
+    /// The head first.
+    rows: Vec<Vec<String>>,
+    total: bool,
+    /// Column whose sign is coloured: more is red, less is green.
+    signed: Option<usize>,
+}
+
+/// What the first column keeps.
+const LEAST: usize = 12;
+
+impl Table {
+    pub fn new<const N: usize>(head: [(&str, Side); N]) -> Table {
+        let (titles, sides) = head.iter().map(|(title, side)| ((*title).to_string(), *side)).unzip();
+        Table { sides, rows: vec![titles], total: false, signed: None }
+    }
+
+    #[must_use]
+    pub fn signed(mut self, column: usize) -> Table {
+        self.signed = Some(column);
+        self
+    }
+
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    pub fn total(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+        self.total = true;
+    }
+
+    /// The table in at most `width` columns, if its first can be cut to that, with colours for a terminal.
+    pub fn text(mut self, width: usize) -> String {
+        let wide = |text: &str| text.chars().count();
+        // The head alone is no use.
+        let used =
+            |column: usize| self.rows.iter().skip(1).filter_map(|row| row.get(column)).any(|cell| !cell.is_empty());
+        let shown: Vec<usize> = (0..self.sides.len()).filter(|column| self.rows.len() < 2 || used(*column)).collect();
+        let widest = |rows: &[Vec<String>], column: usize| rows.iter().map(|row| wide(&row[column])).max().unwrap_or(0);
+        let rest: usize = shown.iter().skip(1).map(|column| 2 + widest(&self.rows, *column)).sum();
+        let first = width.saturating_sub(rest).max(LEAST);
+        for row in &mut self.rows {
+            row[0] = elided(&row[0], first);
+        }
+        // Then the last, if it is text.
+        let all: usize = shown.iter().map(|column| 2 + widest(&self.rows, *column)).sum::<usize>().saturating_sub(2);
+        let last = shown[shown.len() - 1];
+        if all > width && last > 0 && self.sides[last] == Side::Left {
+            let most = (widest(&self.rows, last) + width).saturating_sub(all).max(LEAST);
+            for row in self.rows.iter_mut().filter(|row| wide(&row[last]) > most) {
+                row[last] = row[last].chars().take(most - 1).chain(['…']).collect();
+            }
+        }
+        let widths: Vec<usize> = shown.iter().map(|column| widest(&self.rows, *column)).collect();
+        let last = self.rows.len() - 1;
+        let mut out = String::new();
+        for (n, row) in self.rows.iter().enumerate() {
+            let style = match n {
+                0 => Style::new().dimmed(),
+                n if n == last && self.total => Style::new().bold(),
+                _ => Style::new(),
+            };
+            let mut line = String::new();
+            for (column, width) in shown.iter().zip(&widths) {
+                let (cell, gap) = (&row[*column], " ".repeat(width - wide(&row[*column])));
+                let sign = cell.trim_start().chars().next().filter(|_| self.signed == Some(*column) && n > 0);
+                let cell = match sign {
+                    Some('+') => format!("{0}{cell}{0:#}{style}", AnsiColor::Red.on_default()),
+                    Some('-') => format!("{0}{cell}{0:#}{style}", AnsiColor::Green.on_default()),
+                    _ => cell.clone(),
+                };
+                match self.sides[*column] {
+                    Side::Left => line.extend([&cell[..], &gap, "  "]),
+                    Side::Right => line.extend([&gap, &cell[..], "  "]),
+                }
+            }
+            out.push_str(&format!("{style}{}{style:#}\n", line.trim_end()));
+        }
+        out
+    }
+}
+
+/// A text in at most `most` columns, its middle left out.
+fn elided(text: &str, most: usize) -> String {
+    let n = text.chars().count();
+    if n <= most {
+        return text.into();
+    }
+    // The end tells more: names differ there.
+    let head = (most - 1) / 3;
+    let tail = most - 1 - head;
+    text.chars().take(head).chain(['…']).chain(text.chars().skip(n - tail)).collect()
+}
+
+/// A share as a bar of at most `most` columns, in eighths of one.
+pub fn bar(share: f64, most: usize) -> String {
+    let eighths = (share.clamp(0.0, 1.0) * 8.0 * most as f64).round() as usize;
+    let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
+    "█".repeat(eighths / 8) + part
+}
+
+/// `12.3 %`.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// Two or three digits of something small, as `3.698`; nothing where there is nothing.
+pub fn bits(bits: Option<f64>) -> String {
+    bits.map_or_else(String::new, |bits| format!("{bits:.3}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn tiny_figures_keep_two_digits() {
-        assert_eq!(
-            [nats(2.83951), nats(0.0), nats(0.0000123), nats(1e-12)],
-            ["2.8395", "0.0000", "0.000012", "0.000000000"]
-        );
+    fn names_give_way_in_narrow_tables() {
+        let mut table = Table::new([("tensor", Side::Left), ("bytes", Side::Right), ("note", Side::Left)]).signed(1);
+        table.row(vec!["blocks.3.attn.c_q.weight".into(), "+1,000".into(), String::new()]);
+        table.total(vec!["total".into(), "-12".into(), String::new()]);
+        let text = anstream::adapter::strip_str(&table.text(24)).to_string();
+        // The empty column is gone as well.
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines, ["tensor             bytes", "block…c_q.weight  +1,000", "total                -12"]);
+    }
+
+    #[test]
+    fn bars_have_eighths() {
+        assert_eq!([bar(0.0, 4), bar(1.0, 4), bar(0.5, 3), bar(2.0, 2)], ["", "████", "█▌", "██"]);
     }
 
     #[test]

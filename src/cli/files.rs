@@ -114,6 +114,16 @@ impl Validation {
         })
     }
 
+    /// Those that the command line names, or that lie in the folder `path` or beside the file.
+    ///
+    /// # Errors
+    /// As [`Validation::beside`].
+    pub fn near(path: &Path, overrides: &Overrides) -> Result<Validation> {
+        // As if the weights had been named.
+        let file = if path.is_dir() { path.join("model") } else { path.to_path_buf() };
+        Validation::beside(&file, overrides)
+    }
+
     /// Reads the tokenizer and the shards; `None` when there are no shards.
     ///
     /// # Errors

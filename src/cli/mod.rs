@@ -8,9 +8,11 @@ mod bundle;
 mod bytes;
 mod config;
 mod device;
+mod diff;
 mod eval;
 mod figures;
 mod files;
+mod frontier;
 mod given;
 mod guard;
 mod heal;
@@ -18,8 +20,11 @@ mod inspect;
 mod interrupt;
 mod jobs;
 mod json;
+mod measuring;
 mod pack;
+mod page;
 mod render;
+mod shell;
 mod structure;
 mod unpack;
 mod verify;
@@ -32,7 +37,6 @@ use clap::Parser;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::inspect::Inventory;
 use crate::progress::{Bars, Progress, Silent};
 use args::{Cli, Command};
 
@@ -44,10 +48,14 @@ enum Report {
     Worked(pack::Worked),
     Eval(eval::Evaluated),
     Verify(verify::Verified),
-    Inspect(Inventory),
+    Inspect(inspect::Inspected),
+    Diff(Box<diff::Compared>),
+    Frontier(frontier::Frontier),
     Unpack(unpack::Unpacked),
     Bundle(bundle::Bundled),
     Config(config::Recognised),
+    Completions(shell::Made),
+    Man(shell::Made),
 }
 
 impl Report {
@@ -57,9 +65,13 @@ impl Report {
             Report::Eval(_) => "eval",
             Report::Verify(_) => "verify",
             Report::Inspect(_) => "inspect",
+            Report::Diff(_) => "diff",
+            Report::Frontier(_) => "frontier",
             Report::Unpack(_) => "unpack",
             Report::Bundle(_) => "bundle",
             Report::Config(_) => "config",
+            Report::Completions(_) => "completions",
+            Report::Man(_) => "man",
         }
     }
 
@@ -69,10 +81,13 @@ impl Report {
             Report::Worked(worked) => format!("tried {} structures\n", worked.trials),
             Report::Eval(evaluated) => render::evaluated(evaluated),
             Report::Verify(verified) => render::verified(verified),
-            Report::Inspect(inventory) => render::inventory(inventory),
+            Report::Inspect(inspected) => render::inspected(inspected),
+            Report::Diff(compared) => render::compared(compared),
+            Report::Frontier(frontier) => render::frontier(frontier),
             Report::Unpack(unpacked) => render::unpacked(unpacked),
             Report::Bundle(bundled) => bundled.text(),
             Report::Config(recognised) => recognised.text(),
+            Report::Completions(made) | Report::Man(made) => made.text(),
         }
     }
 
@@ -81,6 +96,14 @@ impl Report {
         match self {
             Report::Config(recognised) => recognised.aside(),
             _ => String::new(),
+        }
+    }
+
+    /// 0, or 1 where a difference was to be told that way.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Report::Diff(compared) => u8::from(compared.exit_code && compared.difference.different),
+            _ => 0,
         }
     }
 }
@@ -98,7 +121,11 @@ pub fn code(args: Vec<OsString>) -> u8 {
     };
     let bars = Bars::new();
     let progress: &dyn Progress = if cli.quiet { &Silent } else { &bars };
-    let result = run(&cli, progress);
+    let pictures = page::asked(&cli.command);
+    let result = pictures.map_or(Ok(()), page::check).and_then(|()| run(&cli, progress)).and_then(|report| {
+        pictures.map_or(Ok(()), |pictures| page::write(pictures, &json::report(&report), &args))?;
+        Ok(report)
+    });
     // A bar that an error left behind would stand in its way.
     progress.end();
     match result {
@@ -107,7 +134,7 @@ pub fn code(args: Vec<OsString>) -> u8 {
                 eprint!("{}", report.aside());
             }
             print(&if cli.json { json::report(&report) } else { report.text() });
-            0
+            report.exit_code()
         }
         Err(error) => fail(&error, cli.json),
     }
@@ -144,10 +171,14 @@ fn command(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
         },
         Command::Eval(args) => Report::Eval(eval::run(args, progress)?),
         Command::Verify(args) => Report::Verify(verify::run(args, progress)?),
-        Command::Inspect(args) => Report::Inspect(inspect::run(args)?),
+        Command::Inspect(args) => Report::Inspect(inspect::run(args, progress)?),
+        Command::Diff(args) => Report::Diff(Box::new(diff::run(args, progress)?)),
+        Command::Frontier(args) => Report::Frontier(frontier::run(args, progress)?),
         Command::Unpack(args) => Report::Unpack(unpack::run(args, progress)?),
         Command::Bundle(args) => Report::Bundle(bundle::run(args, progress)?),
         Command::Config(args) => Report::Config(config::run(args)?),
+        Command::Completions(args) => Report::Completions(shell::completions(args)?),
+        Command::Man(args) => Report::Man(shell::man(args)?),
     })
 }
 
@@ -179,9 +210,9 @@ fn fail(error: &Error, json: bool) -> u8 {
     error.exit_code()
 }
 
-/// To stdout. A reader that has seen enough (`| head`) is no failure.
+/// To stdout, colours only where a terminal shows them and nobody set NO_COLOR. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) {
-    if let Err(e) = std::io::stdout().write_all(text.as_bytes())
+    if let Err(e) = anstream::stdout().write_all(text.as_bytes())
         && e.kind() != ErrorKind::BrokenPipe
     {
         eprintln!("cannot write to stdout: {e}");

@@ -12,7 +12,8 @@ use crate::artifact::save;
 use crate::compile::{self, Healed, Options, Source, Structure, compile};
 use crate::error::{Error, Result};
 use crate::heal::Course;
-use crate::ingest::{Overlap, folder, overlap};
+use crate::ingest::folder;
+use crate::inspect::{self, Depth, Inventory};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::text::thousands;
@@ -26,6 +27,8 @@ pub struct Packed {
     pub model: String,
     pub output: PathBuf,
     pub verdict: Verdict,
+    /// Where the bytes of the artifact go.
+    pub ledger: Inventory,
     /// Seconds of every stage of the compilation, in order.
     pub stages: Vec<Stage>,
     /// Statistics were found from an earlier run.
@@ -81,24 +84,21 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         return Err(Error::usage("--resume needs a state to go on from")
             .hint("name it with --heal-checkpoint, --search-log, or both"));
     }
-    let overrides = args.files.overrides(Some(&args.validation), &args.calib);
+    let measuring = &args.measuring;
+    let overrides = args.files.overrides(Some(&args.validation), &measuring.calib);
     let located = folder::locate(&args.model, &overrides)?;
     let files = [&args.output].into_iter().chain(&args.write_plan).chain(&args.heal_checkpoint).chain(&args.search_log);
     let outputs: Vec<&Path> = files.map(PathBuf::as_path).collect();
-    let others = args.include.iter().chain(&args.statistics).chain(&args.plan).cloned();
+    let others = args.include.iter().chain(&measuring.statistics).chain(&args.plan).cloned();
     guard::outputs(&outputs, &located.files().into_iter().chain(others).collect::<Vec<_>>())?;
     outputs.iter().try_for_each(|path| save::check(path))?;
     let device = args.device.open()?;
     let model = files::read(&located, &args.files)?.on(&device).at(args.precision.dtype());
     let plan = args.plan.as_deref().map(given::plan).transpose()?;
-    let curvature = given::curvature(args.statistics.as_deref(), &model)?;
-    let measures = !args.lossless && matches!(curvature, Source::Measured);
-    if measures {
-        model.network().map_err(|e| match e.hint {
-            Some(hint) => Error { hint: Some(format!("{hint}; or give curvature with --statistics")), ..e },
-            None => e,
-        })?;
-    }
+    let curvature = match args.lossless {
+        true => Source::Flat,
+        false => measuring.curvature(&model)?,
+    };
     let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
     let overhead = bundling.as_ref().map_or(Ok(0), |b| b.overhead(&model, args.cap))?;
     let mut notes = notes(&model);
@@ -110,21 +110,20 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         }
         _ => None,
     };
-    let calib = match measures {
-        false => None,
-        true => Some(calibration(args, &located.train, &located.val, &model, &mut notes)?),
+    let calib = match curvature {
+        Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes)?),
+        _ => None,
     };
-    let cache = cache(args, &mut notes)?;
+    let cache = if args.lossless { None } else { measuring.folder(&mut notes)? };
     let (work, _folder) = jobs::work(args)?;
 
     let mut options = Options {
         cap: args.cap,
         includes: includes + overhead,
-        effort: args.effort,
-        seed: args.seed,
+        effort: measuring.effort,
+        seed: measuring.seed,
         lossless: args.lossless,
-        // More rows than there are is all of them.
-        calib_rows: args.calib_rows.map(|rows| rows.limit().unwrap_or(usize::MAX)),
+        calib_rows: measuring.rows(),
         cache,
         curvature,
         plan,
@@ -159,6 +158,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         prove(args, (staged.path(), &compiled.bytes), &model, trial.as_ref(), options.cache.as_deref(), progress)?;
     let before = (trial.as_ref(), options.cache.as_deref());
     let healing = compiled.healed.as_ref().map(|healed| healing(&model, healed, before, progress)).transpose()?;
+    let ledger = inspect::of_bytes(&args.output, &compiled.bytes, Depth::Container)?;
     staged.commit()?;
     let bundle = bundle.map(|bundle| bundle.write()).transpose()?;
     if let Some(path) = &args.write_plan {
@@ -185,6 +185,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         model: files::name(&args.model),
         output: args.output.clone(),
         verdict,
+        ledger,
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
         structure: compiled.structure,
@@ -230,7 +231,7 @@ fn prove(
 }
 
 /// What is worth knowing about the model before it is packed.
-fn notes(model: &Model) -> Vec<Note> {
+pub fn notes(model: &Model) -> Vec<Note> {
     let mut notes: Vec<Note> = model.remarks.iter().cloned().map(Note::Input).collect();
     if !model.ties.found.is_empty() {
         notes.push(Note::UndeclaredTies(model.ties.found.len()));
@@ -240,92 +241,4 @@ fn notes(model: &Model) -> Vec<Note> {
         notes.push(Note::Retied(model.ties.retied.len(), format!("{largest:.2e}")));
     }
     notes
-}
-
-/// The calibration tokens, without the rows that share text with the validation tokens.
-fn calibration(
-    args: &PackArgs,
-    train: &[PathBuf],
-    val: &[PathBuf],
-    model: &Model,
-    notes: &mut Vec<Note>,
-) -> Result<Vec<u16>> {
-    if train.is_empty() {
-        let model = args.model.display();
-        return Err(Error::input(format!("no calibration tokens: there is no train_*.bin beside {model}"))
-            .hint("name a token shard with --calib, or pack with --lossless, which needs none"));
-    }
-    let vocab = model.network()?.vocab_size();
-    let train = files::shards(train, vocab)?;
-    // Also with --no-eval: the artifact will be judged on these tokens sooner or later.
-    let val = files::shards(val, vocab)?;
-    let (mut shared, mut longest, mut start) = (Vec::new(), None::<Overlap>, 0);
-    for shard in &train {
-        for val in &val {
-            let Some(found) = overlap::find(&shard.tokens, &val.tokens) else { continue };
-            if !args.allow_overlap {
-                overlap::refuse(&found, (&shard.path, &shard.tokens), &val.path)?;
-            }
-            shared.extend(found.runs.iter().map(|run| run.start + start..run.end + start));
-            longest = longest.into_iter().chain([found]).max_by_key(|found| found.tokens);
-        }
-        start += shard.tokens.len();
-    }
-    let given: Vec<u16> = train.into_iter().flat_map(|shard| shard.tokens).collect();
-    let length = model.network()?.context();
-    let tokens = match longest {
-        None => given,
-        Some(longest) if args.allow_overlap => {
-            notes.push(Note::Overlap(longest.tokens));
-            given
-        }
-        Some(longest) => {
-            let (kept, left_out) = overlap::without(&given, &shared, length);
-            overlap::enough(given.len(), kept.len())?;
-            notes.push(Note::LeftOut { rows: left_out, of: given.len().div_ceil(length), longest: longest.tokens });
-            kept
-        }
-    };
-    let (found, wanted) = (tokens.len(), length + 1);
-    if found < wanted {
-        return Err(Error::input(format!("{found} calibration tokens fill no row, one takes {wanted}"))
-            .hint("name another token shard with --calib, or pack with --lossless"));
-    }
-    Ok(tokens)
-}
-
-/// The folder for what can be had again without computing it, there by now.
-fn cache(args: &PackArgs, notes: &mut Vec<Note>) -> Result<Option<PathBuf>> {
-    if args.no_cache || args.lossless {
-        return Ok(None);
-    }
-    if let Some(folder) = &args.cache {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        return Ok(Some(folder.clone()));
-    }
-    // Nobody asked for this one: that it cannot be had is worth a note, not a failure.
-    let made = user_cache().ok_or_else(|| "there is no home folder".to_string()).and_then(|folder| {
-        std::fs::create_dir_all(&folder).map(|()| folder.clone()).map_err(|e| format!("{}: {e}", folder.display()))
-    });
-    match made {
-        Ok(folder) => Ok(Some(folder)),
-        Err(why) => {
-            notes.push(Note::NoCache(why));
-            Ok(None)
-        }
-    }
-}
-
-/// `tiepack` in the folder that the platform has for caches.
-fn user_cache() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = |below: &str| set("HOME").map(|home| home.join(below));
-    let base = if cfg!(windows) {
-        set("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        home("Library/Caches")
-    } else {
-        set("XDG_CACHE_HOME").or_else(|| home(".cache"))
-    };
-    base.map(|base| base.join(Path::new("tiepack")))
 }

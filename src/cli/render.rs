@@ -1,6 +1,14 @@
 //! Every report as text.
 
+mod diff;
+mod frontier;
+mod inspect;
+
 use std::fmt::Write;
+
+pub use diff::compared;
+pub use frontier::frontier;
+pub use inspect::inspected;
 
 use super::eval::Evaluated;
 use super::figures::{Side, count, difference, estimate, nats, table};
@@ -8,7 +16,6 @@ use super::pack::{Healing, Packed};
 use super::unpack::Unpacked;
 use super::verify::Verified;
 use crate::error::Error;
-use crate::inspect::{Inventory, Kind, Row};
 use crate::text::thousands;
 use crate::verify::verdict::{Budget, Cost, Evaluation, Note, Verdict};
 
@@ -76,50 +83,6 @@ pub fn evaluated(evaluated: &Evaluated) -> String {
     out + &hints(notes)
 }
 
-/// Every byte of a file: by stream or tensor, then by role.
-pub fn inventory(inventory: &Inventory) -> String {
-    let Inventory { path, arch, layers, copies, names, tensors, parameters, stored, bytes, .. } = inventory;
-    let mut head = vec![
-        vec![path.clone(), format!("{arch}, {layers} layers")],
-        vec!["bytes".into(), thousands(*bytes)],
-        vec!["tensors".into(), format!("{} names, {} stored", count(*names), count(*tensors))],
-        vec!["weights".into(), format!("{} with ties counted, {} stored", count(*parameters), count(*stored))],
-        vec!["ties".into(), ties(copies)],
-    ];
-    if !inventory.undeclared.is_empty() {
-        let pairs: Vec<String> = inventory.undeclared.iter().map(|(one, other)| format!("{one} = {other}")).collect();
-        head.push(vec!["undeclared".into(), pairs.join(", ")]);
-    }
-    let codec = if inventory.kind == Kind::Artifact { "codec" } else { "type" };
-    let titles = ["part", "layers", "shape", "weights", "bytes", "bits/weight", codec];
-    let mut lines = vec![titles.map(String::from).to_vec()];
-    lines.extend(inventory.rows.iter().map(row));
-    let each = [Side::Left, Side::Left, Side::Right, Side::Right, Side::Right, Side::Right, Side::Left];
-
-    let mut roles = vec![["by role", "rows", "weights", "bytes", "bits/weight", "share"].map(String::from).to_vec()];
-    let bits = |bits: Option<f64>| bits.map_or_else(String::new, |bits| format!("{bits:.3}"));
-    for role in &inventory.roles {
-        roles.push(vec![
-            role.part.clone(),
-            count(role.rows),
-            weights(role.weights),
-            thousands(role.bytes),
-            bits(role.bits_per_weight),
-            format!("{:.1} %", 100.0 * role.share),
-        ]);
-    }
-    roles.push(vec![
-        "total".into(),
-        count(inventory.rows.len()),
-        count(*stored),
-        thousands(*bytes),
-        bits(Some(8.0 * *bytes as f64 / (*stored).max(1) as f64)),
-        "100.0 %".into(),
-    ]);
-    let by_role = [Side::Left, Side::Right, Side::Right, Side::Right, Side::Right, Side::Right];
-    format!("{}\n{}\n{}", table(&PAIR, &head), table(&each, &lines), table(&by_role, &roles))
-}
-
 /// What was written where.
 pub fn unpacked(unpacked: &Unpacked) -> String {
     let Unpacked { files, types } = unpacked;
@@ -146,7 +109,7 @@ pub fn error(error: &Error) -> String {
 fn body(verdict: &Verdict, healing: Option<String>, times: Option<String>) -> String {
     let mut out = String::new();
     if let Some(evaluation) = &verdict.evaluation {
-        out.push_str(&losses(evaluation));
+        out.push_str(&losses(evaluation, ["original", "packed"]));
         out.push('\n');
     }
     let mut lines: Vec<Vec<String>> = Vec::new();
@@ -191,14 +154,14 @@ fn healing(healing: &Healing) -> String {
 }
 
 /// Before and after, one line a unit.
-fn losses(evaluation: &Evaluation) -> String {
+fn losses(evaluation: &Evaluation, [before, after]: [&str; 2]) -> String {
     let packed = evaluation.packed;
     let Some(cost) = &evaluation.cost else {
         let mut lines = vec![vec!["loss, nats per token".into(), nats(packed.nats_per_token)]];
         lines.extend(packed.bits_per_byte.map(|bits| vec!["loss, bits per byte".into(), nats(bits)]));
         return table(&[Side::Left, Side::Right], &lines);
     };
-    let mut lines = vec![["", "original", "packed", "difference"].map(String::from).to_vec()];
+    let mut lines = vec![["", before, after, "difference"].map(String::from).to_vec()];
     lines.push(vec![
         "loss, nats per token".into(),
         nats(cost.original.nats_per_token),
@@ -210,7 +173,7 @@ fn losses(evaluation: &Evaluation) -> String {
     {
         lines.push(vec!["loss, bits per byte".into(), nats(before), nats(after), difference(change)]);
     }
-    lines.push(vec!["KL(original ‖ packed)".into(), String::new(), String::new(), estimate(cost.divergence.mean)]);
+    lines.push(vec![format!("KL({before} ‖ {after})"), String::new(), String::new(), estimate(cost.divergence.mean)]);
     table(&[Side::Left, Side::Right, Side::Right, Side::Right], &lines)
 }
 
@@ -232,45 +195,6 @@ fn rows(evaluation: &Evaluation) -> String {
         format!("first {} of {} rows", count(*rows), count(*rows_available))
     };
     format!("{which} of {row_length}, {} tokens", count(*tokens))
-}
-
-fn row(row: &Row) -> Vec<String> {
-    let part = if row.tensors.len() > 1 { format!("{} ({})", row.part, row.tensors.len()) } else { row.part.clone() };
-    let shape = row
-        .shape
-        .as_ref()
-        .map_or_else(String::new, |shape| shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(" x "));
-    vec![
-        part,
-        list(&row.layers),
-        shape,
-        weights(row.weights),
-        thousands(row.bytes),
-        row.bits_per_weight.map_or_else(String::new, |bits| format!("{bits:.3}")),
-        row.codec.clone().unwrap_or_default(),
-    ]
-}
-
-/// Nothing rather than a 0 where there can be no weights.
-fn weights(n: usize) -> String {
-    if n == 0 { String::new() } else { count(n) }
-}
-
-/// `0, 2, 5`; runs of three or more as `3-7`.
-fn list(layers: &[usize]) -> String {
-    let runs = layers.chunk_by(|a, b| a + 1 == *b);
-    let parts = runs.flat_map(|run| match run {
-        [first, .., last] if run.len() > 2 => vec![format!("{first}-{last}")],
-        few => few.iter().map(ToString::to_string).collect(),
-    });
-    parts.collect::<Vec<_>>().join(", ")
-}
-
-/// `layers 0 1 0 3 3 0: 3 of 6 stored`.
-fn ties(copies: &[usize]) -> String {
-    let own = copies.iter().enumerate().filter(|(layer, copy)| layer == *copy).count();
-    let copies: Vec<String> = copies.iter().map(ToString::to_string).collect();
-    format!("layers {}: {own} of {} stored", copies.join(" "), copies.len())
 }
 
 fn hints(notes: &[Note]) -> String {

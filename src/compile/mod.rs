@@ -9,6 +9,7 @@ mod metrics;
 mod offers;
 mod parts;
 mod pieces;
+pub mod predict;
 mod search;
 mod statistics;
 mod structure;
@@ -211,27 +212,75 @@ const MAYBE_EXACT: f64 = 7.0;
 /// Cap, naming the smallest that would do, if the model cannot be made to fit; Input without calibration tokens where
 /// curvature is to be measured, or when a plan is not this model's.
 pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress: &dyn Progress) -> Result<Compiled> {
-    let budget = options.cap.saturating_sub(options.includes);
-    let mut timer = Timer::default();
+    let mut found = Err(Error::compute("nothing was compiled"));
+    compile_each(model, calib, options, &[options.cap], progress, &mut |_, compiled| {
+        found = compiled;
+        Ok(())
+    })?;
+    found
+}
+
+/// Packs a model once for each of `caps`, which stand for `options.cap`, and measures its loss once for all of them: every
+/// file is the one that [`compile`] makes for its cap. `each` gets the index of a cap and what came of it; caps that hold
+/// the model bit for bit come first.
+///
+/// # Errors
+/// Whatever concerns all caps alike, and those of `each`. A cap that is too small is an error that `each` gets.
+pub fn compile_each(
+    model: &Model,
+    calib: Option<&[u16]>,
+    options: &Options,
+    caps: &[u64],
+    progress: &dyn Progress,
+    each: &mut dyn FnMut(usize, Result<Compiled>) -> Result<()>,
+) -> Result<()> {
+    let budget = |cap: u64| cap.saturating_sub(options.includes);
     // What can go wrong with a plan goes wrong before anything is measured.
     options.plan.iter().try_for_each(|plan| execute::check(plan, model))?;
-    let maybe_exact = budget as f64 * 8.0 > MAYBE_EXACT * model.weights() as f64;
-    if options.lossless || options.plan.is_none() && maybe_exact {
-        let plan = exact::plan(model);
-        let metrics = Metrics::new(model, None);
-        let bytes = file(model, timer.stage("code", || execute::execute(&plan, model, &metrics, progress))?)?;
-        if bytes.len() as u64 <= budget {
+    let mut timer = Timer::default();
+    let mut exact: Option<(Plan, Vec<u8>)> = None;
+    let mut left = Vec::new();
+    for (at, cap) in caps.iter().enumerate() {
+        let maybe_exact = budget(*cap) as f64 * 8.0 > MAYBE_EXACT * model.weights() as f64;
+        if !options.lossless && (options.plan.is_some() || !maybe_exact) {
+            left.push(at);
+            continue;
+        }
+        let (plan, bytes) = match exact.take() {
+            Some(made) => exact.insert(made),
+            None => {
+                let (plan, metrics) = (exact::plan(model), Metrics::new(model, None));
+                let pieces = timer.stage("code", || execute::execute(&plan, model, &metrics, progress))?;
+                exact.insert((plan, file(model, pieces)?))
+            }
+        };
+        if bytes.len() as u64 <= budget(*cap) {
             if !options.lossless {
                 progress.note("the exact model fits the cap: nothing needs to be quantized");
             }
-            let (stages, silent, unmeasured) = (timer.stages, Vec::new(), Vec::new());
-            let cached_statistics = false;
-            let (structure, healed) = (None, None);
-            return Ok(Compiled { bytes, plan, stages, cached_statistics, silent, unmeasured, structure, healed });
+            let (bytes, plan, stages, none) = (bytes.clone(), plan.clone(), timer.take(), Vec::new);
+            each(
+                at,
+                Ok(Compiled {
+                    bytes,
+                    plan,
+                    stages,
+                    cached_statistics: false,
+                    silent: none(),
+                    unmeasured: none(),
+                    structure: None,
+                    healed: None,
+                }),
+            )?;
+        } else if options.lossless {
+            let refusal = too_large(options, budget(*cap), bytes.len() as u64);
+            each(at, Err(refusal.hint("leave out --lossless, or raise the cap")))?;
+        } else {
+            left.push(at);
         }
-        if options.lossless {
-            return Err(too_large(options, bytes.len() as u64).hint("leave out --lossless, or raise the cap"));
-        }
+    }
+    if left.is_empty() {
+        return Ok(());
     }
     let gathered = match options.curvature {
         Source::Measured => timer.stage("measure", || gather(model, calib, options, progress))?,
@@ -239,9 +288,26 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
     };
     let (statistics, cached_statistics) = gathered.of(options);
     let metrics = Metrics::new(model, statistics);
+    for at in left {
+        let quantized = quantized(model, &metrics, calib, options, budget(caps[at]), &mut timer, progress);
+        each(at, quantized.map(|compiled| Compiled { cached_statistics, ..compiled }))?;
+    }
+    Ok(())
+}
+
+/// A file of at most `budget` bytes, by the plan that was given or by a search.
+fn quantized(
+    model: &Model,
+    metrics: &Metrics,
+    calib: Option<&[u16]>,
+    options: &Options,
+    budget: u64,
+    timer: &mut Timer,
+    progress: &dyn Progress,
+) -> Result<Compiled> {
     let (plan, pieces, structure) = timer.stage("search", || match &options.plan {
-        Some(plan) => Ok((plan.clone(), execute::execute(plan, model, &metrics, progress)?, None)),
-        None => search::search((model, calib), &metrics, options, budget, progress)
+        Some(plan) => Ok((plan.clone(), execute::execute(plan, model, metrics, progress)?, None)),
+        None => search::search((model, calib), metrics, options, budget, progress)
             .map(|(Finished { plan, pieces, .. }, structure)| (plan, pieces, Some(structure))),
     })?;
     let (pieces, healed) = match length(model, calib, options, progress)? {
@@ -250,7 +316,7 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
             let Options { objective, seed, resume, .. } = *options;
             let (checkpoint, stop) = (options.checkpoint.clone(), &*options.stop);
             let healing = heal::Healing { length, objective, seed, budget, checkpoint, resume, stop };
-            let (pieces, course) = heal::heal(model, &metrics, (&plan, pieces), calib, healing, progress)?;
+            let (pieces, course) = heal::heal(model, metrics, (&plan, pieces), calib, healing, progress)?;
             Ok::<_, Error>((pieces, Some(Healed { before, course })))
         })?,
         None => (pieces, None),
@@ -259,7 +325,7 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
     if bytes.len() as u64 > budget {
         let size = bytes.len() as u64;
         return Err(match options.plan {
-            Some(_) => too_large(options, size).hint("raise the cap, or write a coarser plan"),
+            Some(_) => too_large(options, budget, size).hint("raise the cap, or write a coarser plan"),
             None => {
                 Error::compute(format!("the planned artifact came out at {size} bytes, over the {budget} it may have"))
             }
@@ -270,7 +336,7 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
     };
     let silent = named(&|i| metrics.vanishes(model, i) && model.stored[i].data.iter().any(|v| *v != 0.0));
     let unmeasured = named(&|i| metrics.is_guessed(i));
-    Ok(Compiled { bytes, plan, stages: timer.stages, cached_statistics, silent, unmeasured, structure, healed })
+    Ok(Compiled { bytes, plan, stages: timer.take(), cached_statistics: false, silent, unmeasured, structure, healed })
 }
 
 /// How long to heal, and on what; `None`: not at all.
@@ -340,9 +406,9 @@ fn gather(model: &Model, calib: Option<&[u16]>, options: &Options, progress: &dy
     statistics::gather(model, calib, options, progress).map(|gathered| Gathered(Some(gathered)))
 }
 
-fn too_large(options: &Options, needed: u64) -> Error {
-    let [cap, includes, needed, smallest] =
-        [options.cap, options.includes, needed, needed + options.includes].map(thousands);
+fn too_large(options: &Options, budget: u64, needed: u64) -> Error {
+    let includes = options.includes;
+    let [cap, includes, needed, smallest] = [budget + includes, includes, needed, needed + includes].map(thousands);
     Error::cap(format!(
         "the model does not fit: the cap is {cap} bytes, {includes} of them are taken by included files, and the smallest \
          artifact has {needed} bytes; the smallest cap that would do is {smallest}"
@@ -355,6 +421,11 @@ struct Timer {
 }
 
 impl Timer {
+    /// The stages since the last time.
+    fn take(&mut self) -> Vec<(String, f64)> {
+        std::mem::take(&mut self.stages)
+    }
+
     fn stage<T>(&mut self, name: &str, run: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let out = run();

@@ -112,7 +112,7 @@ pub(super) fn search(
     let found = match meet(&mut parts, budget, step, FINAL_CLOSE)? {
         Outcome::Fits(found) => found,
         Outcome::TooSmall { needed } => {
-            return Err(too_large(options, needed).hint("raise the cap, include less, or pack a smaller model"));
+            return Err(too_large(options, budget, needed).hint("raise the cap, include less, or pack a smaller model"));
         }
     };
     progress.end();

@@ -132,54 +132,88 @@ fn top(log_probabilities: &[f32]) -> usize {
     best
 }
 
-/// Compares a network with changed parameters to its original over every row of `windows`; `original` gives the latter's
-/// log-probabilities (rows·T, V) of some rows.
+/// What a network says of some rows: log-probabilities (rows·T, V).
+pub type Predict<'a> = &'a (dyn Fn(Range<usize>) -> Result<Vec<f32>> + Sync);
+
+/// Compares a network with changed parameters to its original over every row of `windows`.
 ///
 /// # Errors
 /// If a forward pass fails.
 pub fn compare(
     net: &dyn Net,
-    original: &(dyn Fn(Range<usize>) -> Result<Vec<f32>> + Sync),
+    original: Predict,
     changed: &Params,
     windows: &Windows,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Comparison> {
+    Ok(compare_all((net, original), &[(net, changed)], windows, progress)?.remove(0))
+}
+
+/// Runs two networks of one vocabulary over every row of `windows`.
+///
+/// # Errors
+/// If a forward pass fails.
+pub fn compare_networks(
+    original: (&dyn Net, &Params),
+    changed: (&dyn Net, &Params),
+    windows: &Windows,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Comparison> {
+    let (net, params) = original;
+    let predict = |rows| log_probabilities(net, params, windows, rows);
+    Ok(compare_all((net, &predict), &[changed], windows, progress)?.remove(0))
+}
+
+/// Runs a network, and others of its vocabulary, over every row of `windows`: each of the others held against the first.
+///
+/// # Errors
+/// If a forward pass fails.
+pub fn compare_all(
+    (net, original): (&dyn Net, Predict),
+    changed: &[(&dyn Net, &Params)],
+    windows: &Windows,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Comparison>> {
     let vocab = net.vocab_size();
-    let batches: Vec<Comparison> = windows
+    let losses = |lp: &[f32], rows: Range<usize>| Losses {
+        rows: lp
+            .chunks_exact(windows.length() * vocab)
+            .zip(rows)
+            .map(|(lp, r)| row_loss(lp, windows.target(r), vocab))
+            .collect(),
+        length: windows.length(),
+    };
+    let batches: Vec<Vec<Comparison>> = windows
         .batches(BATCH)
         .into_par_iter()
         .map(|rows| {
             let a = original(rows.clone())?;
-            let b = log_probabilities(net, changed, windows, rows.clone())?;
-            let losses = |lp: &[f32]| Losses {
-                rows: lp
-                    .chunks_exact(windows.length() * vocab)
-                    .zip(rows.clone())
-                    .map(|(lp, r)| row_loss(lp, windows.target(r), vocab))
-                    .collect(),
-                length: windows.length(),
+            let before = losses(&a, rows.clone());
+            let one = |(net, params): &(&dyn Net, &Params)| {
+                let b = log_probabilities(*net, params, windows, rows.clone())?;
+                let positions = || a.chunks_exact(vocab).zip(b.chunks_exact(vocab));
+                Ok(Comparison {
+                    original: before.clone(),
+                    changed: losses(&b, rows.clone()),
+                    divergence: positions().map(|(p, q)| divergence(p, q)).collect(),
+                    same_top: positions().filter(|(p, q)| top(p) == top(q)).count(),
+                })
             };
-            let positions = || a.chunks_exact(vocab).zip(b.chunks_exact(vocab));
+            let compared = changed.iter().map(one).collect::<Result<_>>()?;
             progress(rows.len() as u64);
-            Ok(Comparison {
-                original: losses(&a),
-                changed: losses(&b),
-                divergence: positions().map(|(p, q)| divergence(p, q)).collect(),
-                same_top: positions().filter(|(p, q)| top(p) == top(q)).count(),
-            })
+            Ok(compared)
         })
         .collect::<Result<_>>()?;
-    let mut all = Comparison {
-        original: Losses { rows: Vec::new(), length: windows.length() },
-        changed: Losses { rows: Vec::new(), length: windows.length() },
-        divergence: Vec::with_capacity(windows.tokens()),
-        same_top: 0,
-    };
+    let none = || Losses { rows: Vec::new(), length: windows.length() };
+    let empty = || Comparison { original: none(), changed: none(), divergence: Vec::new(), same_top: 0 };
+    let mut all: Vec<Comparison> = changed.iter().map(|_| empty()).collect();
     for batch in batches {
-        all.original.rows.extend(batch.original.rows);
-        all.changed.rows.extend(batch.changed.rows);
-        all.divergence.extend(batch.divergence);
-        all.same_top += batch.same_top;
+        for (all, one) in all.iter_mut().zip(batch) {
+            all.original.rows.extend(one.original.rows);
+            all.changed.rows.extend(one.changed.rows);
+            all.divergence.extend(one.divergence);
+            all.same_top += one.same_top;
+        }
     }
     Ok(all)
 }

@@ -2,25 +2,41 @@
 
 use std::path::Path;
 
-use super::{Inventory, Kind, Row, account, bits_per_weight, by_role};
+use rayon::prelude::*;
+
+use super::{Inventory, Kind, Row, account, bits_per_weight, by_role, matrices, order};
+use crate::artifact::construction::{construction, index_statistics};
 use crate::artifact::layout::{Header, StreamEntry, codec};
-use crate::artifact::open::structure;
+use crate::artifact::open::{stored_shapes, structure};
 use crate::artifact::read::parse;
 use crate::artifact::write::{CHECK_BYTES, ROOT_BYTES};
 use crate::error::{Error, Result};
 use crate::model::Structure;
 use crate::nets::{Form, TensorSpec};
 
+/// How far to look into an artifact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The header, and the first bytes of every stream.
+    Container,
+    /// Indices decoded as well.
+    Indices,
+}
+
 /// Where the bytes of an artifact go.
 ///
 /// # Errors
 /// Input when the file cannot be read, Verification when it is damaged; the message begins with the path.
-pub fn artifact(path: &Path) -> Result<Inventory> {
+pub fn artifact(path: &Path, depth: Depth) -> Result<Inventory> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    inventory(path, &bytes).map_err(|e| e.at(path.display()))
+    of_bytes(path, &bytes, depth).map_err(|e| e.at(path.display()))
 }
 
-fn inventory(path: &Path, bytes: &[u8]) -> Result<Inventory> {
+/// The same of a file that has been read.
+///
+/// # Errors
+/// Verification when it is damaged.
+pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
     let parsed = parse(bytes)?;
     let header = &parsed.header;
     let (config, structure) = structure(header)?;
@@ -32,8 +48,26 @@ fn inventory(path: &Path, bytes: &[u8]) -> Result<Inventory> {
         Row::container("magic and lengths", Some(0), front),
         Row::container("header", Some(front), parsed.header_range.len() as u64),
     ];
+    let mut row_of = vec![0; header.stored()];
     for (stream, range) in header.streams.iter().zip(&parsed.streams) {
-        rows.push(stream_row(header, specs, stream, range.start as u64)?);
+        stream.tensors.iter().for_each(|t| row_of[*t as usize] = rows.len());
+        let mut row = stream_row(header, specs, stream, range.start as u64)?;
+        let mut made = construction(stream, &bytes[range.clone()])?;
+        made.from = made.base.and_then(|base| uses(header, specs, base).next()).map(|spec| spec.name.clone());
+        row.made = Some(made);
+        rows.push(row);
+    }
+    if depth == Depth::Indices {
+        let shapes = stored_shapes(header, bytes.len())?;
+        let statistics = header.streams.par_iter().zip(&parsed.streams).map(|(stream, range)| {
+            let shape = stream.tensors.first().map_or(&[][..], |t| shapes[*t as usize]);
+            let cols = shape.last().copied().unwrap_or(1);
+            let sides = (shape.iter().product::<usize>() / cols.max(1), cols);
+            index_statistics(stream, &bytes[range.clone()], sides)
+        });
+        let first = rows.len() - header.streams.len();
+        let statistics = statistics.collect::<Result<Vec<_>>>()?;
+        rows[first..].iter_mut().zip(statistics).for_each(|(row, statistics)| row.indices = statistics);
     }
     let check = size - CHECK_BYTES as u64;
     rows.push(Row::container("root", Some(check - ROOT_BYTES as u64), ROOT_BYTES as u64));
@@ -47,6 +81,8 @@ fn inventory(path: &Path, bytes: &[u8]) -> Result<Inventory> {
         arch: config.arch.clone(),
         layers: structure.layers,
         copies: copies(&structure, &header.source),
+        order: order(&structure),
+        matrices: matrices(specs, &header.source.iter().map(|s| *s as usize).collect::<Vec<_>>(), &row_of),
         names: specs.len(),
         tensors: header.stored(),
         parameters: specs.iter().map(elements).sum(),
@@ -70,8 +106,13 @@ fn copies(structure: &Structure, source: &[u32]) -> Vec<usize> {
     (0..structure.layers).map(|layer| first(layer).unwrap_or(layer)).collect()
 }
 
+/// The specs that use a stored tensor, in canonical order.
+fn uses<'a>(header: &'a Header, specs: &'a [TensorSpec], tensor: u32) -> impl Iterator<Item = &'a TensorSpec> {
+    specs.iter().zip(&header.source).filter(move |(_, s)| **s == tensor).map(|(spec, _)| spec)
+}
+
 fn stream_row(header: &Header, specs: &[TensorSpec], stream: &StreamEntry, offset: u64) -> Result<Row> {
-    let uses = |tensor: u32| specs.iter().zip(&header.source).filter(move |(_, s)| **s == tensor).map(|(spec, _)| spec);
+    let uses = |tensor: u32| uses(header, specs, tensor);
     let mut firsts = Vec::with_capacity(stream.tensors.len());
     for &tensor in &stream.tensors {
         let first = uses(tensor).next();
@@ -97,6 +138,9 @@ fn stream_row(header: &Header, specs: &[TensorSpec], stream: &StreamEntry, offse
         bytes: stream.len,
         bits_per_weight: bits_per_weight(stream.len, weights),
         codec: Some(name_of(stream.codec)),
+        made: None,
+        indices: None,
+        fidelity: None,
     })
 }
 

@@ -1,14 +1,19 @@
 //! Where the bytes of a file go: every one of them in exactly one row.
 
 mod artifact;
+pub mod groups;
 mod model;
 
 use serde::Serialize;
 
-pub use artifact::artifact;
+pub use artifact::{Depth, artifact, of_bytes};
+pub use groups::{By, Group};
 pub use model::model;
 
+use crate::artifact::construction::{Construction, IndexStatistics};
 use crate::error::{Error, Result};
+use crate::model::Structure;
+use crate::nets::{Form, TensorSpec};
 
 /// The bytes of an artifact, or of a model's weights files.
 #[derive(Debug, Clone, Serialize)]
@@ -20,6 +25,8 @@ pub struct Inventory {
     pub layers: usize,
     /// For every layer the first layer that shares all its tied roles, itself if there is none before it.
     pub copies: Vec<usize>,
+    /// Layers in the order in which they run; a loop runs some of them several times.
+    pub order: Vec<usize>,
     /// Tensors of the architecture.
     pub names: usize,
     /// Distinct tensors.
@@ -33,6 +40,8 @@ pub struct Inventory {
     pub rows: Vec<Row>,
     /// The same bytes by role, in order of first appearance.
     pub roles: Vec<Role>,
+    /// Every matrix of the architecture, in its order, and where its weights are.
+    pub matrices: Vec<Use>,
     /// Ties that nobody declared: (tensor, the one it equals).
     pub undeclared: Vec<(String, String)>,
 }
@@ -42,6 +51,31 @@ pub struct Inventory {
 pub enum Kind {
     Artifact,
     Model,
+}
+
+/// A matrix of the architecture.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Use {
+    pub tensor: String,
+    pub role: String,
+    pub layer: Option<usize>,
+    /// The tensor that it is stored as: itself, or the first one that it is tied to.
+    pub stored_as: String,
+    /// Index into [`Inventory::rows`].
+    pub row: usize,
+}
+
+/// How well a row's weights came through, held against the model that it was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Fidelity {
+    /// |packed - original| over |original|.
+    pub relative_error: f64,
+    /// Nats per token that its error costs, by the measured curvature; `None`: nobody knows that.
+    pub predicted_loss: Option<f64>,
+    /// Of the predicted loss of all rows, 0 to 1.
+    pub loss_share: Option<f64>,
+    /// Bits per weight below which no code of independent Gaussian weights of this size has as little error.
+    pub gaussian_bound: Option<f64>,
 }
 
 /// A run of bytes with one purpose.
@@ -64,6 +98,12 @@ pub struct Row {
     pub bits_per_weight: Option<f64>,
     /// How it is coded, or the element type; `None` for the container.
     pub codec: Option<String>,
+    /// What its stream says that it is made of; `None` for the container and in a model.
+    pub made: Option<Construction>,
+    /// `None`: they were not decoded, or there are none.
+    pub indices: Option<IndexStatistics>,
+    /// `None`: it was not held against a model.
+    pub fidelity: Option<Fidelity>,
 }
 
 /// All rows of one part.
@@ -92,7 +132,42 @@ impl Row {
             bytes,
             bits_per_weight: None,
             codec: None,
+            made: None,
+            indices: None,
+            fidelity: None,
         }
+    }
+}
+
+impl Inventory {
+    /// What a matrix is made of, in a few words: `alone`, `blocks.0.mlp.fc.weight`, `0.62 x blocks.0.mlp.fc.weight + rank 4 + grid`.
+    pub fn made_of(&self, matrix: &Use) -> String {
+        if matrix.stored_as != matrix.tensor {
+            return format!("copy of {}", matrix.stored_as);
+        }
+        match self.rows[matrix.row].made.as_ref() {
+            Some(made) => made.words(),
+            None => "alone".into(),
+        }
+    }
+}
+
+/// Every matrix of `specs`, given the stored tensor of each and the row that each stored tensor is in.
+fn matrices(specs: &[TensorSpec], source: &[usize], row_of: &[usize]) -> Vec<Use> {
+    let mut first: Vec<Option<&str>> = vec![None; row_of.len()];
+    let each = specs.iter().zip(source).map(|(spec, stored)| {
+        let stored_as = (*first[*stored].get_or_insert(&spec.name)).to_string();
+        let (tensor, role) = (spec.name.clone(), spec.role.clone());
+        (spec.form, Use { tensor, role, layer: spec.layer, stored_as, row: row_of[*stored] })
+    });
+    each.filter(|(form, _)| *form != Form::Vector).map(|(_, each)| each).collect()
+}
+
+/// The layers in the order in which they run, as the network says; each once where there is none.
+fn order(structure: &Structure) -> Vec<usize> {
+    match &structure.net {
+        Ok(net) => net.order(),
+        Err(_) => (0..structure.layers).collect(),
     }
 }
 

@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{Inventory, Kind, Row, account, bits_per_weight, by_role};
+use super::{Inventory, Kind, Row, account, bits_per_weight, by_role, matrices, order};
 use crate::error::{Error, Result};
 use crate::ingest::Source;
 use crate::model::{Model, Retie, Structure, build};
 use crate::nets;
 use crate::text::type_name;
 
-/// Where the bytes of a model's weights files go; `source` is what was read from them.
+/// Where the bytes of a model's weights files go, and the model; `source` is what was read from them.
 ///
 /// # Errors
 /// As [`crate::model::build`], and Input when a file cannot be read.
-pub fn model(source: Source, retie: Option<Retie>) -> Result<Inventory> {
+pub fn model(source: Source, retie: Option<Retie>) -> Result<(Inventory, Model)> {
     let path = source.path.clone();
     let total = files(&path)?.iter().map(|file| size(file)).sum::<Result<u64>>()?;
     // Taken down before the model is built: what is tied is stored once there, and may be written several times here.
@@ -24,6 +24,7 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<Inventory> {
         .map(|(name, tensor)| (name.clone(), (tensor.data.len() * tensor.dtype.size()) as u64))
         .collect();
     let structure = Structure::of_file(nets::build(&source.config), &source.tensors);
+    let order = order(&structure);
     let model = build(source, structure, retie)?;
     let mut rows: Vec<Row> = (0..model.stored.len()).map(|stored| tensor_row(&model, stored, &written)).collect();
     let tensors: u64 = rows.iter().map(|row| row.bytes).sum();
@@ -32,7 +33,8 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<Inventory> {
         .ok_or_else(|| Error::input(format!("{} changed while it was being read", path.display())))?;
     rows.push(Row::container("safetensors headers", None, rest));
     account(&rows, total)?;
-    Ok(Inventory {
+    let each: Vec<usize> = (0..model.stored.len()).collect();
+    let inventory = Inventory {
         path: path.display().to_string(),
         kind: Kind::Model,
         arch: model.config.arch.clone(),
@@ -45,8 +47,11 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<Inventory> {
         bytes: total,
         roles: by_role(&rows, total),
         rows,
-        undeclared: model.ties.found,
-    })
+        order,
+        matrices: matrices(&model.specs, &model.source, &each),
+        undeclared: model.ties.found.clone(),
+    };
+    Ok((inventory, model))
 }
 
 fn tensor_row(model: &Model, stored: usize, written: &BTreeMap<String, u64>) -> Row {
@@ -66,6 +71,9 @@ fn tensor_row(model: &Model, stored: usize, written: &BTreeMap<String, u64>) -> 
         bytes,
         bits_per_weight: bits_per_weight(bytes, weights),
         codec: Some(type_name(model.stored[stored].dtype).into()),
+        made: None,
+        indices: None,
+        fidelity: None,
     }
 }
 

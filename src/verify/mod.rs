@@ -4,6 +4,7 @@
 //! Nothing here takes the packer's word: every figure comes from the file on the disk.
 
 mod memory;
+mod several;
 pub mod statistics;
 pub mod verdict;
 
@@ -24,6 +25,7 @@ use crate::nets::Form;
 use crate::progress::Progress;
 
 use memory::Memory;
+pub use several::several;
 use verdict::{Against, Evaluation, File, Note, Sample, Verdict};
 
 /// Validation tokens, every id below the model's vocabulary.

@@ -212,6 +212,12 @@ pub enum Note {
     Silent(Vec<String>),
     /// Matrices whose curvature the given statistics leave out.
     Unmeasured(Vec<String>),
+    /// Two models of different architectures were compared.
+    OtherArchitecture(String, String),
+    /// Two models with different numbers of token ids were compared.
+    OtherVocabulary(usize, usize),
+    /// Nothing is known about the loss of the model that an artifact is held against.
+    NoCurvature,
     /// The folder for cached statistics cannot be used, and why.
     NoCache(String),
     /// The packed model loses more than one that gives every token the same probability.
@@ -244,6 +250,13 @@ impl Note {
                 format!("nothing depends on these matrices, they are stored as zeros: {}", listed(names))
             }
             Note::Unmeasured(names) => format!("packed by squared error, for want of statistics: {}", listed(names)),
+            Note::OtherArchitecture(a, b) => {
+                format!("two architectures, {a} and {b}: tensors of the same name and shape are compared, and bytes")
+            }
+            Note::OtherVocabulary(a, b) => {
+                format!("losses were not compared: {a} token ids in one model, {b} in the other")
+            }
+            Note::NoCurvature => "no predicted losses: there are no calibration tokens and no statistics".into(),
             Note::NoCache(why) => format!("measured statistics are not kept: {why}"),
             Note::WorseThanGuessing => {
                 "the packed model is useless: it loses more than giving every token the same probability".into()
@@ -264,6 +277,9 @@ impl Note {
             Note::NoNetwork(_) => "losses need a network that is registered: README, Input",
             Note::Silent(_) => "the loss above was measured without them",
             Note::Unmeasured(_) => "measure them as well, or keep the model's own tool at hand to judge the result",
+            Note::OtherArchitecture(..) => "give --val to compare their losses as well",
+            Note::OtherVocabulary(..) => "`tiepack eval` gives the loss of each on its own tokens, in bits per byte",
+            Note::NoCurvature => "name a token shard with --calib, or give --statistics",
             Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
             Note::WorseThanGuessing => "raise the cap",
         }

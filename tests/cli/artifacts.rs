@@ -79,6 +79,7 @@ fn every_byte_is_in_one_row() {
             inventory[list].as_array().unwrap().iter().map(|row| row["bytes"].as_u64().unwrap()).sum()
         };
         assert_eq!((bytes("rows"), bytes("roles"), &inventory["bytes"]), (size, size, &size.into()), "{path}");
+        assert_eq!(bytes("groups"), size, "{path}");
         assert_eq!(inventory["copies"], serde_json::json!([0, 1, 0, 3, 3, 0]), "{path}");
         assert_eq!((&inventory["parameters"], &inventory["stored"]), (&352_904.into(), &218_504.into()), "{path}");
     }
@@ -86,9 +87,39 @@ fn every_byte_is_in_one_row() {
 
 #[test]
 fn the_table_of_a_model() {
-    let run = run("inspect MODEL", packed()).good();
-    assert_eq!(run.stderr, "");
+    let mut shown = String::new();
+    for options in ["", "--by layer", "--by role -n 4", "--by kind"] {
+        let run = run(&format!("inspect MODEL {options}"), packed()).good();
+        assert_eq!(run.stderr, "");
+        shown += &format!("$ tiepack inspect MODEL {options}\n{}\n", run.stdout);
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn an_artifact_tells_what_it_is_made_of() {
+    let golden = "fixtures/golden/v1-foreign.tiepack";
+    let run = run(&format!("inspect {golden} --indices"), packed()).good();
     insta::assert_snapshot!(run.stdout);
+    assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "80 columns: {}", run.stdout);
+}
+
+#[test]
+fn an_artifact_is_held_against_its_model() {
+    let exact =
+        run(&format!("inspect {} --against MODEL --effort fast --json", packed().display()), packed()).good().json();
+    let rows = exact["rows"].as_array().unwrap();
+    let matrices: Vec<_> = rows.iter().filter(|row| row["fidelity"].is_object()).collect();
+    assert!(matrices.len() > 19, "{}", matrices.len());
+    for row in matrices {
+        assert_eq!(
+            (&row["fidelity"]["relative_error"], &row["fidelity"]["predicted_loss"]),
+            (&0.0.into(), &0.0.into())
+        );
+        assert!(row["fidelity"]["gaussian_bound"].is_null(), "no finite number of bits: {row}");
+    }
+    let refused = run("inspect MODEL --against MODEL", packed());
+    assert!(refused.code == 2 && refused.stderr.contains("wants an artifact"), "{}", refused.stderr);
 }
 
 #[test]

@@ -4,13 +4,17 @@ mod artifacts;
 mod bundle;
 mod checkpoints;
 mod config;
+mod diff;
+mod examples;
 mod foreign;
+mod frontier;
 mod help;
 mod inputs;
 mod losses;
 mod lossy;
 mod pack;
 mod plan;
+mod report;
 mod search;
 
 use std::fs;

@@ -152,6 +152,21 @@ fn documents_are_as_their_schemas_say() {
     assert!(bare["source"].is_null() && bare["network"].is_object(), "{bare}");
     fits(&format!("config {{}}/bare.safetensors --config {MODEL}/../golden/expected.json"), "error", dir);
     fits(&format!("inspect {MODEL}"), "inspect", dir);
+    fits(
+        &format!("inspect {{}}/a.tiepack --against {MODEL} --by layer --effort fast --calib-rows 8 --no-cache"),
+        "inspect",
+        dir,
+    );
+    fits(&format!("inspect {FOLDER}/v1-foreign.tiepack --indices"), "inspect", dir);
+    fits(&format!("diff {MODEL} {{}}/a.tiepack --val {MODEL}/val_000.bin --val-rows 1"), "diff", dir);
+    fits(&format!("diff {FOLDER}/{QUANTIZED} {FOLDER}/v1-foreign.tiepack --weights"), "diff", dir);
+    std::fs::write(dir.join("nothing"), "").unwrap();
+    fits(&format!("diff {{}}/nothing {FOLDER}/{QUANTIZED}"), "diff", dir);
+    let line = format!("frontier {MODEL} --caps 500,60kB,400kB --statistics none --effort fast --val-rows 1");
+    let points = fits(&line, "frontier", dir)["points"].clone();
+    assert!(points[0]["refusal"].is_string() && points[1]["refusal"].is_null(), "{points}");
+    fits("completions fish", "completions", dir);
+    fits("man -o {}", "man", dir);
     fits(&format!("inspect {FOLDER}/{QUANTIZED}"), "inspect", dir);
     std::fs::write(dir.join("train.py"), "import tiepack\n").unwrap();
     fits(&format!("bundle {FOLDER}/{QUANTIZED} --script {{}}/train.py -o {{}}/one.py --cap 100kB"), "bundle", dir);

@@ -85,3 +85,14 @@ pub fn decode(reader: &mut Reader, size: usize, rows: usize, cols: usize) -> Opt
     let (a, b) = (factor(rows)?, factor(cols)?);
     Some(LowRank { exponents, a, b })
 }
+
+/// Passes over what [`LowRank::encode`] wrote; the rank.
+pub fn skip(reader: &mut Reader, size: usize) -> Option<usize> {
+    let rank = reader.within(1, MOST_RANK, "rank").ok()?;
+    reader.take(rank, "exponents").ok()?;
+    for _ in 0..2 {
+        let length = reader.within(0, size, "length of a factor").ok()?;
+        reader.take(length, "factor").ok()?;
+    }
+    Some(rank)
+}

@@ -12,11 +12,13 @@
 
 mod decode;
 mod encode;
+mod head;
 mod low_rank;
 mod terms;
 
 pub use decode::decode;
 pub use encode::{Coded, Start, Terms, encode, loss, start};
+pub use head::{Head, head};
 pub use low_rank::{LowRank, MOST};
 pub use terms::{add_up, gain_value, read_start, write};
 

@@ -1,0 +1,76 @@
+//! Pages and pictures: the figures on them are those of `--json`.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{packed, run, scratch};
+
+/// Every figure on a page: where it says that it stands, and its value.
+fn figures(page: &str) -> Vec<(String, f64)> {
+    let attribute = |text: &str, name: &str| {
+        let rest = text.split_once(&format!("{name}=\"")).unwrap_or_else(|| panic!("no {name} in {text}")).1;
+        rest.split('"').next().unwrap().to_string()
+    };
+    let elements = page.split("<data ").skip(1).map(|rest| (rest, "value"));
+    let in_pictures = page.split("<tspan ").skip(1).map(|rest| (rest, "data-value"));
+    let figure = |(rest, value): (&str, &str)| {
+        let head = rest.split('>').next().unwrap();
+        (attribute(head, "data-at"), attribute(head, value).parse().unwrap())
+    };
+    elements.chain(in_pictures).map(figure).collect()
+}
+
+#[track_caller]
+fn check(line: &str, dir: &Path, least: usize) -> (String, Value) {
+    let document = run(&format!("{line} --report {{}}/page.html --json"), dir).good().json();
+    let page = fs::read_to_string(dir.join("page.html")).unwrap();
+    let found = figures(&page);
+    assert!(found.len() >= least, "{line}: only {} figures", found.len());
+    for (at, value) in found {
+        assert_eq!(document.pointer(&at).and_then(Value::as_f64), Some(value), "{line}: {at}");
+    }
+    for outside in ["http://", "https://", "<script", "<link", "@import", "url("] {
+        // The name of SVG's own space is no address that anything is fetched from.
+        let text = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!text.contains(outside), "{line}: the page needs {outside}");
+    }
+    (page, document)
+}
+
+#[test]
+fn figures_on_pages_are_those_of_json() {
+    let dir = scratch();
+    let dir = dir.path();
+    let artifact = packed().display().to_string();
+    let (page, _) = check(&format!("inspect {artifact} --by role"), dir, 40);
+    assert!(page.contains("Depth against storage") && page.contains("tiepack inspect"), "its pictures and its command");
+    check("inspect MODEL", dir, 40);
+    let (page, document) =
+        check("pack MODEL -o {}/a.tiepack --cap 60kB --statistics none --effort fast --val-rows 2", dir, 40);
+    let kl = document["verdict"]["evaluation"]["cost"]["divergence"]["mean"]["value"].as_f64().unwrap();
+    assert!(page.contains(&format!("{kl:.4}")), "{kl} as a person reads it");
+    check(&format!("diff {artifact} {{}}/a.tiepack --weights"), dir, 30);
+    fs::write(dir.join("peers.json"), r#"[{"packer": "another <one>", "bytes": 70000, "kl": 0.5}]"#).unwrap();
+    let line = "frontier MODEL --caps 50kB,60kB,500 --statistics none --effort fast --val-rows 1 --peers {}/peers.json";
+    let (page, _) = check(line, dir, 12);
+    assert!(page.contains("another &lt;one&gt;") && page.contains("does not fit"));
+}
+
+#[test]
+fn pictures_stand_alone_and_places_are_checked_first() {
+    let dir = scratch();
+    run("inspect MODEL --svg {}/a.svg", dir.path()).good();
+    let svg = fs::read_to_string(dir.path().join("a.svg")).unwrap();
+    assert!(svg.starts_with("<svg xmlns=") && svg.trim_end().ends_with("</svg>"), "{}", &svg[..80]);
+    assert_eq!(svg.matches("<g ").count(), svg.matches("</g>").count());
+    for line in ["inspect MODEL --report {}/no/a.html", "frontier MODEL --caps 60kB --svg {}/no/a.svg"] {
+        let refused = run(line, dir.path());
+        assert_eq!(refused.code, 1, "{line}");
+        assert!(refused.stderr.contains("does not exist") && refused.stderr.contains("create the folder first"));
+    }
+    // Nothing differs, so there is nothing to draw.
+    let refused = run("diff MODEL MODEL --svg {}/b.svg", dir.path());
+    assert!(refused.code == 1 && refused.stderr.contains("nothing to draw"), "{}", refused.stderr);
+}
