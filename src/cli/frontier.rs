@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::FrontierArgs;
 use super::files::{self, Validation};
-use super::{interrupt, pack};
+use super::{interrupt, pack, page};
 use crate::artifact::save;
 use crate::compile::{Options, Source, compile_each};
 use crate::error::{Error, Kind, Result};
@@ -74,7 +74,7 @@ pub struct Peer {
 pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     let started = Instant::now();
     let includes = files::includes(&args.include)?;
-    args.csv.iter().try_for_each(|path| save::check(path))?;
+    args.csv.iter().try_for_each(|path| page::named(path, "csv").and_then(|()| save::check(path)))?;
     let peers = args.peers.as_deref().map(peers).transpose()?.unwrap_or_default();
     if let Some(folder) = &args.keep {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;

@@ -113,8 +113,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::from(code(args.collect()))
 }
 
-/// As [`main`], for callers that go on afterwards.
-pub fn code(args: Vec<OsString>) -> u8 {
+fn code(args: Vec<OsString>) -> u8 {
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(refusal) => return refuse(&refusal, args.iter().any(|arg| arg == "--json")),
@@ -137,18 +136,6 @@ pub fn code(args: Vec<OsString>) -> u8 {
             report.exit_code()
         }
         Err(error) => fail(&error, cli.json),
-    }
-}
-
-/// Runs the command that `args` (the program's name first) ask for and prints nothing: the exit code, and the document that
-/// `--json` would print. For a process that is not tiepack's own: Ctrl-C is left to it.
-pub fn json(args: Vec<OsString>, progress: &dyn Progress) -> (u8, String) {
-    interrupt::never_listen();
-    let result = Cli::try_parse_from(&args).map_err(|refusal| usage(&refusal)).and_then(|cli| run(&cli, progress));
-    progress.end();
-    match result {
-        Ok(report) => (0, json::report(&report)),
-        Err(error) => (error.exit_code(), json::error(&error)),
     }
 }
 

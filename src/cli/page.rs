@@ -1,6 +1,7 @@
 //! `--report` and `--svg`: pictures of what a command returns.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::args::{Command, Pictures};
 use crate::artifact::save;
@@ -22,9 +23,24 @@ pub fn asked(command: &Command) -> Option<&Pictures> {
 /// Finds out whether they could be written, before hours of work.
 ///
 /// # Errors
-/// As [`save::check`].
+/// As [`save::check`], and Usage where a name does not end as such files do: so no input can be taken for one.
 pub fn check(pictures: &Pictures) -> Result<()> {
-    [&pictures.report, &pictures.svg].into_iter().flatten().try_for_each(|path| save::check(path))
+    for (path, end) in [(&pictures.report, "html"), (&pictures.svg, "svg")] {
+        path.iter().try_for_each(|path| named(path, end).and_then(|()| save::check(path)))?;
+    }
+    Ok(())
+}
+
+/// Refuses a file to write whose name does not end in `.end`.
+///
+/// # Errors
+/// Usage, naming the file.
+pub fn named(path: &Path, end: &str) -> Result<()> {
+    match path.extension().is_some_and(|found| found.eq_ignore_ascii_case(end)) {
+        true => Ok(()),
+        false => Err(Error::usage(format!("cannot write {}: its name does not end in .{end}", path.display()))
+            .hint(format!("name another file, as out.{end}"))),
+    }
 }
 
 /// Writes them. `document` is what `--json` prints.

@@ -74,3 +74,16 @@ fn pictures_stand_alone_and_places_are_checked_first() {
     let refused = run("diff MODEL MODEL --svg {}/b.svg", dir.path());
     assert!(refused.code == 1 && refused.stderr.contains("nothing to draw"), "{}", refused.stderr);
 }
+
+#[test]
+fn a_picture_takes_the_place_of_no_input() {
+    let dir = scratch();
+    let weights = dir.path().join("model.safetensors");
+    std::fs::write(&weights, "weights").unwrap();
+    for option in ["--svg", "--report"] {
+        let refused = run(&format!("inspect fixtures/pep-tiny {option} {{}}/model.safetensors"), dir.path());
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains("does not end in"), "{}", refused.stderr);
+    }
+    assert_eq!(std::fs::read(&weights).unwrap(), b"weights");
+}
