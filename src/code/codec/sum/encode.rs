@@ -3,7 +3,7 @@
 use faer::Mat;
 
 use super::low_rank::{LowRank, MOST, SPREAD};
-use super::{GAIN_ONE, LOW_RANK, REFERENCE, RESIDUAL, add, scaled};
+use super::{GAIN_ONE, add, kind, scaled};
 use crate::code::codec::matrix::{self, Settings};
 use crate::code::codec::vectors::EQUAL_SLOPE;
 use crate::code::quantize::metric::Metric;
@@ -54,11 +54,7 @@ pub struct Start {
 /// The terms before the residual, as [`encode`] finds them.
 pub fn start(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Start {
     let (rows, cols) = (metric.rows, metric.cols);
-    let flag = |there: bool, bit: u8| if there { bit } else { 0 };
-    let kind = flag(terms.reference.is_some(), REFERENCE)
-        | flag(terms.rank > 0, LOW_RANK)
-        | flag(terms.residual.is_some(), RESIDUAL);
-    let mut bytes = vec![kind];
+    let mut bytes = vec![kind(terms.reference.is_some(), terms.rank > 0, terms.residual.is_some())];
     let mut sum = None;
     if let Some(reference) = terms.reference {
         let gain = match terms.gain {

@@ -1,6 +1,6 @@
 //! Which terms a stream has, without decoding them.
 
-use super::{GAIN_ONE, LOW_RANK, REFERENCE, RESIDUAL, low_rank};
+use super::{LOW_RANK, REFERENCE, RESIDUAL, gain_value, low_rank};
 use crate::code::codec::matrix;
 use crate::varint::Reader;
 
@@ -27,7 +27,7 @@ pub fn head(bytes: &[u8]) -> Option<Head<'_>> {
     let terms = reader.take(1, "terms").ok()?[0];
     let gain = match terms & REFERENCE {
         0 => None,
-        _ => Some(f32::from(i16::from_le_bytes(reader.take(2, "gain").ok()?.try_into().ok()?)) / GAIN_ONE),
+        _ => Some(gain_value(i16::from_le_bytes(reader.take(2, "gain").ok()?.try_into().ok()?))),
     };
     let rank = if terms & LOW_RANK != 0 { low_rank::skip(&mut reader, bytes.len())? } else { 0 };
     let residual = (terms & RESIDUAL != 0).then(|| &bytes[reader.position()..]);

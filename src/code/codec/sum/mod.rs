@@ -20,7 +20,7 @@ pub use decode::decode;
 pub use encode::{Coded, Start, Terms, encode, loss, start};
 pub use head::{Head, head};
 pub use low_rank::{LowRank, MOST};
-pub use terms::{add_up, gain_value, read_start, write};
+pub use terms::{add_up, read_start, write};
 
 /// Bits of the first byte.
 const REFERENCE: u8 = 1;
@@ -28,6 +28,17 @@ const LOW_RANK: u8 = 2;
 const RESIDUAL: u8 = 4;
 /// 1 in units of the gain α.
 const GAIN_ONE: f32 = 4096.0;
+
+/// α of a stored gain.
+pub fn gain_value(gain: i16) -> f32 {
+    f32::from(gain) / GAIN_ONE
+}
+
+/// The first byte of a sum of these terms.
+fn kind(reference: bool, low_rank: bool, residual: bool) -> u8 {
+    let flag = |there: bool, bit: u8| if there { bit } else { 0 };
+    flag(reference, REFERENCE) | flag(low_rank, LOW_RANK) | flag(residual, RESIDUAL)
+}
 
 /// Adds the terms that are there, from the left.
 fn add(into: &mut Option<Vec<f32>>, term: Vec<f32>) {
@@ -39,6 +50,6 @@ fn add(into: &mut Option<Vec<f32>>, term: Vec<f32>) {
 
 /// α·P, each product rounded once.
 fn scaled(reference: &[f32], gain: i16) -> Vec<f32> {
-    let gain = f32::from(gain) / GAIN_ONE;
+    let gain = gain_value(gain);
     reference.iter().map(|p| p * gain).collect()
 }

@@ -1,13 +1,8 @@
 //! The terms of a sum one by one, for who changes them.
 
 use super::low_rank::{self, LowRank};
-use super::{GAIN_ONE, LOW_RANK, REFERENCE, RESIDUAL, add, scaled};
+use super::{LOW_RANK, REFERENCE, add, kind, scaled};
 use crate::varint::Reader;
-
-/// α of a stored gain.
-pub fn gain_value(gain: i16) -> f32 {
-    f32::from(gain) / GAIN_ONE
-}
 
 /// The matrix (R, C) row-major of these terms, bit for bit as it is decoded; zeros where there is none.
 pub fn add_up(
@@ -28,9 +23,7 @@ pub fn add_up(
 
 /// The stream of these terms; `residual` is a stream of codec 1.
 pub fn write([rows, cols]: [usize; 2], gain: Option<i16>, term: Option<&LowRank>, residual: Option<&[u8]>) -> Vec<u8> {
-    let flag = |there: bool, bit: u8| if there { bit } else { 0 };
-    let kind = flag(gain.is_some(), REFERENCE) | flag(term.is_some(), LOW_RANK) | flag(residual.is_some(), RESIDUAL);
-    let mut out = vec![kind];
+    let mut out = vec![kind(gain.is_some(), term.is_some(), residual.is_some())];
     out.extend(gain.into_iter().flat_map(i16::to_le_bytes));
     if let Some(term) = term {
         term.encode(&mut out, rows, cols);
