@@ -55,5 +55,5 @@ def losses(module):
 statistics = tiepack.torch.measure(model, rows["train"][:256, :-1].split(4))
 pathlib.Path("script.py").write_text(SCRIPT)
 report = tiepack.torch.pack(model, statistics, "network.tiepack", cap="100kB", bundle="script.py", evaluate=losses)
-print("loss {original:.4f}, packed {packed:.6f}, difference {difference:+.4f} ± {standard_error:.4f}".format(**report["evaluate"]))
+print("loss {original:.4f}, packed {packed:.6f}, difference {difference:+.4f} ± {standard_error:.4f}".format(**X
 print({name: f"{n:,}" for name, n in report["bundle"]["bytes"].items()}, "bytes")
