@@ -73,6 +73,14 @@ def test_statistics_are_those_of_tiepack(fixture, monkeypatch, tmp_path):
             assert np.linalg.norm(found[key] - wanted) <= 1e-3 * np.linalg.norm(wanted), key
             compared += 1
     assert compared > 50 and statistics.tokens == ROWS * 128
+    # Packs of the same divergence, by a network that tiepack knows.
+    tiepack.torch.Statistics(found, statistics.tokens).save(tmp_path / "watched.safetensors")
+    native_file = next(tmp_path.glob("*.statistics.safetensors"))
+    options = dict(cap="100kB", effort="fast", heal="off", val_rows=64, no_cache=True)
+    reports = [tiepack.pack(MODEL, tmp_path / "y.tiepack", statistics=file, **options)
+               for file in (native_file, tmp_path / "watched.safetensors")]
+    cost = [report["verdict"]["evaluation"]["cost"]["divergence"]["mean"]["value"] for report in reports]
+    assert cost[1] == pytest.approx(cost[0], rel=0.02)
 
 
 class Bank(torch.nn.Module):
