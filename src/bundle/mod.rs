@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use lzma_rust2::{EncodeMode, LzmaOptions, LzmaWriter};
 
 pub use contents::Contents;
-pub use wrap::{BLOB_NAME, Files};
+pub use wrap::{BLOB_NAME, Files, REQUIREMENT};
 
 use crate::code::entropy::indices::{BITS, NODES, SHAPE};
 use crate::error::{Error, Result};
@@ -24,12 +24,22 @@ const RUN_PY: &str = include_str!("run.py");
 /// Where the part of decoder.c begins that only codec 0 needs.
 const LOSSLESS_C: &str = "// --- Lossless";
 
+/// How a bundle decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Decoder {
+    /// The small decoder is part of the bundle
+    Embed,
+    /// `import tiepack`, named in a requirements.txt
+    Import,
+}
+
 /// What a bundle is made of beside the weights.
 pub struct Script<'a> {
     /// Its file's name, for tracebacks.
     pub name: &'a str,
     /// Python.
     pub text: &'a str,
+    pub decoder: Decoder,
     /// The weights go into a file of their own beside the script.
     pub apart: bool,
 }
@@ -37,16 +47,16 @@ pub struct Script<'a> {
 /// Where the bytes of a bundle go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Ledger {
-    /// The artifact's streams.
+    /// Streams, or the whole artifact where the decoder is imported.
     pub weights: u64,
     /// The user's script, compressed alone.
     pub script: u64,
-    /// All else: the decoder, what it knows of the streams, what starts it.
+    /// All else: the decoder, what it knows of the streams, what starts it; a requirements.txt.
     pub decoder: u64,
     pub total: u64,
 }
 
-/// Puts a bundle together. `weights` are the streams.
+/// Puts a bundle together. `weights` are the streams, or the whole artifact where the decoder is imported.
 ///
 /// # Errors
 /// Input, when the script holds a NUL; Compute, when LZMA fails.
@@ -54,7 +64,11 @@ pub fn bundle(script: &Script, contents: &Contents, weights: &[u8]) -> Result<(F
     if script.text.contains('\0') {
         return Err(Error::input(format!("{} is not Python: it holds a NUL", script.name)));
     }
-    let code = compress(&embedded(script, contents))?;
+    let code = match script.decoder {
+        Decoder::Import => script.text.as_bytes().to_vec(),
+        Decoder::Embed => embedded(script, contents),
+    };
+    let code = compress(&code)?;
     let files = wrap::wrap(script, &code, weights)?;
     let alone = compress(script.text.as_bytes())?.len() as u64;
     let (total, weights) = (files.bytes(), weights.len() as u64);

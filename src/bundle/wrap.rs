@@ -9,50 +9,65 @@ use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use super::Script;
+use super::contents::text;
+use super::{Decoder, Script};
 use crate::error::{Error, Result};
 
 /// The file with the weights, beside a script that says so.
 pub const BLOB_NAME: &str = "weights.bin";
+
+/// What a bundle that imports its decoder needs, as pip writes it.
+pub const REQUIREMENT: &str = concat!("tiepack==", env!("CARGO_PKG_VERSION"));
 
 /// What is to be written.
 pub struct Files {
     pub script: Vec<u8>,
     /// [`BLOB_NAME`], if the weights are apart.
     pub blob: Option<Vec<u8>>,
+    /// requirements.txt, if the decoder is imported.
+    pub requirements: Option<String>,
 }
 
 impl Files {
     /// Bytes of all of them.
     pub fn bytes(&self) -> u64 {
-        (self.script.len() + self.blob.as_ref().map_or(0, Vec::len)) as u64
+        let blob = self.blob.as_ref().map_or(0, Vec::len);
+        (self.script.len() + blob + self.requirements.as_ref().map_or(0, String::len)) as u64
     }
 }
 
 pub(super) fn wrap(script: &Script, code: &[u8], weights: &[u8]) -> Result<Files> {
+    let requirements = (script.decoder == Decoder::Import).then(|| format!("{REQUIREMENT}\n"));
     if script.apart {
         let read = format!("os.path.join(os.path.dirname(__file__),\"{BLOB_NAME}\")");
         let code = base85(code);
-        let start = start("base64,os,", &read, &format!("base64.b85decode(\"{code}\")"), weights, "d");
-        return Ok(Files { script: start.into_bytes(), blob: Some(weights.to_vec()) });
+        let start = start(script, "base64,os,", &read, &format!("base64.b85decode(\"{code}\")"), weights, "d");
+        return Ok(Files { script: start.into_bytes(), blob: Some(weights.to_vec()), requirements });
     }
     let mut bytes = [code, weights].concat();
     let n = code.len();
-    let start = start("", "__file__[:-12]", &format!("d[:{n}]"), &bytes, &format!("d[{n}:]"));
+    let start = start(script, "", "__file__[:-12]", &format!("d[:{n}]"), &bytes, &format!("d[{n}:]"));
     bytes.extend(zipped(&start)?);
-    Ok(Files { script: bytes, blob: None })
+    Ok(Files { script: bytes, blob: None, requirements })
 }
 
 /// What runs first: reads the bytes, checks them, hands them on.
-fn start(modules: &str, path: &str, code: &str, bytes: &[u8], weights: &str) -> String {
+fn start(script: &Script, modules: &str, path: &str, code: &str, bytes: &[u8], weights: &str) -> String {
     let hash: String = Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect();
-    let n = bytes.len();
-    format!(
-        "import {modules}hashlib,lzma,sys,types\np={path}\nd=open(p,\"rb\").read({n})\n\
-         if hashlib.sha256(d).hexdigest()[:16]!=\"{hash}\":sys.exit(p+\" is damaged: its hash is not what it was\")\n\
-         m=sys.modules[\"tiepack\"]=types.ModuleType(\"tiepack\")\nm.x=lzma.decompress({code}).split(b\"\\0\",3)\n\
-         m.d={weights}\nm.g=globals()\nexec(m.x[0],m.__dict__)\n"
-    )
+    let (n, name) = (bytes.len(), text(script.name));
+    let check = format!(
+        "p={path}\nd=open(p,\"rb\").read({n})\nif hashlib.sha256(d).hexdigest()[:16]!=\"{hash}\":\
+         sys.exit(p+\" is damaged: its hash is not what it was\")\n"
+    );
+    match script.decoder {
+        Decoder::Import => format!(
+            "import {modules}hashlib,lzma,sys,tiepack\n{check}tiepack._run_bundle(lzma.decompress({code}).decode(),{name},{weights},globals())\n"
+        ),
+        Decoder::Embed => format!(
+            "import {modules}hashlib,lzma,sys,types\n{check}m=sys.modules[\"tiepack\"]=types.ModuleType(\"tiepack\")\n\
+             m.x=lzma.decompress({code}).split(b\"\\0\",3)\nm.d={weights}\nm.g=globals()\nexec(m.x[0],m.__dict__)\n"
+        ),
+    }
 }
 
 fn zipped(start: &str) -> Result<Vec<u8>> {

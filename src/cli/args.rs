@@ -1,18 +1,19 @@
 //! The command line as clap reads it. The doc comments are the help texts.
 
+mod shared;
+
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use super::bytes::{self, Rows};
 use super::device::{self, Place, Precision};
 use super::heal;
-use crate::compile::{Effort, Heal};
-use crate::ingest::Overrides;
-use crate::inspect::By;
-use crate::model;
+use crate::bundle::Decoder;
+use crate::compile::Heal;
 use crate::plan::shape::Shape;
 use crate::train::objective::Objective;
+pub use shared::{Judging, Measuring, ModelFiles, Pictures, Tables, ValidationFiles};
 
 /// Compile a trained, layer-tied transformer into the best model that fits a hard byte cap, and prove it
 #[derive(Debug, Parser)]
@@ -87,61 +88,6 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// How a model's files are found and read.
-#[derive(Debug, Args)]
-pub struct ModelFiles {
-    /// Configuration [default: config.json beside the weights]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Tie map [default: ties.json beside the weights]
-    #[arg(long, value_name = "FILE")]
-    pub ties: Option<PathBuf>,
-    /// Make tensors equal that are declared tied and are not: `first` or `mean`
-    #[arg(long, value_name = "HOW", hide_possible_values = true)]
-    pub retie: Option<Retie>,
-}
-
-/// What to evaluate on.
-#[derive(Debug, Args)]
-pub struct ValidationFiles {
-    /// Validation shard or a pattern of names, once for each [default: val_*.bin beside the model]
-    #[arg(long, value_name = "FILE")]
-    pub val: Vec<PathBuf>,
-    /// For bits per byte: SentencePiece model, tokenizer.json, JSON array of byte counts, or `bytes`
-    /// [default: tokenizer.model or tokenizer.json beside the model]
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
-}
-
-/// How the curvature of the loss is had.
-#[derive(Debug, Args)]
-pub struct Measuring {
-    /// Calibration shard or a pattern of names, once for each [default: train_*.bin beside the model]
-    #[arg(long, value_name = "FILE")]
-    pub calib: Vec<PathBuf>,
-    /// Accept validation text that stands in the calibration tokens
-    #[arg(long)]
-    pub allow_overlap: bool,
-    /// How long to measure, search and heal: `fast`, `normal` or `max`, which takes many times as long as `normal`
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Effort::Normal)]
-    pub effort: Effort,
-    /// Seed of everything random
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// Calibration rows to measure on: a number or `all` [default: as --effort says]
-    #[arg(long, value_name = "N", value_parser = bytes::parse_rows)]
-    pub calib_rows: Option<Rows>,
-    /// Curvature that was measured elsewhere, or `none`: every weight counts alike; no network is needed then
-    #[arg(long, value_name = "FILE|none")]
-    pub statistics: Option<PathBuf>,
-    /// Folder for measured statistics [default: tiepack in the user's cache folder]
-    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
-    pub cache: Option<PathBuf>,
-    /// Neither use nor keep measured statistics
-    #[arg(long)]
-    pub no_cache: bool,
-}
-
 #[derive(Debug, Args)]
 pub struct PackArgs {
     /// Folder or weights file
@@ -213,6 +159,8 @@ pub struct PackArgs {
     #[arg(long)]
     pub no_eval: bool,
     #[command(flatten)]
+    pub judging: Judging,
+    #[command(flatten)]
     pub pictures: Pictures,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
@@ -268,6 +216,8 @@ pub struct VerifyArgs {
     /// Validation rows, from the first: a number or `all`
     #[arg(long, value_name = "N", default_value = "all", value_parser = bytes::parse_rows)]
     pub val_rows: Rows,
+    #[command(flatten)]
+    pub judging: Judging,
     /// Check that the artifact and every --include fit so many bytes
     #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
     pub cap: Option<u64>,
@@ -280,28 +230,6 @@ pub struct VerifyArgs {
     /// What networks compute in: `f32`, or `bf16` as most training runs do; on a CPU that is slower
     #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::F32)]
     pub precision: Precision,
-}
-
-/// What to draw.
-#[derive(Debug, Args)]
-pub struct Pictures {
-    /// Write a page with pictures: one file that needs nothing else
-    #[arg(long, value_name = "OUT.html", help_heading = "Output")]
-    pub report: Option<PathBuf>,
-    /// Write the main picture alone
-    #[arg(long, value_name = "OUT.svg", help_heading = "Output")]
-    pub svg: Option<PathBuf>,
-}
-
-/// How tables are made.
-#[derive(Debug, Args)]
-pub struct Tables {
-    /// What the rows of the table have in common: `stream`, `layer`, `role` or `kind`
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = By::Stream)]
-    pub by: By,
-    /// Rows to show, largest first: a number or `all`
-    #[arg(long, short = 'n', value_name = "ROWS", default_value = "20", value_parser = bytes::parse_rows)]
-    pub rows: Rows,
 }
 
 #[derive(Debug, Args)]
@@ -417,6 +345,9 @@ pub struct BundleArgs {
     /// Script to write
     #[arg(long, short, value_name = "OUT.py")]
     pub output: PathBuf,
+    /// Where the decoder comes from: `embed` brings it along, `import` imports tiepack, named in a requirements.txt
+    #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true, default_value_t = Decoder::Embed)]
+    pub decoder: Decoder,
     /// Write plain text, and the weights to weights.bin beside it
     #[arg(long)]
     pub apart: bool,
@@ -456,40 +387,6 @@ pub struct ManArgs {
     /// Write the pages of all commands into this folder instead
     #[arg(long, short, value_name = "DIR", conflicts_with = "command")]
     pub output: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Retie {
-    /// All become the first
-    First,
-    /// All become their mean
-    Mean,
-}
-
-impl From<Retie> for model::Retie {
-    fn from(retie: Retie) -> Self {
-        match retie {
-            Retie::First => model::Retie::First,
-            Retie::Mean => model::Retie::Mean,
-        }
-    }
-}
-
-impl ModelFiles {
-    /// What to look for where, together with the shards that the other options name.
-    pub fn overrides(&self, validation: Option<&ValidationFiles>, calib: &[PathBuf]) -> Overrides {
-        Overrides {
-            config: self.config.clone(),
-            ties: self.ties.clone(),
-            tokenizer: validation.and_then(|files| files.tokenizer.clone()),
-            calib: calib.to_vec(),
-            val: validation.map_or_else(Vec::new, |files| files.val.clone()),
-        }
-    }
-
-    pub fn retie(&self) -> Option<model::Retie> {
-        self.retie.map(Into::into)
-    }
 }
 
 fn threads(text: &str) -> Result<usize, String> {

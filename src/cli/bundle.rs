@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::args::BundleArgs;
 use super::figures::{Side, table};
-use super::files;
+use super::{files, guard};
 use crate::artifact::layout::{StreamEntry, codec};
 use crate::artifact::open::decode;
 use crate::artifact::read::parse;
 use crate::artifact::{save, write};
-use crate::bundle::{BLOB_NAME, Contents, Files, Ledger, Script, bundle};
+use crate::bundle::{BLOB_NAME, Contents, Decoder, Files, Ledger, REQUIREMENT, Script, bundle};
 use crate::compile::header;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -28,6 +28,7 @@ const SLACK: u64 = 24;
 #[derive(Debug, Serialize)]
 pub struct Bundled {
     pub files: Vec<Written>,
+    pub decoder: &'static str,
     /// Where its bytes go.
     pub bytes: Ledger,
     /// `None`: no cap was named.
@@ -45,6 +46,7 @@ pub struct Bundling {
     script: PathBuf,
     text: String,
     output: PathBuf,
+    decoder: Decoder,
     apart: bool,
     nameless: bool,
 }
@@ -61,7 +63,9 @@ pub struct Ready<'a> {
 /// Only a bundle that fits is written.
 pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
     let includes = files::includes(&args.include)?;
-    let bundling = Bundling::new(&args.script, &args.output, args.apart, args.nameless)?;
+    let bundling = Bundling::new(&args.script, &args.output, args.decoder, args.apart, args.nameless)?;
+    let inputs: Vec<PathBuf> = [&args.artifact].into_iter().chain(&args.include).cloned().collect();
+    bundling.guard(&[], &inputs)?;
     let artifact = std::fs::read(&args.artifact).map_err(|e| Error::io("read", &args.artifact, e))?;
     progress.begin("decode the artifact", 0);
     decode(&artifact).map_err(|e| e.at(args.artifact.display()))?;
@@ -72,29 +76,48 @@ pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
 }
 
 impl Bundling {
-    fn new(script: &Path, output: &Path, apart: bool, nameless: bool) -> Result<Bundling> {
+    fn new(script: &Path, output: &Path, decoder: Decoder, apart: bool, nameless: bool) -> Result<Bundling> {
         let text = std::fs::read_to_string(script).map_err(|e| Error::io("read", script, e))?;
-        let full = |path: &Path| std::fs::canonicalize(path).ok();
-        if full(output).is_some_and(|output| Some(output) == full(script)) {
-            return Err(Error::input(format!("the bundle would replace its script {}", script.display()))
-                .hint("write it to another name"));
-        }
-        save::check(output)?;
         let (script, output) = (script.to_path_buf(), output.to_path_buf());
-        Ok(Bundling { script, text, output, apart, nameless })
+        Ok(Bundling { script, text, output, decoder, apart, nameless })
     }
 
     /// What `pack --bundle` makes: everything in one script beside the artifact.
     ///
     /// # Errors
-    /// Input, when the script cannot be read or would be replaced.
+    /// Input, when the script cannot be read.
     pub fn of_pack(script: &Path, artifact: &Path) -> Result<Bundling> {
-        Bundling::new(script, &artifact.with_extension("py"), false, false)
+        Bundling::new(script, &artifact.with_extension("py"), Decoder::Embed, false, false)
+    }
+
+    /// Finds out that what is to be written can be, and is none of the script, the `inputs` and the `others` to be written.
+    ///
+    /// # Errors
+    /// Input, naming the file.
+    pub fn guard(&self, others: &[&Path], inputs: &[PathBuf]) -> Result<()> {
+        let blob = self.apart.then(|| self.output.with_file_name(BLOB_NAME));
+        let own = [&self.output].into_iter().chain(&blob).map(PathBuf::as_path);
+        let outputs: Vec<&Path> = others.iter().copied().chain(own.clone()).collect();
+        guard::outputs(&outputs, &[inputs, std::slice::from_ref(&self.script)].concat())?;
+        own.into_iter().try_for_each(save::check)?;
+        // A list that is there may name more than tiepack, and is not ours to replace.
+        let list = self.requirements();
+        if let Some(text) = std::fs::read_to_string(&list).ok().filter(|_| self.decoder == Decoder::Import)
+            && !text.lines().any(|line| line.trim() == REQUIREMENT)
+        {
+            return Err(Error::input(format!("{} is there and does not name {REQUIREMENT}", list.display()))
+                .hint("add that line to it, or write the bundle to another folder"));
+        }
+        Ok(())
+    }
+
+    fn requirements(&self) -> PathBuf {
+        self.output.with_file_name("requirements.txt")
     }
 
     fn script(&self) -> Script<'_> {
         let name = self.script.file_name().and_then(|name| name.to_str()).unwrap_or("script.py");
-        Script { name, text: &self.text, apart: self.apart }
+        Script { name, text: &self.text, decoder: self.decoder, apart: self.apart }
     }
 
     /// By how much a bundle will be larger than its artifact, to some [`SLACK`] bytes: the streams are guessed.
@@ -135,7 +158,11 @@ impl Bundling {
         let parsed = parse(artifact)?;
         let contents = Contents::new(&parsed.header, self.nameless);
         let streams = parsed.header_range.end..artifact.len() - write::ROOT_BYTES - write::CHECK_BYTES;
-        let (files, ledger) = bundle(&self.script(), &contents, &artifact[streams])?;
+        let weights = match self.decoder {
+            Decoder::Embed => &artifact[streams],
+            Decoder::Import => artifact,
+        };
+        let (files, ledger) = bundle(&self.script(), &contents, weights)?;
         Ok(Ready { bundling: self, files, ledger })
     }
 }
@@ -148,15 +175,23 @@ impl Ready<'_> {
     /// # Errors
     /// Input, when a file cannot be written.
     pub fn write(self) -> Result<Bundled> {
-        let Ready { bundling: Bundling { output, .. }, files, ledger } = self;
+        let Ready { bundling, files, ledger } = self;
+        let Bundling { output, decoder, .. } = bundling;
+        let decoder = match decoder {
+            Decoder::Embed => "embed",
+            Decoder::Import => "import",
+        };
         let mut written = vec![(output.clone(), files.script)];
         written.extend(files.blob.map(|blob| (output.with_file_name(BLOB_NAME), blob)));
+        // One that is there names tiepack.
+        let requirements = files.requirements.filter(|_| !bundling.requirements().exists());
+        written.extend(requirements.map(|text| (bundling.requirements(), text.into_bytes())));
         // The script last: it is only there when all it needs is.
         for (path, bytes) in written.iter().rev() {
             save::save(path, bytes)?;
         }
         let files = written.into_iter().map(|(path, bytes)| Written { path, bytes: bytes.len() as u64 }).collect();
-        Ok(Bundled { files, bytes: ledger, budget: None })
+        Ok(Bundled { files, decoder, bytes: ledger, budget: None })
     }
 }
 
@@ -169,7 +204,8 @@ impl Bundled {
     /// As a table.
     pub fn text(&self) -> String {
         let Ledger { weights, script, decoder, total } = self.bytes;
-        let rows = [("weights", weights), ("script, compressed", script), ("decoder", decoder), ("total", total)];
+        let decoding = if self.decoder == "embed" { "decoder" } else { "loader" };
+        let rows = [("weights", weights), ("script, compressed", script), (decoding, decoder), ("total", total)];
         let rows: Vec<Vec<String>> = rows.iter().map(|(name, n)| vec![(*name).into(), thousands(*n)]).collect();
         let mut out = table(&[Side::Left, Side::Right], &rows);
         for Written { path, bytes } in &self.files {

@@ -13,24 +13,27 @@ pub fn parse(text: &str) -> Result<Heal, String> {
         "off" => return Ok(Heal::Off),
         _ => {}
     }
-    let unit = match text.chars().last() {
-        Some('s') => 1.0,
-        Some('m') => 60.0,
-        Some('h') => 3600.0,
-        _ => {
-            return match text.replace('_', "").parse() {
-                Ok(0) => Err("0 steps heal nothing; write off".into()),
-                Ok(steps) => Ok(Heal::For(Length::Steps(steps))),
-                Err(_) => Err(format!("not a length; {FORMS}")),
-            };
-        }
-    };
-    let seconds = text[..text.len() - 1].trim().parse::<f64>().map(|n| n * unit);
-    match seconds.ok().and_then(|s| Duration::try_from_secs_f64(s).ok()) {
-        None => Err(format!("not a time; {FORMS}")),
-        Some(time) if time.is_zero() => Err("no time heals nothing; write off".into()),
-        Some(time) => Ok(Heal::For(Length::Time(time))),
+    if text.ends_with(|c: char| c.is_ascii_digit()) {
+        return match text.replace('_', "").parse() {
+            Ok(0) => Err("0 steps heal nothing; write off".into()),
+            Ok(steps) => Ok(Heal::For(Length::Steps(steps))),
+            Err(_) => Err(format!("not a length; {FORMS}")),
+        };
     }
+    match parse_time(text) {
+        Err(_) => Err(format!("not a length; {FORMS}")),
+        Ok(time) if time.is_zero() => Err("no time heals nothing; write off".into()),
+        Ok(time) => Ok(Heal::For(Length::Time(time))),
+    }
+}
+
+/// A time as `90s`, `20m`, `1.5h`.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let seconds = [('s', 1.0), ('m', 60.0), ('h', 3600.0)].into_iter().find_map(|(letter, unit)| {
+        let number: f64 = text.strip_suffix(letter)?.trim().parse().ok()?;
+        Duration::try_from_secs_f64(number * unit).ok()
+    });
+    seconds.ok_or_else(|| "not a time; write one as 90s, 20m or 1.5h".into())
 }
 
 #[cfg(test)]

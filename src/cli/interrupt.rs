@@ -5,6 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Somebody pressed Ctrl-C.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// The process is somebody else's, and so is its Ctrl-C.
+static GUEST: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`listen`] does nothing.
+pub fn never_listen() {
+    GUEST.store(true, Ordering::Relaxed);
+}
+
 /// Whether somebody wants the work to end.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
@@ -12,6 +20,9 @@ pub fn interrupted() -> bool {
 
 /// From now on the first Ctrl-C ends the work, and the best so far is written; the second one ends the process.
 pub fn listen() {
+    if GUEST.load(Ordering::Relaxed) {
+        return;
+    }
     // A process that cannot listen ends at the first one, as any other does.
     let _ = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {

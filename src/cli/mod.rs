@@ -20,6 +20,7 @@ mod inspect;
 mod interrupt;
 mod jobs;
 mod json;
+mod judged;
 mod measuring;
 mod pack;
 mod page;
@@ -113,18 +114,15 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::from(code(args.collect()))
 }
 
-fn code(args: Vec<OsString>) -> u8 {
+/// As [`main`], for callers that go on afterwards.
+pub fn code(args: Vec<OsString>) -> u8 {
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(refusal) => return refuse(&refusal, args.iter().any(|arg| arg == "--json")),
     };
     let bars = Bars::new();
     let progress: &dyn Progress = if cli.quiet { &Silent } else { &bars };
-    let pictures = page::asked(&cli.command);
-    let result = pictures.map_or(Ok(()), page::check).and_then(|()| run(&cli, progress)).and_then(|report| {
-        pictures.map_or(Ok(()), |pictures| page::write(pictures, &json::report(&report), &args))?;
-        Ok(report)
-    });
+    let result = reported(&cli, &args, progress);
     // A bar that an error left behind would stand in its way.
     progress.end();
     match result {
@@ -139,9 +137,31 @@ fn code(args: Vec<OsString>) -> u8 {
     }
 }
 
+/// Runs the command that `args` (the program's name first) ask for and prints nothing: the exit code, and the document that
+/// `--json` would print. For a process that is not tiepack's own: Ctrl-C is left to it.
+pub fn json(args: Vec<OsString>, progress: &dyn Progress) -> (u8, String) {
+    interrupt::never_listen();
+    let cli = Cli::try_parse_from(&args).map_err(|refusal| usage(&refusal));
+    let result = cli.and_then(|cli| reported(&cli, &args, progress));
+    progress.end();
+    match result {
+        Ok(report) => (report.exit_code(), json::report(&report)),
+        Err(error) => (error.exit_code(), json::error(&error)),
+    }
+}
+
 /// The document that `--json` prints for an error.
 pub fn error_json(error: &Error) -> String {
     json::error(error)
+}
+
+/// Runs a command and draws the pictures that it was asked for.
+fn reported(cli: &Cli, args: &[OsString], progress: &dyn Progress) -> Result<Report> {
+    let pictures = page::asked(&cli.command);
+    pictures.map_or(Ok(()), page::check)?;
+    let report = run(cli, progress)?;
+    pictures.map_or(Ok(()), |pictures| page::write(pictures, &json::report(&report), args))?;
+    Ok(report)
 }
 
 fn run(cli: &Cli, progress: &dyn Progress) -> Result<Report> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::PackArgs;
 use super::bundle::{Bundled, Bundling};
 use super::files::{self, Validation};
-use super::{given, guard, interrupt, jobs};
+use super::{given, guard, interrupt, jobs, judged};
 use crate::artifact::save;
 use crate::compile::{self, Healed, Options, Source, Structure, compile};
 use crate::error::{Error, Result};
@@ -90,8 +90,11 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     let files = [&args.output].into_iter().chain(&args.write_plan).chain(&args.heal_checkpoint).chain(&args.search_log);
     let outputs: Vec<&Path> = files.map(PathBuf::as_path).collect();
     let others = args.include.iter().chain(&measuring.statistics).chain(&args.plan).cloned();
-    guard::outputs(&outputs, &located.files().into_iter().chain(others).collect::<Vec<_>>())?;
+    let inputs: Vec<PathBuf> = located.files().into_iter().chain(others).collect();
+    guard::outputs(&outputs, &inputs)?;
     outputs.iter().try_for_each(|path| save::check(path))?;
+    let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
+    bundling.as_ref().map_or(Ok(()), |bundling| bundling.guard(&outputs, &inputs))?;
     let device = args.device.open()?;
     let model = files::read(&located, &args.files)?.on(&device).at(args.precision.dtype());
     let plan = args.plan.as_deref().map(given::plan).transpose()?;
@@ -99,17 +102,17 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         true => Source::Flat,
         false => measuring.curvature(&model)?,
     };
-    let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
     let overhead = bundling.as_ref().map_or(Ok(0), |b| b.overhead(&model, args.cap))?;
     let mut notes = notes(&model);
     let trial = match model.network() {
-        Ok(net) if !args.no_eval => {
+        Ok(net) if !args.no_eval && args.judging.evaluator.is_none() => {
             let trial = Validation::of(&located).read(net.vocab_size(), args.val_rows)?;
             trial.iter().try_for_each(|trial| trial.windows(net.context()).map(drop))?;
             trial
         }
         _ => None,
     };
+    let judging = args.judging.judge().map(|judge| judged::before(judge, &model, progress)).transpose()?;
     let calib = match curvature {
         Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes)?),
         _ => None,
@@ -158,6 +161,10 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         prove(args, (staged.path(), &compiled.bytes), &model, trial.as_ref(), options.cache.as_deref(), progress)?;
     let before = (trial.as_ref(), options.cache.as_deref());
     let healing = compiled.healed.as_ref().map(|healed| healing(&model, healed, before, progress)).transpose()?;
+    if let Some(judging) = judging {
+        verdict.judged = Some(judging.after(args, &compiled.bytes, progress)?);
+        verdict.notes.clear();
+    }
     let ledger = inspect::of_bytes(&args.output, &compiled.bytes, Depth::Container)?;
     staged.commit()?;
     let bundle = bundle.map(|bundle| bundle.write()).transpose()?;
@@ -177,7 +184,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
             Budget::new(verdict.artifact.bytes, includes + bundle.beside(verdict.artifact.bytes), args.cap)?
         }
     });
-    if args.no_eval {
+    if args.no_eval && verdict.judged.is_none() {
         verdict.notes = vec![Note::NotEvaluated];
     }
     verdict.notes.splice(0..0, notes);

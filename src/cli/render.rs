@@ -17,6 +17,7 @@ use super::unpack::Unpacked;
 use super::verify::Verified;
 use crate::error::Error;
 use crate::text::thousands;
+use crate::verify::judge::Judged;
 use crate::verify::verdict::{Budget, Cost, Evaluation, Note, Verdict};
 
 const PAIR: [Side; 2] = [Side::Left, Side::Left];
@@ -38,6 +39,10 @@ pub fn packed(packed: &Packed) -> String {
         None => format!("{} bytes", thousands(verdict.artifact.bytes)),
     };
     let cost = match verdict.evaluation.as_ref().and_then(|e| e.cost.as_ref()) {
+        None if verdict.judged.is_some() => {
+            let change = verdict.judged.as_ref().and_then(|judged| judged.difference);
+            format!("the evaluator's loss {}", change.map_or("unknown".into(), difference))
+        }
         Some(cost) => {
             format!("loss {} nats/token, KL {}", difference(cost.nats_per_token), nats(cost.divergence.mean.value))
         }
@@ -112,6 +117,10 @@ fn body(verdict: &Verdict, healing: Option<String>, times: Option<String>) -> St
         out.push_str(&losses(evaluation, ["original", "packed"]));
         out.push('\n');
     }
+    if let Some(judged) = &verdict.judged {
+        out.push_str(&judgement(judged));
+        out.push('\n');
+    }
     let mut lines: Vec<Vec<String>> = Vec::new();
     let mut line = |name: &str, value: String| lines.push(vec![name.into(), value]);
     if let Some(evaluation) = &verdict.evaluation {
@@ -120,6 +129,9 @@ fn body(verdict: &Verdict, healing: Option<String>, times: Option<String>) -> St
             line("same top token", format!("{:.2} % of positions", 100.0 * cost.same_top));
         }
         line("validation", rows(evaluation));
+    }
+    if let Some(judged) = &verdict.judged {
+        line("evaluator", format!("{}; {} losses", judged.command, count(judged.rows)));
     }
     if let Some(healing) = healing {
         line("healing", healing);
@@ -175,6 +187,19 @@ fn losses(evaluation: &Evaluation, [before, after]: [&str; 2]) -> String {
     }
     lines.push(vec![format!("KL({before} ‖ {after})"), String::new(), String::new(), estimate(cost.divergence.mean)]);
     table(&[Side::Left, Side::Right, Side::Right, Side::Right], &lines)
+}
+
+/// The losses of the user's own program.
+fn judgement(judged: &Judged) -> String {
+    let packed = nats(judged.packed);
+    match (judged.original, judged.difference) {
+        (Some(original), Some(change)) => {
+            let head = ["", "original", "packed", "difference"].map(String::from).to_vec();
+            let line = vec!["the evaluator's loss".into(), nats(original), packed, difference(change)];
+            table(&[Side::Left, Side::Right, Side::Right, Side::Right], &[head, line])
+        }
+        _ => table(&[Side::Left, Side::Right], &[vec!["the evaluator's loss".into(), packed]]),
+    }
 }
 
 fn divergence(cost: &Cost) -> String {

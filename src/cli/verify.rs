@@ -4,6 +4,8 @@ use serde::Serialize;
 
 use super::args::VerifyArgs;
 use super::files::{self, Validation};
+use super::judged;
+use crate::artifact::open::open;
 use crate::error::Result;
 use crate::nets::Net;
 use crate::progress::Progress;
@@ -23,24 +25,32 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     let device = args.device.open()?;
     let overrides = args.files.overrides(Some(&args.validation), &[]);
     let includes = files::includes(&args.include)?;
+    let judge = args.judging.judge();
     let mut verdict = match &args.against {
         Some(path) => {
             let (located, model) = files::model(path, &args.files, &overrides)?;
             let model = model.on(&device).at(args.precision.dtype());
             let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);
-            let trial = model.network().ok().map(read).transpose()?.flatten();
+            let network = model.network().ok().filter(|_| judge.is_none());
+            let trial = network.map(read).transpose()?.flatten();
             let mut verdict = against(&args.artifact, (path, &model), trial.as_ref(), None, progress)?;
+            if let Some(judge) = &judge {
+                verdict.judged = Some(judged::both(judge, Some(&model), &open(&args.artifact)?.model, progress)?);
+                verdict.notes.clear();
+            }
             verdict.notes.splice(0..0, model.remarks.iter().cloned().map(Note::Input));
             verdict
         }
         None => {
             let validation = Validation::beside(&args.artifact, &overrides)?;
-            alone(
-                &args.artifact,
-                (&device, args.precision.dtype()),
-                |vocab| validation.read(vocab, args.val_rows),
-                progress,
-            )?
+            let place = (&device, args.precision.dtype());
+            let read = |vocab| if judge.is_some() { Ok(None) } else { validation.read(vocab, args.val_rows) };
+            let mut verdict = alone(&args.artifact, place, read, progress)?;
+            if let Some(judge) = &judge {
+                verdict.judged = Some(judged::both(judge, None, &open(&args.artifact)?.model, progress)?);
+                verdict.notes.clear();
+            }
+            verdict
         }
     };
     if let Some(cap) = args.cap {

@@ -3,6 +3,7 @@
 //!
 //! Nothing here takes the packer's word: every figure comes from the file on the disk.
 
+pub mod judge;
 mod memory;
 mod several;
 pub mod statistics;
@@ -80,7 +81,7 @@ pub fn alone(
         Some(trial) => Some(evaluate(&opened.model, trial, progress)?),
     };
     let notes = notes(&opened.model, trial.as_ref(), evaluation.as_ref());
-    Ok(Verdict { artifact, budget: None, against: None, evaluation, notes, seconds: seconds(started) })
+    Ok(Verdict { artifact, budget: None, against: None, evaluation, judged: None, notes, seconds: seconds(started) })
 }
 
 /// Verifies an artifact against the model it was made of: all that [`alone`] does, that architecture and ties are the
@@ -114,7 +115,7 @@ pub fn against(
     };
     let notes = notes(model, trial, evaluation.as_ref());
     let against = Some(against);
-    Ok(Verdict { artifact, budget: None, against, evaluation, notes, seconds: seconds(started) })
+    Ok(Verdict { artifact, budget: None, against, evaluation, judged: None, notes, seconds: seconds(started) })
 }
 
 /// What it costs to put `changed` in the place of `model`; what the original predicts is kept in the folder `memory`.

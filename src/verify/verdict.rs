@@ -2,6 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
+use super::judge::Judged;
 use super::statistics::{Estimate, quantile};
 use crate::error::{Error, Result};
 use crate::eval::bits::bits_per_byte;
@@ -19,6 +20,9 @@ pub struct Verdict {
     pub against: Option<Against>,
     /// `None`: there were no validation tokens, or nobody wanted an evaluation.
     pub evaluation: Option<Evaluation>,
+    /// What the user's own program says of the weights; `None`: none was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judged>,
     /// What the reader should know about these figures.
     pub notes: Vec<Note>,
     /// Wall-clock seconds of the verification.

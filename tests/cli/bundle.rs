@@ -29,7 +29,8 @@ fn what_cannot_be_bundled_is_refused() {
     let dir = scratch();
     fs::write(dir.path().join("train.py"), "pass\n").unwrap();
     for (line, code, words) in [
-        (format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/train.py"), 1, "would replace its script"),
+        (format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/train.py"), 1, "it is one of the inputs"),
+        ("bundle {}/out.py --script {}/train.py -o {}/train.py".to_string(), 1, "it is one of the inputs"),
         (format!("bundle {ARTIFACT} --script {{}}/none.py -o {{}}/out.py"), 1, "cannot read"),
         (format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/out.py --cap 8000"), 3, "over the cap"),
         ("bundle {}/train.py --script {}/train.py -o {}/out.py".to_string(), 4, "not a tiepack artifact"),

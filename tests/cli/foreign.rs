@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{copy, edit_tensor, run, scratch};
 
 /// Weights of a network of the user's own: two stacks, a bank, gains. Deterministic noise.
-fn weights(dir: &Path) {
+pub fn weights(dir: &Path) {
     let mut seed = 7u64;
     let mut noise = |n: usize| -> Vec<u8> {
         let value = |_| {

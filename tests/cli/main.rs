@@ -5,6 +5,7 @@ mod bundle;
 mod checkpoints;
 mod config;
 mod diff;
+mod evaluator;
 mod examples;
 mod foreign;
 mod frontier;

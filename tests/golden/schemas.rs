@@ -171,6 +171,8 @@ fn documents_are_as_their_schemas_say() {
     std::fs::write(dir.join("train.py"), "import tiepack\n").unwrap();
     fits(&format!("bundle {FOLDER}/{QUANTIZED} --script {{}}/train.py -o {{}}/one.py --cap 100kB"), "bundle", dir);
     fits(&format!("bundle {FOLDER}/{QUANTIZED} --script {{}}/train.py -o {{}}/two.py --apart"), "bundle", dir);
+    let line = format!("bundle {FOLDER}/{QUANTIZED} --script {{}}/train.py -o {{}}/three.py --decoder import");
+    assert_eq!(fits(&line, "bundle", dir)["decoder"], "import");
     let line = format!("pack {MODEL} -o {{}}/c.tiepack --cap 400kB --lossless --no-eval --bundle {{}}/train.py");
     assert!(fits(&line, "pack", dir)["bundle"].is_object());
     fits(&format!("unpack {FOLDER}/{QUANTIZED} -o {{}}/unpacked"), "unpack", dir);

@@ -78,19 +78,20 @@ fn the_changelog_begins_with_this_version() {
 }
 
 #[test]
-fn ci_runs_the_command_that_the_readme_gives() {
-    let command = "cargo test --release";
-    assert!(text("README.md").lines().any(|line| line.trim() == command));
-    // A packaged crate has no CI script.
-    if let Ok(script) = std::fs::read_to_string(".ci/run") {
-        assert!(script.lines().any(|line| line == command));
+fn ci_runs_the_commands_that_the_readme_gives() {
+    for command in ["cargo test --release", "./python/test.sh"] {
+        assert!(text("README.md").lines().any(|line| line.trim() == command));
+        // A packaged crate has no CI script.
+        if let Ok(script) = std::fs::read_to_string(".ci/run") {
+            assert!(script.lines().any(|line| line == command));
+        }
     }
 }
 
 #[test]
 fn links_lead_somewhere() {
     let mut documents: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(PathBuf::from).into();
-    for folder in ["examples", "fixtures", "formats"] {
+    for folder in ["examples", "fixtures", "formats", "python"] {
         documents.extend(files(folder, &[".md"]));
     }
     for document in documents {

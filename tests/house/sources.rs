@@ -8,7 +8,7 @@ use crate::{files, text};
 fn written() -> Vec<PathBuf> {
     let kinds = [".rs", ".md", ".toml", ".py", ".json", ".svg", ".snap"];
     let mut found = Vec::new();
-    for folder in [".cargo", "assets", "benches", "examples", "fixtures", "formats", "src", "tests"] {
+    for folder in [".cargo", "assets", "benches", "examples", "fixtures", "formats", "python", "src", "tests"] {
         if PathBuf::from(folder).is_dir() {
             found.extend(files(folder, &kinds));
         }

@@ -1,0 +1,105 @@
+"""Commands, artifacts and errors through Python, against the files of the repository."""
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import reader
+
+import tiepack
+from conftest import ROOT
+
+GOLDEN = ROOT / "fixtures" / "golden"
+MODEL = ROOT / "fixtures" / "pep-tiny"
+ARTIFACTS = sorted(GOLDEN.glob("*.tiepack"))
+
+
+@pytest.mark.parametrize("path", ARTIFACTS, ids=lambda path: path.stem)
+def test_tensors_are_those_of_the_reference_reader(path):
+    wanted, root, _ = reader.decode(path.read_bytes())
+    artifact = tiepack.Artifact(path)
+    assert artifact.root == root.hex()
+    found = artifact.numpy()
+    assert list(found) == list(wanted)
+    for name, tensor in wanted.items():
+        assert np.asarray(found[name], "<f4").tobytes() == np.ascontiguousarray(tensor, "<f4").tobytes(), name
+    for one in wanted:
+        for other in wanted:
+            assert (found[one] is found[other]) == (wanted[one] is wanted[other])
+
+
+def test_reports_are_those_of_json(tmp_path):
+    report = tiepack.pack(MODEL, tmp_path / "exact.tiepack", cap="400kB", lossless=True, no_eval=True)
+    assert report["command"] == "pack" and report["verdict"]["budget"]["cap"] == 400_000
+    assert tiepack.inspect(tmp_path / "exact.tiepack")["bytes"] == (tmp_path / "exact.tiepack").stat().st_size
+    verified = tiepack.verify(tmp_path / "exact.tiepack", against=MODEL, val_rows=2)
+    assert verified["verdict"]["against"]["identical"] == verified["verdict"]["against"]["tensors"]
+    assert tiepack.Artifact(tmp_path / "exact.tiepack").layout()["kind"] == "artifact"
+    run = subprocess.run([sys.executable, "-m", "tiepack", "inspect", str(tmp_path / "exact.tiepack"), "--json"], capture_output=True, cwd=tmp_path)
+    assert json.loads(run.stdout)["command"] == "inspect"
+
+
+def test_errors_have_the_words_and_fields_of_json(tmp_path):
+    with pytest.raises(tiepack.CapError) as told:
+        tiepack.pack(MODEL, tmp_path / "x.tiepack", cap=10_000, lossless=True, no_eval=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "tiepack", "pack", str(MODEL), "-o", str(tmp_path / "x.tiepack"), "--cap", "10000", "--lossless",
+         "--no-eval", "--json"], capture_output=True, cwd=tmp_path)
+    error = json.loads(run.stdout)["error"]
+    e = told.value
+    assert (e.kind, e.message, e.hint, e.exit_code) == tuple(error[k] for k in ("kind", "message", "hint", "exit_code"))
+    assert run.returncode == e.exit_code == 3
+    with pytest.raises(tiepack.UsageError):
+        tiepack.inspect(MODEL, no_such_option=3)
+    with pytest.raises(tiepack.InputError):
+        tiepack.load(tmp_path / "missing.tiepack")
+    cut = tmp_path / "cut.tiepack"
+    cut.write_bytes(ARTIFACTS[0].read_bytes()[:-1])
+    with pytest.raises(tiepack.VerificationError):
+        tiepack.load(cut)
+
+
+BIGRAMS = """
+import json, sys
+sys.path.insert(0, {formats!r})
+import numpy as np, reader
+tokens = np.fromfile({tokens!r}, "<u2", offset=1024)[:64 * 128].reshape(64, 128)
+logits = reader.read_safetensors(json.loads(sys.stdin.readline())["weights"])["next.weight"].astype("f8")
+logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+print(json.dumps({{"losses": (-logits[tokens[:, :-1], tokens[:, 1:]].mean(1)).tolist()}}))
+"""
+
+
+def test_a_network_of_ones_own_is_judged_by_a_program_of_ones_own(tmp_path):
+    # Bigrams of the training text, by no network that tiepack knows.
+    tokens = np.fromfile(MODEL / "train_000.bin", "<u2", offset=1024)
+    counts = np.full((1024, 1024), 0.01)
+    np.add.at(counts, (tokens[:-1], tokens[1:]), 1)
+    logits = np.log(counts / counts.sum(1, keepdims=True)).astype("<f4")
+    head = json.dumps({"next.weight": {"dtype": "F32", "shape": [1024, 1024], "data_offsets": [0, logits.nbytes]}}).encode()
+    (tmp_path / "bigrams.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + logits.tobytes())
+    script = BIGRAMS.format(formats=str(ROOT / "formats"), tokens=str(MODEL / "val_000.bin"))
+    (tmp_path / "judge.py").write_text(script)
+    report = tiepack.pack(
+        tmp_path / "bigrams.safetensors", tmp_path / "out.tiepack", cap="300kB", statistics="none", effort="fast",
+        evaluator=f"{sys.executable} {tmp_path / 'judge.py'}")
+    judged = report["verdict"]["judged"]
+    assert judged["rows"] == 64 and 2 < judged["original"] < 6
+    assert judged["difference"]["value"] == pytest.approx(judged["packed"] - judged["original"])
+    assert abs(judged["difference"]["value"]) < 0.2 and judged["difference"]["standard_error"] < 0.05
+    assert "not evaluated" not in json.dumps(report["verdict"]["notes"])
+    (tmp_path / "judge.py").write_text("import sys; sys.exit('no tokens here')")
+    with pytest.raises(tiepack.InputError, match="no tokens here") as told:
+        tiepack.verify(tmp_path / "out.tiepack", evaluator=f"{sys.executable} {tmp_path / 'judge.py'}")
+    assert told.value.exit_code == 1
+
+
+def test_ctrl_c_ends_a_pack_and_leaves_nothing(tmp_path):
+    threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        tiepack.pack(MODEL, tmp_path / "x.tiepack", cap="100kB", no_cache=True, effort="max")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,186 @@
+"""Curvature by watching PyTorch against tiepack's own, and modules packed and put back."""
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+import tiepack  # noqa: E402
+import tiepack.torch  # noqa: E402
+from conftest import ROOT  # noqa: E402
+
+MODEL = ROOT / "fixtures" / "pep-tiny"
+ROWS = 16
+
+
+@pytest.fixture(scope="module")
+def fixture():
+    """fixtures/make_fixture.py, whose network knows nothing of tiepack."""
+    pytest.importorskip("safetensors")
+    spec = importlib.util.spec_from_file_location("make_fixture", ROOT / "fixtures" / "make_fixture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def peptiny(fixture, monkeypatch):
+    """The fixture's network as a module that gives logits; tied layers use one Parameter."""
+    tensors, ties = tiepack.Artifact, json.loads((MODEL / "ties.json").read_text())["copies"]
+    from safetensors.torch import load_file
+
+    tensors = load_file(MODEL / "model.safetensors")
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parameters_by_name = {}
+            for i, (name, tensor) in enumerate(tensors.items()):
+                self.register_parameter(f"p{i}", torch.nn.Parameter(tensor.float()))
+                self.parameters_by_name[name] = f"p{i}"
+            self.rope = fixture.rope_tables()
+
+        def forward(self, ids):
+            found = []
+            monkeypatch.setattr(fixture.F, "cross_entropy", lambda logits, targets: found.append(logits))
+            p = {name: getattr(self, own) for name, own in self.parameters_by_name.items()}
+            fixture.mean_loss(p, ties, self.rope, ids, ids)
+            monkeypatch.undo()
+            return found[0].reshape(*ids.shape, -1)
+
+    return Net()
+
+
+def test_statistics_are_those_of_tiepack(fixture, monkeypatch, tmp_path):
+    from safetensors.numpy import load_file
+
+    tiepack.pack(MODEL, tmp_path / "x.tiepack", cap="60kB", calib_rows=ROWS, cache=tmp_path, effort="fast", no_eval=True)
+    native = load_file(next(tmp_path.glob("*.statistics.safetensors")))
+    net = peptiny(fixture, monkeypatch)
+    tokens = fixture.read_shard(MODEL / "train_000.bin").astype("i8")
+    available = (len(tokens) - 1) // 128
+    rows = np.stack([tokens[r * available // ROWS * 128:][:128] for r in range(ROWS)])
+    statistics = tiepack.torch.measure(net, [torch.from_numpy(rows[b:b + 4]) for b in range(0, ROWS, 4)])
+    own = {name: true for true, name in net.parameters_by_name.items()}
+    found = {own[key.split(":")[0]] + ":" + key.split(":")[1]: a for key, a in statistics.arrays.items()}
+    compared = 0
+    for key, wanted in native.items():
+        if not key.endswith(":correction"):
+            assert found[key].shape == wanted.shape
+            assert np.linalg.norm(found[key] - wanted) <= 1e-3 * np.linalg.norm(wanted), key
+            compared += 1
+    assert compared > 50 and statistics.tokens == ROWS * 128
+
+
+class Bank(torch.nn.Module):
+    """What tiepack does not know: a bank of matrices, a tied head, a gate."""
+
+    def __init__(self, vocab=96, width=48, layers=3):
+        super().__init__()
+        self.embed = torch.nn.Embedding(vocab, width)
+        self.bank = torch.nn.Parameter(torch.randn(layers, width, width) / width**0.5)
+        self.mix = torch.nn.Linear(width, width)
+        self.gate = torch.nn.Parameter(torch.zeros(layers, width))
+        self.head = torch.nn.Linear(width, vocab, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids, recorder=None):
+        x = self.embed(ids)
+        for i in range(len(self.bank)):
+            w = self.bank[i].to(x.dtype)
+            y = F.linear(x, w) if recorder is None else recorder.linear(x, w, "bank", i * len(w))
+            x = x + torch.sigmoid(self.gate[i]) * self.mix(torch.tanh(y))
+        return self.head(x)
+
+
+def batches(n=6):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 96, (4, 32), generator=generator) for _ in range(n)]
+
+
+def test_curvature_is_that_of_gradients_written_out():
+    torch.manual_seed(0)
+    net, ids = Bank(), batches(1)[0][:1, :1]
+    statistics = tiepack.torch.measure(net, [ids])
+    # One token: the Fisher information is one outer product, so both factors have to be exact.
+    logits = net(ids)
+    g, = torch.autograd.grad(logits, net.bank, tiepack.torch.cotangent(logits, 0))
+    o, h = statistics.arrays["bank:output"], statistics.arrays["bank:input"]
+    assert o.shape == (144, 48) and h.shape == (48, 48)
+    first = torch.einsum("i,j->ij", g[0, :, 0], g[0, :, 0])
+    assert np.allclose(np.einsum("ij,kk->ij", o, h).sum() >= 0, True)
+    expected = first.detach().numpy()
+    cosine = (o[:48] * expected).sum() / np.linalg.norm(o[:48]) / np.linalg.norm(expected)
+    assert cosine > 0.999
+
+
+def test_the_recorder_sees_what_it_is_told():
+    torch.manual_seed(0)
+    net = Bank()
+    seen = tiepack.torch.measure(net, batches(2))
+    told = tiepack.torch.Recorder(net)
+    for ids in batches(2):
+        with told.watch():
+            logits = net(ids, told)
+        told.backward(logits)
+    told = told.statistics()
+    assert seen.arrays.keys() == told.arrays.keys() and "bank:input" in seen.arrays
+    for key, array in seen.arrays.items():
+        assert np.allclose(array, told.arrays[key], rtol=1e-4, atol=1e-9), key
+
+
+def test_a_module_is_packed_and_put_back(tmp_path):
+    torch.manual_seed(0)
+    net = Bank()
+    statistics = tiepack.torch.measure(net, batches())
+
+    def losses(module):
+        with torch.no_grad():
+            return [F.cross_entropy(module(b)[:, :-1].flatten(0, 1), b[:, 1:].flatten()).item() for b in batches(4)]
+
+    before = losses(net)
+    report = tiepack.torch.pack(net, statistics, tmp_path / "bank.tiepack", cap=13_000, evaluate=losses)
+    assert (tmp_path / "bank.tiepack").stat().st_size <= 13_000
+    assert losses(net) == before, "the module's own values are back"
+    assert abs(report["evaluate"]["difference"]) < 0.05
+    other = Bank()
+    tiepack.torch.load_into(other, tmp_path / "bank.tiepack")
+    assert other.head.weight is other.embed.weight
+    assert np.mean(losses(other)) == pytest.approx(report["evaluate"]["packed"])
+    loaded = tiepack.load(tmp_path / "bank.tiepack")
+    assert isinstance(loaded["bank"], torch.Tensor) and loaded["head.weight"] is loaded["embed.weight"]
+
+
+def test_what_was_not_measured_is_named(tmp_path):
+    net = Bank()
+    statistics = tiepack.torch.measure(net, batches(1))
+    statistics.arrays = {key: a for key, a in statistics.arrays.items() if not key.startswith("mix.")}
+    report = tiepack.torch.pack(net, statistics, tmp_path / "x.tiepack", cap=9000)
+    assert any("mix.weight" in json.dumps(note) for note in report["verdict"]["notes"])
+
+
+def test_modules_that_cannot_be_packed_are_refused(tmp_path):
+    with pytest.raises(tiepack.InputError, match="meta device"):
+        tiepack.torch.measure(torch.nn.Linear(4, 4, device="meta"), [])
+    with pytest.raises(tiepack.InputError, match="no batch"):
+        tiepack.torch.measure(Bank(), [])
+    net = torch.nn.Linear(64, 64)
+    net.register_buffer("q", torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8))
+    with pytest.raises(tiepack.InputError, match="quantized"):
+        tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=9000)
+    net = Bank()
+    tiepack.torch.pack(net, None, tmp_path / "bank.tiepack", cap=9000)
+    with pytest.raises(tiepack.InputError, match="is not of this module"):
+        tiepack.torch.load_into(torch.nn.Linear(4, 4), tmp_path / "bank.tiepack")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "float8_e4m3fn"])
+def test_types_and_strides_are_taken_as_they_are(dtype, tmp_path):
+    net = torch.nn.Linear(64, 64)
+    net.weight = torch.nn.Parameter(torch.randn(64, 64).T.to(getattr(torch, dtype)), requires_grad=False)
+    assert not net.weight.is_contiguous()
+    tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=40_000)
+    found = tiepack.load(tmp_path / "x.tiepack")["weight"]
+    assert torch.equal(found.float(), net.weight.float())

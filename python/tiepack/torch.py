@@ -1,0 +1,459 @@
+"""Any PyTorch model: curvature by watching it run, packing it, and putting an artifact back into it.
+
+    statistics = tiepack.torch.measure(module, batches)
+    report = tiepack.torch.pack(module, statistics, "out.tiepack", cap="16MB")
+    tiepack.torch.load_into(module, "out.tiepack")
+
+A matrix W (R, C) is used as y = W x, by a Linear, a functional call, or a slice of a bank (B, R, C); tables are looked up. What
+is done with a Parameter is seen wherever it happens, so models need no change; for what is not seen (custom kernels, compiled
+graphs) there is :meth:`Recorder.linear`. formats/statistics.md in tiepack's repository says what is measured.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import struct
+import tempfile
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+import tiepack
+
+FULL_OUTPUT_LIMIT = 1024
+OUTPUT_BLOCK = 512
+_GAMMA = 0x9E3779B97F4A7C15
+_BATCH = 0xD6E8FEB86659FD93
+_SAVED_AS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+for _name, _code in (("float8_e4m3fn", "F8_E4M3"), ("float8_e5m2", "F8_E5M2")):
+    if hasattr(torch, _name):
+        _SAVED_AS[getattr(torch, _name)] = _code
+
+
+def _signs(seed: int, rows: int, width: int) -> np.ndarray:
+    """Random signs (rows, width) of splitmix64, 64 to a word, as tiepack itself draws them."""
+    words = -(-width // 64)
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(1, rows * words + 1, dtype=np.uint64) * np.uint64(_GAMMA)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = (z ^ (z >> np.uint64(31))).astype("<u8").view(np.uint8)
+    bits = np.unpackbits(z.reshape(rows, words * 8), axis=1, bitorder="little")[:, :width]
+    return bits.astype(np.float32) * 2 - 1
+
+
+def cotangent(logits: torch.Tensor, seed: int) -> torch.Tensor:
+    """For logits (..., V) of probabilities p: sqrt(p) z - p (sqrt(p) . z) with random signs z.
+
+    Its covariance is diag(p) - p pᵀ, the Fisher information of a softmax, with lighter tails than a sampled label's gradient.
+    """
+    p = torch.softmax(logits.detach().float(), -1)
+    rows = p.reshape(-1, p.shape[-1])
+    z = torch.from_numpy(_signs(seed, *rows.shape)).to(p.device)
+    root = rows.sqrt() * z
+    return (root - rows * root.sum(-1, keepdim=True)).reshape(p.shape)
+
+
+def _output_block(rows: int, embedding: bool) -> int:
+    """Rows of a diagonal block of the output factor: all, one, or a few hundred."""
+    if rows <= FULL_OUTPUT_LIMIT:
+        return rows
+    return 1 if embedding else OUTPUT_BLOCK
+
+
+class _Sums:
+    """Of one matrix: sum of |g|² x xᵀ (C, C), and diagonal blocks of the sum of |x|² g gᵀ (R, B)."""
+
+    def __init__(self, rows: int, cols: int, block: int, device: torch.device):
+        self.rows, self.cols, self.block = rows, cols, block
+        self.input = torch.zeros(cols, cols, device=device)
+        self.output = torch.zeros(rows, block, device=device)
+
+    def record(self, x: torch.Tensor, g: torch.Tensor, first: int = 0) -> None:
+        """x (N, C), and g (N, n) of the rows from `first` on."""
+        xs = x * g.norm(dim=-1, keepdim=True)
+        gs = g * x.norm(dim=-1, keepdim=True)
+        self.input.addmm_(xs.T, xs)
+        if self.block == 1:
+            self.output[first:first + g.shape[1], 0] += gs.square().sum(0)
+            return
+        at = 0
+        while at < g.shape[1]:
+            row = first + at
+            inside = row % self.block
+            n = min(self.block - inside, g.shape[1] - at)
+            part = gs[:, at:at + n]
+            self.output[row:row + n, inside:inside + n] += part.T @ part
+            at += n
+
+    def record_lookup(self, ids: torch.Tensor, g: torch.Tensor) -> None:
+        self.input.addmm_(g.T, g)
+        energy = g.square().sum(-1)
+        self.output.view(-1).index_add_(0, ids * self.block + ids % self.block, energy)
+
+
+class _Use:
+    """Which matrix a tensor is: a Parameter, or a slice of one, maybe transposed or cast."""
+
+    def __init__(self, name: str, first: int, rows: int, turned: bool = False):
+        self.name, self.first, self.rows, self.turned = name, first, rows, turned
+
+
+_SAME = {
+    torch.Tensor.to, torch.Tensor.float, torch.Tensor.bfloat16, torch.Tensor.half, torch.Tensor.type,
+    torch.Tensor.type_as, torch.Tensor.contiguous, torch.Tensor.double, torch.Tensor.clone,
+}
+_TURNED = {torch.Tensor.t, torch.t, torch.Tensor.T.__get__, torch.Tensor.mT.__get__}
+_PRODUCTS = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm}
+
+
+class Recorder(TorchFunctionMode):
+    """Watches what a module does with its Parameters. Use :func:`measure` unless passes are your own:
+
+        with recorder.watch():
+            logits = module(tokens)
+        recorder.backward(logits)
+        statistics = recorder.statistics()
+    """
+
+    def __init__(self, module: torch.nn.Module, seed: int = 0):
+        super().__init__()
+        self.module, self.seed, self.batches, self.tokens = module, seed, 0, 0
+        self.names: Dict[int, str] = {}
+        self.parameters: Dict[str, torch.nn.Parameter] = {}
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if parameter.device.type == "meta":
+                raise tiepack.InputError(f"{name} is on the meta device: it has no values to measure or pack")
+            if id(parameter) not in self.names:
+                self.names[id(parameter)] = name
+                self.parameters[name] = parameter
+        self.sums: Dict[str, _Sums] = {}
+        self.vectors: Dict[str, torch.Tensor] = {}
+        self.uses: Dict[int, Tuple[_Use, torch.Tensor]] = {}
+        self.tape: List[Tuple[torch.Tensor, Callable[[torch.Tensor], None]]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not torch.is_grad_enabled() or not args:
+            return out
+        if func is F.linear:
+            weight = args[1] if len(args) > 1 else kwargs.get("weight")
+            self._product(args[0], weight, out, False)
+        elif func in (F.embedding, torch.embedding):
+            ids, weight = (args[0], args[1]) if func is F.embedding else (args[1], args[0])
+            use = self._use(weight)
+            if use is not None and isinstance(out, torch.Tensor) and out.requires_grad:
+                self._lookup(use, ids, out)
+        elif func in _PRODUCTS and len(args) > 1:
+            self._product(args[0], args[1], out, True)
+        elif func in _SAME or func in _TURNED or func is torch.Tensor.transpose:
+            use = self._use(args[0])
+            if use is not None and isinstance(out, torch.Tensor) and out.dim() == 2:
+                turned = func not in _SAME and args[0].dim() == 2
+                self._remember(out, _Use(use.name, use.first, use.rows, use.turned ^ turned))
+            elif use is not None and func in _SAME and isinstance(out, torch.Tensor):
+                self._remember(out, use)
+        elif func is torch.Tensor.__getitem__ and isinstance(args[1], int) and args[0].dim() == 3:
+            self._slice(args[0], args[1], out)
+        elif func in (torch.Tensor.unbind, torch.unbind) and args[0].dim() == 3 and len(args) == 1 and not kwargs:
+            for index, part in enumerate(out):
+                self._slice(args[0], index, part)
+        return out
+
+    def _use(self, tensor: Any) -> Optional[_Use]:
+        if not isinstance(tensor, torch.Tensor):
+            return None
+        name = self.names.get(id(tensor))
+        if name is not None:
+            return _Use(name, 0, math.prod(tensor.shape[:-1])) if tensor.dim() > 1 else None
+        found = self.uses.get(id(tensor))
+        return found[0] if found is not None else None
+
+    def _remember(self, tensor: torch.Tensor, use: _Use) -> None:
+        if id(tensor) not in self.names:
+            self.uses[id(tensor)] = use, tensor  # held, so that no other tensor gets its id
+
+    def _slice(self, bank: torch.Tensor, index: int, out: torch.Tensor) -> None:
+        use = self._use(bank)
+        if use is not None and not use.turned:
+            rows = bank.shape[1]
+            self._remember(out, _Use(use.name, use.first + index % bank.shape[0] * rows, rows))
+
+    def _of(self, use: _Use, embedding: bool = False) -> _Sums:
+        if use.name not in self.sums:
+            weight = self.parameters[use.name]
+            rows, cols = math.prod(weight.shape[:-1]), weight.shape[-1]
+            block = _output_block(rows, embedding)
+            if weight.dim() == 3 and block != 1:
+                block = weight.shape[1] if weight.shape[1] % 16 == 0 and weight.shape[1] <= FULL_OUTPUT_LIMIT else block
+            self.sums[use.name] = _Sums(rows, cols, block, weight.device)
+        return self.sums[use.name]
+
+    def _product(self, x: Any, weight: Any, out: Any, turned: bool) -> None:
+        use = self._use(weight)
+        if use is None or use.turned != turned or not (isinstance(out, torch.Tensor) and out.requires_grad):
+            return
+        x = x.detach()
+
+        def record(g: torch.Tensor) -> None:
+            g = g.detach().reshape(-1, use.rows).float()
+            self._of(use).record(x.reshape(-1, x.shape[-1]).float(), g, use.first)
+
+        self.tape.append((out, record))
+
+    def _lookup(self, use: _Use, ids: torch.Tensor, out: torch.Tensor) -> None:
+        def record(g: torch.Tensor) -> None:
+            self._of(use, True).record_lookup(ids.reshape(-1), g.detach().reshape(-1, g.shape[-1]).float())
+
+        self.tape.append((out, record))
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, name: str, first: int = 0) -> torch.Tensor:
+        """x (..., C) times a matrix (R, C)ᵀ that is the Parameter `name`, or its rows from `first` on.
+
+        For products that are not seen by themselves, as of slices of banks that were cast or joined on the way.
+        """
+        if name not in self.parameters:
+            raise tiepack.InputError(f"the module has no parameter {name}")
+        self._remember(weight, _Use(name, first, weight.shape[0]))
+        with torch._C.DisableTorchFunction():
+            out = F.linear(x, weight)
+        self._product(x, weight, out, False)
+        return out
+
+    @contextlib.contextmanager
+    def watch(self):
+        """One forward pass, with gradients for every Parameter."""
+        frozen = [p for p in self.parameters.values() if p.is_floating_point() and not p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        try:
+            with torch.enable_grad(), self:
+                yield self
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+
+    def backward(self, outputs: torch.Tensor, tokens: Optional[int] = None) -> None:
+        """From the logits (..., V) of a pass, or from a loss summed over `tokens` tokens, to the sums."""
+        scalar = outputs.dim() == 0
+        if scalar and tokens is None:
+            raise tiepack.UsageError("a loss needs the number of tokens it sums over")
+        seed = (self.seed ^ (self.batches * _BATCH)) & (2**64 - 1)
+        seeds = None if scalar else cotangent(outputs, seed).to(outputs.dtype)
+        small = {n: p for n, p in self.parameters.items() if not _is_matrix(p)}
+        tape, self.tape = self.tape, []
+        grads = torch.autograd.grad(outputs, [*small.values(), *(out for out, _ in tape)], seeds, allow_unused=True)
+        for (_, record), g in zip(tape, grads[len(small):]):
+            if g is not None:
+                record(g)
+        for name, g in zip(small, grads):
+            if g is not None:
+                total = self.vectors.setdefault(name, torch.zeros_like(g, dtype=torch.float64))
+                total += g.detach().double().square()
+        self.batches += 1
+        self.tokens += tokens if tokens is not None else outputs.numel() // outputs.shape[-1]
+        self.uses.clear()
+
+    def statistics(self) -> "Statistics":
+        """What was measured so far."""
+        found: Dict[str, np.ndarray] = {}
+        for name, sums in self.sums.items():
+            if not _is_matrix(self.parameters[name]):
+                continue
+            trace = float(sums.input.diagonal().double().sum())
+            if not math.isfinite(trace):
+                raise tiepack.ComputeError(f"the curvature of {name} came out as {trace}: its gradient overflows")
+            root = max(math.sqrt(trace), 1.2e-38)
+            found[name + ":input"] = (sums.input * (1 / root)).cpu().numpy()
+            output = (sums.output * (1 / (root * max(self.tokens, 1)))).cpu().numpy()
+            found[name + ":output"] = output[:, 0] if sums.block == 1 else output
+        for name, total in self.vectors.items():
+            if not _is_matrix(self.parameters[name]):
+                found[name + ":curvature"] = (total / max(self.tokens, 1)).float().cpu().numpy()
+        return Statistics(found, self.tokens)
+
+    def all_reduce(self) -> None:
+        """Adds what the other ranks of torch.distributed measured. Every rank must have used the same matrices."""
+        for name in sorted(self.sums):
+            torch.distributed.all_reduce(self.sums[name].input)
+            torch.distributed.all_reduce(self.sums[name].output)
+        for name in sorted(self.vectors):
+            torch.distributed.all_reduce(self.vectors[name])
+        device = next(iter(self.parameters.values())).device
+        tokens = torch.tensor(self.tokens, device=device)
+        torch.distributed.all_reduce(tokens)
+        self.tokens = int(tokens)
+
+
+def _is_matrix(parameter: torch.Tensor) -> bool:
+    """Whether tiepack takes a tensor for a matrix: what it is without a known network."""
+    return tiepack._native.is_matrix(list(parameter.shape))
+
+
+class Statistics:
+    """Curvature of a model's loss: arrays f32 by `NAME:input`, `NAME:output`, `NAME:curvature`, and calibration tokens."""
+
+    def __init__(self, arrays: Dict[str, np.ndarray], tokens: int):
+        self.arrays, self.tokens = arrays, tokens
+
+    def save(self, path: Union[str, "os.PathLike[str]"]) -> None:
+        """As a file that `tiepack pack --statistics` takes."""
+        arrays = {name: ("F32", list(a.shape), np.ascontiguousarray(a, "<f4").tobytes()) for name, a in self.arrays.items()}
+        _save_safetensors(path, arrays, {"tokens": str(self.tokens)})
+
+
+def measure(
+    module: torch.nn.Module,
+    batches: Iterable[Any],
+    loss: Optional[Callable[[torch.nn.Module, Any], Tuple[torch.Tensor, int]]] = None,
+    *,
+    forward: Optional[Callable[[torch.nn.Module, Any], Any]] = None,
+    seed: int = 0,
+) -> Statistics:
+    """Curvature of the KL divergence to the module itself, on the module's device.
+
+    Each of `batches` is what the module takes (a tensor, a tuple of arguments, a dict of keywords); `forward(module, batch)` is
+    asked instead where that is not all. It gives logits (..., V), or an object with `.logits`. With `loss(module, batch)`, which
+    gives a loss summed over tokens and their number, the curvature is that of this loss (its empirical Fisher information).
+    About 512 tokens a batch are best: controls are measured batch by batch. Dropout is off meanwhile.
+    """
+    recorder = Recorder(module, seed)
+    training = module.training
+    module.eval()
+    try:
+        for batch in batches:
+            with recorder.watch():
+                if loss is not None:
+                    out, tokens = loss(module, batch)
+                else:
+                    out, tokens = forward(module, batch) if forward is not None else _call(module, batch), None
+                    out = getattr(out, "logits", out)
+            if not isinstance(out, torch.Tensor) or not out.requires_grad:
+                raise tiepack.InputError("the module gave no logits that depend on its parameters; name them with `forward`")
+            recorder.backward(out, tokens)
+    finally:
+        module.train(training)
+    if recorder.batches == 0:
+        raise tiepack.InputError("there is no batch to measure on")
+    return recorder.statistics()
+
+
+def _call(module: torch.nn.Module, batch: Any) -> Any:
+    if isinstance(batch, dict):
+        return module(**batch)
+    return module(*batch) if isinstance(batch, (tuple, list)) else module(batch)
+
+
+def pack(
+    module: torch.nn.Module,
+    statistics: Optional[Statistics],
+    output: Union[str, "os.PathLike[str]"],
+    *,
+    cap: Union[int, str],
+    evaluate: Optional[Callable[[torch.nn.Module], Sequence[float]]] = None,
+    **options: Any,
+) -> Dict[str, Any]:
+    """Packs a module under a byte cap; the report is that of :func:`tiepack.pack`.
+
+    Parameters that are one are stored once. Without `statistics` every weight counts alike. `evaluate(module)` gives losses,
+    one for each of some rows; it is asked before, and after with the artifact's values in place (the module's own come back):
+    `report["evaluate"]` then holds original, packed, difference and its standard error.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model, ties = os.path.join(folder, "model.safetensors"), os.path.join(folder, "ties.json")
+        aliases = save_model(module, model)
+        with open(ties, "w") as file:
+            json.dump({"aliases": aliases}, file)
+        given = "none"
+        if statistics is not None:
+            given = os.path.join(folder, "statistics.safetensors")
+            statistics.save(given)
+        if aliases:
+            options["ties"] = ties
+        report = tiepack.pack(model, output, cap=cap, statistics=given, no_eval=True, **options)
+    if evaluate is not None:
+        report["evaluate"] = _paired(module, output, evaluate)
+    return report
+
+
+def _paired(module: torch.nn.Module, path: Any, evaluate: Callable[[torch.nn.Module], Sequence[float]]) -> Dict[str, float]:
+    before = np.asarray(evaluate(module), "f8")
+    kept = {name: p.detach().clone() for name, p in _tensors(module).items()}
+    try:
+        load_into(module, path)
+        after = np.asarray(evaluate(module), "f8")
+    finally:
+        with torch.no_grad():
+            for name, tensor in _tensors(module).items():
+                tensor.copy_(kept[name])
+    if before.shape != after.shape or before.size == 0 or not (np.isfinite(before).all() and np.isfinite(after).all()):
+        raise tiepack.InputError(f"evaluate gave losses of shapes {before.shape} and {after.shape}, or some that are no numbers")
+    d = after - before
+    error = float(d.std(ddof=1) / math.sqrt(d.size)) if d.size > 1 else math.nan
+    return {"original": float(before.mean()), "packed": float(after.mean()), "difference": float(d.mean()), "standard_error": error}
+
+
+def load_into(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"]) -> None:
+    """Puts an artifact's values into a module of the same names and shapes, in the module's types and on its devices."""
+    tensors, own = tiepack.load(path, framework="numpy"), _tensors(module)
+    missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or foreign:
+        raise tiepack.InputError(
+            f"{os.fspath(path)} is not of this module: it lacks {', '.join(missing[:3]) or 'nothing'}"
+            f" and has {', '.join(foreign[:3]) or 'nothing'} beside")
+    for name, tensor in own.items():
+        if tuple(tensor.shape) != tensors[name].shape:
+            raise tiepack.InputError(f"{name} is {list(tensors[name].shape)} in {os.fspath(path)}, {list(tensor.shape)} in the module")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(torch.from_numpy(np.array(tensors[name])).to(tensor.dtype))
+
+
+def _tensors(module: torch.nn.Module) -> Dict[str, torch.Tensor]:
+    """Parameters and buffers that a checkpoint holds, numbers with a point only."""
+    found: Dict[str, torch.Tensor] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_quantized:
+            raise tiepack.InputError(f"{name} is of the quantized type {tensor.dtype}: dequantize it before packing")
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            if tensor.device.type == "meta":
+                raise tiepack.InputError(f"{name} is on the meta device: it has no values to pack")
+            if tensor.dtype not in _SAVED_AS:
+                raise tiepack.InputError(f"{name} is of type {tensor.dtype}, which tiepack does not know")
+            found[name] = tensor
+    return found
+
+
+def save_model(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"]) -> Dict[str, str]:
+    """Writes a module's tensors as safetensors; returns for every further name of a Parameter its first."""
+    arrays, first, aliases = {}, {}, {}
+    for name, tensor in _tensors(module).items():
+        if id(tensor) in first:
+            aliases[name] = first[id(tensor)]
+            arrays[name] = arrays[first[id(tensor)]]  # a model of no known network has every name
+            continue
+        first[id(tensor)] = name
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else torch.zeros(0, dtype=torch.uint8)
+        arrays[name] = _SAVED_AS[tensor.dtype], list(tensor.shape), raw.numpy().tobytes()
+    _save_safetensors(path, arrays, {"format": "pt"})
+    return aliases
+
+
+def _save_safetensors(path: Any, arrays: Dict[str, Tuple[str, List[int], bytes]], metadata: Dict[str, str]) -> None:
+    header: Dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for name, (dtype, shape, data) in arrays.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, _, data in arrays.values():
+            file.write(data)
