@@ -1,5 +1,4 @@
 """Trains a network that tiepack does not know, packs it, and bundles it with a script: python example.py [SECONDS]"""
-import math
 import pathlib
 import sys
 import time
@@ -8,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import tiepack
 import tiepack.torch
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "pep-tiny"
@@ -20,7 +18,7 @@ class Network(torch.nn.Module):  # gated linear recurrence, one pair of matrices
         self.pair = torch.nn.Parameter(torch.randn(3, width, width) / width**0.5)
         self.decay = torch.nn.Parameter(torch.linspace(0.5, 4, layers)[:, None].repeat(1, width))
         self.head = torch.nn.Linear(width, vocab, bias=False)
-        self.head.weight = self.embed.weight
+        self.head.weight = torch.nn.init.normal_(self.embed.weight, std=0.05)
     def forward(self, ids):
         x, steps = self.embed(ids), torch.arange(ids.shape[1])
         for decay in self.decay:
@@ -55,5 +53,6 @@ def losses(module):
 statistics = tiepack.torch.measure(model, rows["train"][:256, :-1].split(4))
 pathlib.Path("script.py").write_text(SCRIPT)
 report = tiepack.torch.pack(model, statistics, "network.tiepack", cap="100kB", bundle="script.py", evaluate=losses)
-print("loss {original:.4f}, packed {packed:.6f}, difference {difference:+.4f} ± {standard_error:.4f}".format(**report["evaluate"]))
+judged = report["verdict"]["judged"]
+print("loss {original:.6f}, packed {packed:.6f}, difference {difference[value]:+.4f} ± {difference[standard_error]:.4f}".format(**judged))
 print({name: f"{n:,}" for name, n in report["bundle"]["bytes"].items()}, "bytes")

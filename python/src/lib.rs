@@ -15,6 +15,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tiepack::artifact::open::{Opened, open};
+use tiepack::artifact::root::{Decoded, tensor_hash};
 use tiepack::cli;
 use tiepack::error::Error;
 use tiepack::nets::Form;
@@ -112,8 +113,8 @@ fn main(py: Python<'_>, args: Vec<OsString>) -> PyResult<u8> {
     beside(py, true, move |_| cli::code(args))
 }
 
-/// A stored tensor: shape, element type, little-endian values.
-type Stored = (Vec<usize>, &'static str, Py<PyBytes>);
+/// A stored tensor: shape, element type, little-endian values, hash.
+type Stored = (Vec<usize>, &'static str, Py<PyBytes>, String);
 
 /// Names with the stored tensor of each, the stored tensors, the configuration and the root.
 type Loaded = (Vec<(String, usize)>, Vec<Stored>, String, String);
@@ -128,11 +129,17 @@ fn load(py: Python<'_>, path: PathBuf) -> PyResult<(Option<(u8, String)>, Option
     };
     let names = model.specs.iter().zip(&model.source).map(|(spec, i)| (spec.name.clone(), *i)).collect();
     let stored = model.stored.iter().enumerate().map(|(i, stored)| {
-        let (dtype, bytes) = py.detach(|| bytes_of(stored));
-        (model.shape(i).to_vec(), type_name(dtype), PyBytes::new(py, &bytes).unbind())
+        let shape = model.shape(i);
+        let ((dtype, bytes), hash) =
+            py.detach(|| (bytes_of(stored), tensor_hash(Decoded { shape, data: &stored.data })));
+        (shape.to_vec(), type_name(dtype), PyBytes::new(py, &bytes).unbind(), hex(&hash))
     });
-    let root = parsed.root.iter().map(|b| format!("{b:02x}")).collect();
+    let root = hex(&parsed.root);
     Ok((None, Some((names, stored.collect(), parsed.header.config, root))))
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn failure(error: &Error) -> (u8, String) {

@@ -23,6 +23,8 @@ def test_tensors_are_those_of_the_reference_reader(path):
     wanted, root, _ = reader.decode(path.read_bytes())
     artifact = tiepack.Artifact(path)
     assert artifact.root == root.hex()
+    for name, tensor in wanted.items():
+        assert artifact.hashes[artifact.names[name]] == reader.tensor_hash(np.asarray(tensor, "<f4")).hex()
     found = artifact.numpy()
     assert list(found) == list(wanted)
     for name, tensor in wanted.items():

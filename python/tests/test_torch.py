@@ -1,6 +1,7 @@
 """Curvature by watching PyTorch against tiepack's own, and modules packed and put back."""
 import importlib.util
 import json
+import math
 
 import numpy as np
 import pytest
@@ -72,6 +73,14 @@ def test_statistics_are_those_of_tiepack(fixture, monkeypatch, tmp_path):
             assert np.linalg.norm(found[key] - wanted) <= 1e-3 * np.linalg.norm(wanted), key
             compared += 1
     assert compared > 50 and statistics.tokens == ROWS * 128
+    # Packs of the same divergence, by a network that tiepack knows.
+    tiepack.torch.Statistics(found, statistics.tokens).save(tmp_path / "watched.safetensors")
+    native_file = next(tmp_path.glob("*.statistics.safetensors"))
+    options = dict(cap="100kB", effort="fast", heal="off", val_rows=64, no_cache=True)
+    reports = [tiepack.pack(MODEL, tmp_path / "y.tiepack", statistics=file, **options)
+               for file in (native_file, tmp_path / "watched.safetensors")]
+    cost = [report["verdict"]["evaluation"]["cost"]["divergence"]["mean"]["value"] for report in reports]
+    assert cost[1] == pytest.approx(cost[0], rel=0.02)
 
 
 class Bank(torch.nn.Module):
@@ -144,11 +153,15 @@ def test_a_module_is_packed_and_put_back(tmp_path):
     report = tiepack.torch.pack(net, statistics, tmp_path / "bank.tiepack", cap=13_000, evaluate=losses)
     assert (tmp_path / "bank.tiepack").stat().st_size <= 13_000
     assert losses(net) == before, "the module's own values are back"
-    assert abs(report["evaluate"]["difference"]) < 0.05
+    judged = report["verdict"]["judged"]
+    assert abs(judged["difference"]["value"]) < 0.05 and judged["rows"] == 4
+    assert judged["difference"]["value"] == pytest.approx(judged["packed"] - judged["original"])
+    assert "not evaluated" not in json.dumps(report["verdict"]["notes"])
     other = Bank()
+    other.head.weight = torch.nn.Parameter(torch.zeros(96, 48))
     tiepack.torch.load_into(other, tmp_path / "bank.tiepack")
     assert other.head.weight is other.embed.weight
-    assert np.mean(losses(other)) == pytest.approx(report["evaluate"]["packed"])
+    assert np.mean(losses(other)) == pytest.approx(judged["packed"])
     loaded = tiepack.load(tmp_path / "bank.tiepack")
     assert isinstance(loaded["bank"], torch.Tensor) and loaded["head.weight"] is loaded["embed.weight"]
 
@@ -184,3 +197,55 @@ def test_types_and_strides_are_taken_as_they_are(dtype, tmp_path):
     tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=40_000)
     found = tiepack.load(tmp_path / "x.tiepack")["weight"]
     assert torch.equal(found.float(), net.weight.float())
+
+
+def test_memory_that_is_shared(tmp_path):
+    net = torch.nn.Linear(64, 64, bias=False)
+    net.twin = torch.nn.Parameter(net.weight.data)  # another Parameter, the same memory
+    tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=4000)
+    assert len(tiepack.Artifact(tmp_path / "x.tiepack").shapes) == 1
+    whole = torch.randn(96, 64)
+    net = torch.nn.Module()
+    net.a, net.b = (torch.nn.Parameter(part) for part in (whole[:48], whole[48:]))  # as sharded training has it
+    tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=4000)
+    net.c = torch.nn.Parameter(whole[40:60])
+    with pytest.raises(tiepack.InputError, match="a and c share a part of their memory"):
+        tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=4000)
+
+
+def test_tensors_of_no_size_and_of_no_use(tmp_path):
+    net = torch.nn.Linear(64, 64)
+    net.none = torch.nn.Parameter(torch.zeros(0, 64))
+    net.register_buffer("steps", torch.tensor(7))
+    report = tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=5000)
+    assert report["left_out"] == ["steps"]
+    net.none.data, net.steps = torch.zeros(0, 64), torch.tensor(8)
+    tiepack.torch.load_into(net, tmp_path / "x.tiepack")
+    assert net.steps == 8 and tiepack.load(tmp_path / "x.tiepack")["none"].shape == (0, 64)
+    for tensor in (torch.zeros(4, dtype=torch.complex64), torch.eye(4).to_sparse()):
+        net.odd = torch.nn.Parameter(tensor)
+        with pytest.raises(tiepack.InputError, match="odd is torch"):
+            tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=5000)
+
+
+def test_losses_that_are_none_end_the_run_before_the_work(tmp_path):
+    for losses in ([math.nan], [], [[1.0]], 1.0):
+        with pytest.raises(tiepack.InputError, match="evaluate gave"):
+            tiepack.torch.pack(Bank(), None, tmp_path / "x.tiepack", cap=9000, evaluate=lambda module: losses)
+    assert list(tmp_path.iterdir()) == []
+    counts = iter([2, 3])
+    net = Bank()
+    before = {name: p.clone() for name, p in net.state_dict().items()}
+    with pytest.raises(tiepack.InputError, match="2 losses before and 3 after"):
+        tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=9000, evaluate=lambda module: [1.0] * next(counts))
+    assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
+
+
+def test_a_module_that_hides_its_work_is_told(tmp_path):
+    class Hidden(torch.nn.Linear):
+        def forward(self, x):
+            with torch._C.DisableTorchFunction():
+                return F.linear(x, self.weight)
+
+    with pytest.raises(tiepack.InputError, match="no matrix of the module was seen"):
+        tiepack.torch.measure(Hidden(64, 64), [torch.randn(4, 64)])

@@ -168,8 +168,9 @@ _NUMPY = {"f32": "<f4", "f16": "<f2"}
 class Artifact:
     """A decoded artifact whose tensors were checked against the root in the file.
 
-    `names` gives for each tensor its stored one, so that tied names have one number; `shapes` and `types` (f32, f16, bf16) are
-    those of the stored tensors; `config` is the model's configuration or None, `root` the hash over all of it.
+    `names` gives for each tensor its stored one, so that tied names have one number; `shapes`, `types` (f32, f16, bf16) and `hashes`
+    (blake3 of shape and values, in hexadecimal: formats/artifact.md) are those of the stored tensors; `config` is the model's
+    configuration or None, `root` the hash over all of it.
     """
 
     def __init__(self, path: Path):
@@ -179,10 +180,11 @@ class Artifact:
         names, stored, config, root = loaded
         self.path, self.root = os.fspath(path), root
         self.names: Dict[str, int] = dict(names)
-        self.shapes: List[Tuple[int, ...]] = [tuple(shape) for shape, _, _ in stored]
-        self.types: List[str] = [kind for _, kind, _ in stored]
+        self.shapes: List[Tuple[int, ...]] = [tuple(shape) for shape, _, _, _ in stored]
+        self.types: List[str] = [kind for _, kind, _, _ in stored]
+        self.hashes: List[str] = [text for _, _, _, text in stored]
         self.config: Optional[Dict[str, Any]] = json.loads(config) if config else None
-        self._bytes = [data for _, _, data in stored]
+        self._bytes = [data for _, _, data, _ in stored]
 
     def layout(self) -> Dict[str, Any]:
         """Where every byte of the file goes: what :func:`inspect` returns."""

@@ -126,11 +126,12 @@ class Recorder(TorchFunctionMode):
         self.module, self.seed, self.batches, self.tokens = module, seed, 0, 0
         self.names: Dict[int, str] = {}
         self.parameters: Dict[str, torch.nn.Parameter] = {}
+        first: Dict[Any, str] = {}
         for name, parameter in module.named_parameters(remove_duplicate=False):
-            if parameter.device.type == "meta":
-                raise tiepack.InputError(f"{name} is on the meta device: it has no values to measure or pack")
-            if id(parameter) not in self.names:
-                self.names[id(parameter)] = name
+            _refuse(name, parameter)
+            one = first.setdefault(_identity(parameter), name)
+            self.names[id(parameter)] = one
+            if one == name:
                 self.parameters[name] = parameter
         self.sums: Dict[str, _Sums] = {}
         self.vectors: Dict[str, torch.Tensor] = {}
@@ -261,7 +262,14 @@ class Recorder(TorchFunctionMode):
         self.uses.clear()
 
     def statistics(self) -> "Statistics":
-        """What was measured so far."""
+        """What was measured so far.
+
+        Raises ComputeError where a gradient overflowed, InputError where no matrix was seen at work.
+        """
+        if not self.sums and any(map(_is_matrix, self.parameters.values())):
+            raise tiepack.InputError(
+                "no matrix of the module was seen at work: a compiled graph or a kernel of its own hides them",
+                "measure the module as it was before torch.compile, or name its products with Recorder.linear")
         found: Dict[str, np.ndarray] = {}
         for name, sums in self.sums.items():
             if not _is_matrix(self.parameters[name]):
@@ -289,6 +297,39 @@ class Recorder(TorchFunctionMode):
         tokens = torch.tensor(self.tokens, device=device)
         torch.distributed.all_reduce(tokens)
         self.tokens = int(tokens)
+
+
+def _refuse(name: str, tensor: torch.Tensor) -> None:
+    """Raises InputError for tensors that have no values of their own, or none that an artifact can hold."""
+    if tensor.device.type == "meta":
+        raise tiepack.InputError(f"{name} is on the meta device: it has no values to measure or pack", "load the weights first")
+    if tensor.is_quantized:
+        raise tiepack.InputError(f"{name} is of the quantized type {tensor.dtype}", "dequantize it before packing")
+    if tensor.layout != torch.strided or tensor.is_complex():
+        raise tiepack.InputError(f"{name} is {tensor.layout} of {tensor.dtype}: wanted real numbers, each at its place")
+
+
+def _identity(tensor: torch.Tensor) -> Any:
+    """Equal for tensors that are the same place in memory, read the same way."""
+    if tensor.numel() == 0:
+        return id(tensor)
+    return tensor.device, tensor.dtype, tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors have some memory in common."""
+    def span(t: torch.Tensor) -> Tuple[int, int]:
+        start = t.storage_offset() * t.element_size()
+        return start, start + (sum((n - 1) * s for n, s in zip(t.shape, t.stride())) + 1) * t.element_size()
+
+    (first, end), (second, last) = span(a), span(b)
+    if end <= second or last <= first:
+        return False
+    if a.dtype != b.dtype:
+        return True
+    places = torch.arange(max(end, last) // a.element_size())
+    places = [places.as_strided(t.shape, t.stride(), t.storage_offset()).reshape(-1) for t in (a, b)]
+    return bool(torch.isin(*places).any())
 
 
 def _is_matrix(parameter: torch.Tensor) -> bool:
@@ -361,10 +402,15 @@ def pack(
 ) -> Dict[str, Any]:
     """Packs a module under a byte cap; the report is that of :func:`tiepack.pack`.
 
-    Parameters that are one are stored once. Without `statistics` every weight counts alike. `evaluate(module)` gives losses,
-    one for each of some rows; it is asked before, and after with the artifact's values in place (the module's own come back):
-    `report["evaluate"]` then holds original, packed, difference and its standard error.
+    Parameters that are one, or the same memory, are stored once. Without `statistics` every weight counts alike; what they leave
+    out is packed by squared error, and a note in the verdict names it. `evaluate(module)` gives losses, one for each of some rows;
+    it is asked before the work, and after it with the artifact's values in place (the module's own come back). Their paired
+    difference is `report["verdict"]["judged"]`, as that of `--evaluator`. Integers are not packed: `report["left_out"]` names them.
+
+    Raises InputError for modules on the meta device, quantized, complex and sparse tensors, and Parameters that share part of
+    their memory; CapError, with the smallest cap that would do, where the module does not fit.
     """
+    before = None if evaluate is None else _losses(module, evaluate)
     with tempfile.TemporaryDirectory() as folder:
         model, ties = os.path.join(folder, "model.safetensors"), os.path.join(folder, "ties.json")
         aliases = save_model(module, model)
@@ -377,31 +423,53 @@ def pack(
         if aliases:
             options["ties"] = ties
         report = tiepack.pack(model, output, cap=cap, statistics=given, no_eval=True, **options)
-    if evaluate is not None:
-        report["evaluate"] = _paired(module, output, evaluate)
+    verdict = report["verdict"]
+    verdict["against"] = None  # a file that is gone by now
+    report["left_out"] = sorted(module.state_dict().keys() - _tensors(module).keys())
+    if before is not None:
+        verdict["judged"] = _paired(before, _losses_of(module, output, evaluate))
+        verdict["notes"] = [note for note in verdict["notes"] if not note["message"].startswith("not evaluated")]
     return report
 
 
-def _paired(module: torch.nn.Module, path: Any, evaluate: Callable[[torch.nn.Module], Sequence[float]]) -> Dict[str, float]:
-    before = np.asarray(evaluate(module), "f8")
+def _losses(module: torch.nn.Module, evaluate: Callable[[torch.nn.Module], Sequence[float]]) -> np.ndarray:
+    losses = np.asarray(evaluate(module), "f8")
+    if losses.ndim != 1 or losses.size == 0:
+        raise tiepack.InputError(f"evaluate gave an array of shape {losses.shape}: wanted one loss for each row")
+    if not np.isfinite(losses).all():
+        raise tiepack.InputError(f"evaluate gave a loss that is no number: {losses[~np.isfinite(losses)][0]}")
+    return losses
+
+
+def _losses_of(module: torch.nn.Module, path: Any, evaluate: Callable[[torch.nn.Module], Sequence[float]]) -> np.ndarray:
+    """The losses with the artifact's values in the module; its own come back, whatever happens."""
     kept = {name: p.detach().clone() for name, p in _tensors(module).items()}
     try:
-        load_into(module, path)
-        after = np.asarray(evaluate(module), "f8")
+        load_into(module, path, tie=False)
+        return _losses(module, evaluate)
     finally:
         with torch.no_grad():
             for name, tensor in _tensors(module).items():
                 tensor.copy_(kept[name])
-    if before.shape != after.shape or before.size == 0 or not (np.isfinite(before).all() and np.isfinite(after).all()):
-        raise tiepack.InputError(f"evaluate gave losses of shapes {before.shape} and {after.shape}, or some that are no numbers")
+
+
+def _paired(before: np.ndarray, after: np.ndarray) -> Dict[str, Any]:
+    if before.shape != after.shape:
+        raise tiepack.InputError(
+            f"evaluate gave {before.size} losses before and {after.size} after", "evaluate the same rows, whatever the weights")
     d = after - before
-    error = float(d.std(ddof=1) / math.sqrt(d.size)) if d.size > 1 else math.nan
-    return {"original": float(before.mean()), "packed": float(after.mean()), "difference": float(d.mean()), "standard_error": error}
+    error = float(d.std(ddof=1) / math.sqrt(d.size)) if d.size > 1 else None
+    difference = {"value": float(d.mean()), "standard_error": error}
+    return {"command": "evaluate", "rows": d.size, "original": float(before.mean()), "packed": float(after.mean()), "difference": difference}
 
 
-def load_into(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"]) -> None:
-    """Puts an artifact's values into a module of the same names and shapes, in the module's types and on its devices."""
-    tensors, own = tiepack.load(path, framework="numpy"), _tensors(module)
+def load_into(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"], *, tie: bool = True) -> None:
+    """Puts an artifact's values into a module of the same names and shapes, in the module's types and on its devices.
+
+    Matrices that the artifact stores once become one Parameter, so that they stay tied in further training; not with `tie=False`.
+    """
+    artifact, own = tiepack.Artifact(path), _tensors(module)
+    tensors = artifact.numpy()
     missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or foreign:
         raise tiepack.InputError(
@@ -412,18 +480,25 @@ def load_into(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"]) -> 
             raise tiepack.InputError(f"{name} is {list(tensors[name].shape)} in {os.fspath(path)}, {list(tensor.shape)} in the module")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(torch.from_numpy(np.array(tensors[name])).to(tensor.dtype))
+            tensor.copy_(torch.from_numpy(np.array(tensors[name], "f4")).to(tensor.dtype))
+    if tie:
+        leaders: Dict[int, torch.nn.Parameter] = {}
+        for name, tensor in own.items():
+            if isinstance(tensor, torch.nn.Parameter) and _is_matrix(tensor):
+                leader = leaders.setdefault(artifact.names[name], tensor)
+                if leader is not tensor and leader.dtype == tensor.dtype and leader.device == tensor.device:
+                    owner, _, attribute = name.rpartition(".")
+                    setattr(module.get_submodule(owner), attribute, leader)
 
 
 def _tensors(module: torch.nn.Module) -> Dict[str, torch.Tensor]:
     """Parameters and buffers that a checkpoint holds, numbers with a point only."""
     found: Dict[str, torch.Tensor] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
-        if isinstance(tensor, torch.Tensor) and tensor.is_quantized:
-            raise tiepack.InputError(f"{name} is of the quantized type {tensor.dtype}: dequantize it before packing")
-        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
-            if tensor.device.type == "meta":
-                raise tiepack.InputError(f"{name} is on the meta device: it has no values to pack")
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        _refuse(name, tensor)
+        if tensor.is_floating_point():
             if tensor.dtype not in _SAVED_AS:
                 raise tiepack.InputError(f"{name} is of type {tensor.dtype}, which tiepack does not know")
             found[name] = tensor
@@ -431,14 +506,27 @@ def _tensors(module: torch.nn.Module) -> Dict[str, torch.Tensor]:
 
 
 def save_model(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"]) -> Dict[str, str]:
-    """Writes a module's tensors as safetensors; returns for every further name of a Parameter its first."""
+    """Writes a module's tensors as safetensors; returns for every further name of a Parameter its first.
+
+    Raises InputError where two share a part of their memory: both cannot get the values of an artifact.
+    """
     arrays, first, aliases = {}, {}, {}
-    for name, tensor in _tensors(module).items():
-        if id(tensor) in first:
-            aliases[name] = first[id(tensor)]
-            arrays[name] = arrays[first[id(tensor)]]  # a model of no known network has every name
+    places: Dict[int, List[str]] = {}
+    tensors = _tensors(module)
+    for name, tensor in tensors.items():
+        one = first.setdefault(_identity(tensor), name)
+        if one != name:
+            aliases[name] = one
+            arrays[name] = arrays[one]  # a model of no known network has every name
             continue
-        first[id(tensor)] = name
+        if tensor.numel():
+            beside = places.setdefault(tensor.untyped_storage().data_ptr(), [])
+            for other in beside:
+                if _overlap(tensor, tensors[other]):
+                    raise tiepack.InputError(
+                        f"{other} and {name} share a part of their memory, so they cannot be packed as two",
+                        "make them one Parameter, or give each its own with clone()")
+            beside.append(name)
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else torch.zeros(0, dtype=torch.uint8)
         arrays[name] = _SAVED_AS[tensor.dtype], list(tensor.shape), raw.numpy().tobytes()
     _save_safetensors(path, arrays, {"format": "pt"})

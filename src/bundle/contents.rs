@@ -1,84 +1,91 @@
 //! What the small decoder must know of an artifact's header, as Python.
 
-use std::fmt::Write;
+use std::fmt::Display;
 
-use crate::artifact::layout::Header;
+use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::model::Dtype;
 
-/// A stream as the small decoder knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    pub codec: u8,
-    pub tensors: Vec<u32>,
-    /// Element types as the format numbers them; of lossless streams only.
-    pub types: Vec<u8>,
-    pub needs: Vec<u32>,
-    pub len: u64,
-}
-
-/// What of a header is needed to decode.
+/// What of a header is needed to decode. Tensors are numbered in the order in which the streams have them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     pub entries: Vec<Entry>,
     /// Of the stored tensors.
     pub shapes: Vec<Vec<usize>>,
-    /// Every name with the stored tensor it stands for.
-    pub names: Vec<(String, u32)>,
+    /// Every name with the stored tensor it stands for: in the order of the tensors, which takes fewer bytes, or where names are
+    /// left out in alphabetical order.
+    pub names: Vec<(String, usize)>,
     /// Names are left out; tensors come in their alphabetical order.
     pub nameless: bool,
+}
+
+/// A stream as the small decoder knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub codec: u8,
+    pub tensors: usize,
+    /// Element type as the format numbers it; of lossless streams only.
+    pub dtype: u8,
+    /// The tensor that it starts from.
+    pub need: Option<usize>,
+    pub len: u64,
 }
 
 impl Contents {
     /// Of an artifact.
     pub fn new(header: &Header, nameless: bool) -> Contents {
-        let mut shapes = vec![Vec::new(); header.stored()];
-        for (named, source) in header.names.iter().zip(&header.source) {
-            shapes[*source as usize].clone_from(&named.shape);
+        let order: Vec<u32> = header.streams.iter().flat_map(|stream| stream.tensors.iter().copied()).collect();
+        let mut number = vec![0; header.stored()];
+        for (new, old) in order.iter().enumerate() {
+            number[*old as usize] = new;
         }
-        let number = |dtype: &Dtype| match dtype {
+        let mut shapes = vec![Vec::new(); order.len()];
+        for (named, source) in header.names.iter().zip(&header.source) {
+            shapes[number[*source as usize]].clone_from(&named.shape);
+        }
+        let dtype = |dtype: &Dtype| match dtype {
             Dtype::F32 => 0,
             Dtype::F16 => 1,
             Dtype::Bf16 => 2,
         };
-        let entry = |s: &crate::artifact::layout::StreamEntry| Entry {
+        let entry = |s: &StreamEntry| Entry {
             codec: s.codec,
-            tensors: s.tensors.clone(),
-            types: if s.codec == 0 { s.dtypes.iter().map(number).collect() } else { Vec::new() },
-            needs: s.needs.clone(),
+            tensors: s.tensors.len(),
+            dtype: s.dtypes.first().filter(|_| s.codec == codec::LOSSLESS).map_or(0, dtype),
+            need: s.needs.first().map(|old| number[*old as usize]),
             len: s.len,
         };
-        let names = header.names.iter().zip(&header.source).map(|(named, source)| (named.name.clone(), *source));
-        Contents { entries: header.streams.iter().map(entry).collect(), shapes, names: names.collect(), nameless }
+        let named = header.names.iter().zip(&header.source);
+        let mut names: Vec<_> = named.map(|(named, source)| (named.name.clone(), number[*source as usize])).collect();
+        names.sort();
+        if !nameless {
+            names.sort_by_key(|(_, t)| *t);
+        }
+        Contents { entries: header.streams.iter().map(entry).collect(), shapes, names, nameless }
     }
 
-    /// ENTRIES, SHAPES, NAMES and NAME, which run.py uses.
+    /// ENTRIES, SHAPES, ORDER, NAMES and NAME, which run.py uses, and the module that it is for worker processes. What is alike stands side by side, so that it compresses.
     pub(super) fn python(&self, script: &str) -> String {
-        let list = |numbers: &[u32]| numbers.iter().map(|n| format!("{n},")).collect::<String>();
-        let mut out = String::from("ENTRIES=[");
-        for Entry { codec, tensors, types, needs, len } in &self.entries {
-            let types: Vec<u32> = types.iter().map(|t| u32::from(*t)).collect();
-            let _ = write!(out, "({codec},[{}],[{}],[{}],{len}),", list(tensors), list(&types), list(needs));
+        fn list<T: Display>(items: impl Iterator<Item = T>) -> String {
+            format!("[{}]", items.map(|item| item.to_string()).collect::<Vec<_>>().join(","))
         }
-        out.push_str("]\nSHAPES=[");
-        for shape in &self.shapes {
-            let shape: Vec<u32> = shape.iter().map(|d| *d as u32).collect();
-            let _ = write!(out, "({}),", list(&shape));
-        }
-        out.push_str("]\nNAMES=");
-        if self.nameless {
-            let mut names: Vec<&(String, u32)> = self.names.iter().collect();
-            names.sort();
-            let order: Vec<u32> = names.iter().map(|(_, t)| *t).collect();
-            let _ = write!(out, "[{}]", list(&order));
-        } else {
-            out.push('{');
-            for (name, t) in &self.names {
-                let _ = write!(out, "{}:{t},", text(name));
-            }
-            out.push('}');
-        }
-        let _ = writeln!(out, "\nNAME={}", text(script));
-        out
+        let of = |column: fn(&Entry) -> i64| list(self.entries.iter().map(column));
+        let columns = [
+            of(|e| i64::from(e.codec)),
+            of(|e| e.tensors as i64),
+            of(|e| i64::from(e.dtype)),
+            of(|e| e.need.map_or(-1, |need| need as i64)),
+            of(|e| e.len as i64),
+        ];
+        let shapes = list(self.shapes.iter().map(|shape| list(shape.iter())));
+        // Differences: layer after layer they are the same.
+        let numbers: Vec<i64> = [0].into_iter().chain(self.names.iter().map(|(_, t)| *t as i64)).collect();
+        let order = list(numbers.windows(2).map(|pair| pair[1] - pair[0]));
+        let names = list(self.names.iter().filter(|_| !self.nameless).map(|(name, _)| text(name)));
+        format!(
+            "__name__=\"tiepack\"\nENTRIES=[*zip({})]\nSHAPES={shapes}\nORDER={order}\nNAMES={names}\nNAME={}\n",
+            columns.join(","),
+            text(script)
+        )
     }
 }
 

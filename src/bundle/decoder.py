@@ -1,7 +1,8 @@
 """The small decoder: from an artifact's streams to tensors. Bundles carry it, minified, with decoder.c, which it compiles, or
 turns into Python where there is no compiler. Specified in formats/artifact.md.
 
-A line marked with a number, and what is indented below it, is left out where no stream is of that codec.
+A line marked with a number, and what is indented below it, is left out where no stream is of that codec. So are the
+checks, what begins with `fine`: a bundle was made of a sound artifact, and has checked by its hash that it is still that.
 """
 import ctypes
 import multiprocessing.pool
@@ -81,20 +82,17 @@ def start(data):
 
 
 def call(name, data, coder, *arguments):
-    arguments = coder, tables, *arguments
-    run = getattr(kernel, name)
-    if isinstance(kernel, ctypes.CDLL):
-        bad = run(data, *[x.ctypes if isinstance(x, np.ndarray) else x for x in arguments])
-    else:
-        lists = [x.tolist() if isinstance(x, np.ndarray) else x for x in arguments]
-        bad = run(data, *lists)
-        for array, found in zip(arguments, lists):
-            if isinstance(found, list):
-                array[:] = found
-    fine(not bad)
+    arguments, native = (coder, tables, *arguments), isinstance(kernel, ctypes.CDLL)
+    given = [x if isinstance(x, int) else x.ctypes if native else x.tolist() for x in arguments]
+    bad = getattr(kernel, name)(data, *given)
+    for array, found in zip(arguments, given):
+        if isinstance(found, list):
+            array[:] = found
+    if bad:
+        raise ValueError("the artifact is damaged")
 
 
-def finish(data, coder):
+def fine_end(data, coder):
     fine(len(data) <= coder[0] <= len(data) + 8)
 
 
@@ -135,7 +133,7 @@ def indices(data, rows, cols, exponents=None, odd=0, turn=0, plain=0):
     memory = np.zeros(239510, "i4"), np.zeros(rows * 6 + 66, "i8")
     coder = start(data)
     call("indices", data, coder, *memory, rows, cols, exponents, odd, turn, plain, out)
-    finish(data, coder)
+    fine_end(data, coder)
     return out.reshape(cols, rows)
 
 
@@ -150,7 +148,7 @@ def matrix(data, rows, cols):
     exponents = np.zeros(rows + cols, "i4")
     coder = start(scales)
     call("exponents", scales, coder, np.zeros(16896, "i4"), rows, cols, exponents)
-    finish(scales, coder)
+    fine_end(scales, coder)
     values = indices(data[at:], rows, cols, exponents, *MACHINES[data[0] & 15], data[0] >> 4)
     steps = np.exp2((base + 16 * np.arange(-32, 33)) / 64).astype("f4")
     return values.T.astype("f4") * steps[exponents[:rows, None] + exponents[rows:] + 32]
@@ -211,23 +209,22 @@ def low_rank(data, at, rows, cols):  # 4
 
 
 def lossless(data, shapes, element):  # 0
-    fine(len(set(element)) == 1)
     sizes = [(int(np.prod(s)), max(sides(s)[1], 1)) for s in shapes]
     fine(sum(n for n, _ in sizes) <= 2048 * (len(data) + 8))
     memory = np.zeros(73176, "i4"), np.zeros(140 + 2 * max(w for _, w in sizes), "i8")
-    coder, found, kind = start(data), [], element[0]
+    coder, found = start(data), []
     for n, width in sizes:
         out = np.zeros(n, "u4")
-        fields = ((8, 23), (5, 10), (8, 7))[kind]
+        fields = ((8, 23), (5, 10), (8, 7))[element]
         call("lossless", data, coder, *memory, *fields, n // width, width, out)
-        found.append(out.astype("u2").view("f2").astype("f4") if kind == 1 else (out << 8 * kind).view("f4"))
-    finish(data, coder)
+        found.append(out.astype("u2").view("f2").astype("f4") if element == 1 else (out << 8 * element).view("f4"))
+    fine_end(data, coder)
     return found
 
 
 def stream(entry):
     """The tensors of a stream; of a sum its terms, of which the first may be a gain."""
-    codec, shapes, element, data = entry
+    codec, shapes, element, data = entry[:4]
     if codec == 0:  # 0
         return lossless(data, shapes, element)  # 0
     if codec == 2:  # 2
@@ -255,24 +252,25 @@ def stream(entry):
 
 
 def decode(entries, shapes, data):
-    """The stored tensors. `entries`: codec, tensors, element types, needs and length of each stream of `data`."""
-    at, jobs, tensors, pool = 0, [], {}, multiprocessing.pool.ThreadPool
-    for codec, own, element, needs, size in entries:
-        jobs.append((codec, [shapes[t] for t in own], element, data[at:at + size]))
+    """The tensors of `shapes`, in order. `entries`: of each stream of `data` codec, number of tensors, their element type, the
+    number of the tensor that it starts from or -1, and length."""
+    at, jobs, tensors, make = 0, [], [], multiprocessing.pool.ThreadPool
+    for codec, count, element, need, size in entries:
+        jobs.append((codec, shapes[:count], element, data[at:at + size], need))
+        shapes = shapes[count:]
         at += size
     if not isinstance(kernel, ctypes.CDLL):
         print("tiepack: no C compiler, decoding in Python: minutes for each megabyte", file=sys.stderr)
-        pool = multiprocessing.get_context("fork").Pool
-    with pool() as workers:
-        parts = workers.map(stream, jobs, 1)
-    for (codec, own, element, needs, size), found in zip(entries, parts):
-        gained = isinstance(found[0], np.float32)
-        fine(len(needs) == gained)
-        if gained:  # 4
-            fine(shapes[needs[0]] == shapes[own[0]])  # 4
-            found[0] = tensors[needs[0]].reshape(sides(shapes[own[0]])) * found[0]  # 4
-        if codec == 4:  # 4
-            found = [sum(found[1:], found[0])]  # 4
-        for t, tensor in zip(own, found):
-            tensors[t] = np.ascontiguousarray(tensor).reshape(shapes[t])
+        make = multiprocessing.get_context("fork").Pool
+    with make() as workers:
+        for job, found in zip(jobs, workers.map(stream, jobs, 1)):
+            gained = isinstance(found[0], np.float32)
+            fine((job[4] < 0) != gained and job[4] < len(tensors))
+            if gained:  # 4
+                fine(tensors[job[4]].shape == tuple(job[1][0]))  # 4
+                found[0] = tensors[job[4]].reshape(sides(job[1][0])) * found[0]  # 4
+            if job[0] == 4:  # 4
+                found = [sum(found[1:], found[0])]  # 4
+            for shape, tensor in zip(job[1], found):
+                tensors.append(np.ascontiguousarray(tensor).reshape(shape))
     return tensors

@@ -7,9 +7,9 @@ const C: &str = "B I U __builtin_clzll char clamp else exponents if indices int 
     unsigned void while width";
 
 /// Words of Python, of its library and of numpy that must stay: those that do not follow a dot; and what run.py is given.
-const PYTHON: &str = "CDLL ENTRIES Exception False NAME NAMES None SHAPES True ValueError abs and as bundled capture_output \
-    check compile ctypes d def dict else enumerate except exec file for from g getattr global if import in input int is isinstance iter lambda \
-    len linecache list max min multiprocessing next not numpy or os pool print raise range re return set signed subprocess \
+const PYTHON: &str = "__name__ CDLL ENTRIES Exception False NAME NAMES None ORDER SHAPES True ValueError abs and as bundled capture_output \
+    check compile ctypes d def dict else enumerate except exec file for from g getattr global globals if import in input int is isinstance iter lambda \
+    len linecache list map max min multiprocessing next not numpy or os pool print raise range re return set signed subprocess \
     sum sys tempfile try types while with x zip pass";
 
 /// decoder.c without what nobody needs: comments, spaces, `const`, long names.
@@ -63,8 +63,8 @@ pub fn python(source: &str) -> String {
     out.trim_start().to_string() + "\n"
 }
 
-/// The source without the lines marked as of codecs that are not among `codecs`, and without the marks. What is indented
-/// more than such a line goes with it.
+/// The source without the lines marked as of codecs that are not among `codecs`, without the marks, and without the checks,
+/// which begin with `fine`, and their definitions. What is indented more than such a line goes with it.
 pub fn only(source: &str, codecs: &BTreeSet<u8>) -> String {
     let mut out = String::new();
     let mut left_out: Option<usize> = None;
@@ -81,6 +81,9 @@ pub fn only(source: &str, codecs: &BTreeSet<u8>) -> String {
                 }
             }
             _ if left_out.is_some() => {}
+            // A whole statement: none goes over several lines.
+            _ if line.trim_start().starts_with("fine") => {}
+            _ if line.starts_with("def fine") => left_out = Some(indent),
             _ => {
                 out.push_str(mark.map_or(line, |(text, _)| text));
                 out.push('\n');
@@ -222,7 +225,7 @@ mod tests {
 
     #[test]
     fn marked_lines_go_with_what_is_below_them() {
-        let source = "a\nif b:  # 4\n    c\n\n    d\ne  # 2\nf  # 4\n";
+        let source = "a\nif b:  # 4\n    c\n\n    d\ne  # 2\n  fine(x)\nf  # 4\n";
         assert_eq!(only(source, &BTreeSet::from([2])), "a\ne\n");
         assert_eq!(only(source, &BTreeSet::from([4])), "a\nif b:\n    c\n\n    d\nf\n");
     }

@@ -1,7 +1,7 @@
 """What a bundle does with the decoder: offers its tensors as `tiepack.bundled()`, and runs the script.
 
 From elsewhere: x (this code, decoder.c, the script, the starting shapes), d (the streams), g (the globals of `__main__`), and
-ENTRIES, SHAPES, NAMES, NAME of the artifact and the script.
+ENTRIES, SHAPES, ORDER, NAMES, NAME of the artifact and the script.
 """
 import linecache
 
@@ -13,13 +13,14 @@ def bundled():
     tables = make_tables(shape.transpose(0, 3, 2, 1).ravel())
     code = x[1].decode()
     kernel = compiled(code) or translated(code)
-    tensors = decode(ENTRIES, SHAPES, d)
+    found = decode(ENTRIES, SHAPES, d)
     if "torch" in sys.modules:
-        for t in tensors:
-            tensors[t] = sys.modules["torch"].from_numpy(tensors[t])
-    return {n: tensors[t] for n, t in NAMES.items()} if isinstance(NAMES, dict) else [tensors[t] for t in NAMES]
+        found = [*map(sys.modules["torch"].from_numpy, found)]
+    found = [found[t] for t in np.cumsum(ORDER)]
+    return dict(zip(NAMES, found)) if NAMES else found
 
 
+sys.modules["tiepack"] = types.SimpleNamespace(**globals())
 script = x[2].decode()
 linecache.cache[NAME] = len(script), None, script.splitlines(True), NAME
 exec(compile(script, NAME, "exec"), g)

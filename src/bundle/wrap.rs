@@ -57,15 +57,15 @@ fn start(script: &Script, modules: &str, path: &str, code: &str, bytes: &[u8], w
     let (n, name) = (bytes.len(), text(script.name));
     let check = format!(
         "p={path}\nd=open(p,\"rb\").read({n})\nif hashlib.sha256(d).hexdigest()[:16]!=\"{hash}\":\
-         sys.exit(p+\" is damaged: its hash is not what it was\")\n"
+         sys.exit(p+\" is damaged: wrong hash\")\n"
     );
     match script.decoder {
         Decoder::Import => format!(
             "import {modules}hashlib,lzma,sys,tiepack\n{check}tiepack._run_bundle(lzma.decompress({code}).decode(),{name},{weights},globals())\n"
         ),
         Decoder::Embed => format!(
-            "import {modules}hashlib,lzma,sys,types\n{check}m=sys.modules[\"tiepack\"]=types.ModuleType(\"tiepack\")\n\
-             m.x=lzma.decompress({code}).split(b\"\\0\",3)\nm.d={weights}\nm.g=globals()\nexec(m.x[0],m.__dict__)\n"
+            "import {modules}hashlib,lzma,sys\n{check}x=lzma.decompress({code}).split(b\"\\0\",3)\n\
+             exec(x[0],dict(x=x,d={weights},g=globals()))\n"
         ),
     }
 }

@@ -18,8 +18,8 @@ fn a_bundle_is_as_large_as_it_says_and_the_same_every_time() {
     assert_eq!(report["budget"]["free"], 9000 - bytes.len());
     run(&line.replace("a.py", "b.py"), dir.path()).good();
     assert_eq!(fs::read(dir.path().join("b.py")).unwrap(), bytes);
-    // The decoder's cost, all it needs included, for matrices and vectors.
-    let line = format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/c.py --nameless --json");
+    // The decoder's cost, all it needs included, names and shapes too, for matrices and vectors.
+    let line = format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/c.py --json");
     let cost = run(&line, dir.path()).good().json()["bytes"]["decoder"].as_u64().unwrap();
     assert!(cost <= 6000, "{cost} bytes");
 }

@@ -23,7 +23,7 @@ mod encode;
 pub use decode::{decode, decode_group};
 pub use encode::{encode, encode_group};
 
-use half::{bf16, f16};
+use half::f16;
 
 use crate::code::entropy::ensemble::{Counter, Mixer, stretch};
 use crate::code::entropy::range::BitIo;
@@ -75,7 +75,8 @@ fn from_word(word: u32, dtype: Dtype) -> f32 {
     match dtype {
         Dtype::F32 => f32::from_bits(word),
         Dtype::F16 => f16::from_bits(word as u16).to_f32(),
-        Dtype::Bf16 => bf16::from_bits(word as u16).to_f32(),
+        // Not by conversion, which changes NaNs.
+        Dtype::Bf16 => f32::from_bits(word << 16),
     }
 }
 
