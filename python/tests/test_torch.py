@@ -2,6 +2,9 @@
 import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,6 +126,22 @@ def test_curvature_is_that_of_gradients_written_out():
     expected = first.detach().numpy()
     cosine = (o[:48] * expected).sum() / np.linalg.norm(o[:48]) / np.linalg.norm(expected)
     assert cosine > 0.999
+
+
+def test_with_a_loss_of_ones_own_the_curvature_is_of_its_gradients():
+    torch.manual_seed(0)
+    net, ids = Bank(), batches(1)[0][:1, :1]
+
+    def loss(module, batch):
+        return F.cross_entropy(module(batch)[0], torch.tensor([5]), reduction="sum"), 1
+
+    statistics = tiepack.torch.measure(net, [ids], loss)
+    o, h = statistics.arrays["mix.weight:output"], statistics.arrays["mix.weight:input"]
+    assert o.shape == (48, 48) and h.shape == (48, 48) and statistics.tokens == 1
+    bias, = torch.autograd.grad(loss(net, ids)[0], net.mix.bias)
+    assert np.allclose(statistics.arrays["mix.bias:curvature"], bias.numpy() ** 2, rtol=1e-4)
+    with pytest.raises(tiepack.UsageError, match="number of tokens"):
+        tiepack.torch.measure(net, [ids], lambda module, batch: (loss(module, batch)[0], None))
 
 
 def test_the_recorder_sees_what_it_is_told():
@@ -249,3 +268,49 @@ def test_a_module_that_hides_its_work_is_told(tmp_path):
 
     with pytest.raises(tiepack.InputError, match="no matrix of the module was seen"):
         tiepack.torch.measure(Hidden(64, 64), [torch.randn(4, 64)])
+
+
+RANK = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch, tiepack.torch
+from test_torch import Bank, batches
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+torch.manual_seed(0)
+recorder = tiepack.torch.Recorder(net := Bank(), seed=rank)
+with recorder.watch():
+    logits = net(batches(2)[rank])
+recorder.backward(logits)
+recorder.all_reduce()
+recorder.statistics().save(sys.argv[3])
+"""
+
+
+def test_ranks_add_up(tmp_path):
+    pytest.importorskip("safetensors")
+    from safetensors.numpy import load_file
+
+    if not torch.distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    script = RANK.format(tests=str(ROOT / "python" / "tests"))
+    ranks = [subprocess.Popen([sys.executable, "-c", script, str(rank), str(tmp_path / "meet"), str(tmp_path / f"{rank}.safetensors")],
+                              cwd=tmp_path, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}) for rank in range(2)]
+    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    both = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    torch.manual_seed(0)
+    net, sums = Bank(), []
+    for rank, ids in enumerate(batches(2)):
+        recorder = tiepack.torch.Recorder(net, seed=rank)
+        with recorder.watch():
+            logits = net(ids)
+        recorder.backward(logits)
+        sums.append(recorder)
+    for name, own in sums[0].sums.items():
+        own.input += sums[1].sums[name].input
+        own.output += sums[1].sums[name].output
+    for name, own in sums[0].vectors.items():
+        own += sums[1].vectors[name]
+    sums[0].tokens += sums[1].tokens
+    for name, array in sums[0].statistics().arrays.items():
+        assert np.allclose(both[0][name], array, rtol=1e-4, atol=1e-8) and np.array_equal(both[0][name], both[1][name]), name

@@ -20,6 +20,9 @@ use crate::text::thousands;
 use crate::verify::verdict::{Budget, Evaluation, Note, Verdict};
 use crate::verify::{self, Trial};
 
+/// Bytes under the cap that a bundle may leave: filling them takes another search.
+const SPARE: u64 = 48;
+
 /// What a pack did.
 #[derive(Debug, Serialize)]
 pub struct Packed {
@@ -146,14 +149,27 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         }));
     }
     interrupt::listen();
+    let mut kept = None;
     let (compiled, bundle) = loop {
         let compiled = compile(&model, calib.as_deref(), &options, progress)?;
-        let bundle = bundling.as_ref().map(|b| b.make(&compiled.bytes)).transpose()?;
-        // The bundle's size was a forecast, good to a few bytes.
-        match bundle.as_ref().map_or(0, |bundle| (bundle.bytes() + includes).saturating_sub(args.cap)) {
-            0 => break (compiled, bundle),
-            over => options.includes += over,
+        let Some(bundle) = bundling.as_ref().map(|b| b.make(&compiled.bytes)).transpose()? else {
+            break (compiled, None);
+        };
+        // The bundle's size was a forecast, good to a few bytes where it takes the codecs that were expected.
+        let Some(free) = args.cap.checked_sub(bundle.bytes() + includes) else {
+            if let Some(kept) = kept {
+                break kept;
+            }
+            options.includes += bundle.bytes() + includes - args.cap;
+            continue;
+        };
+        // Searching again is worth some bytes; measuring and healing again are not.
+        let quick = compiled.healed.is_none() && (calib.is_none() || options.cache.is_some()) && !args.lossless;
+        if kept.is_some() || !quick || free <= SPARE.max(args.cap / 1000) || free > options.includes {
+            break (compiled, Some(bundle));
         }
+        options.includes -= free - SPARE / 2;
+        kept = Some((compiled, Some(bundle)));
     };
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;

@@ -25,6 +25,20 @@ fn a_bundle_is_as_large_as_it_says_and_the_same_every_time() {
 }
 
 #[test]
+fn a_pack_with_its_bundle_fills_the_cap() {
+    let dir = scratch();
+    fs::write(dir.path().join("train.py"), "import tiepack\nprint(len(tiepack.bundled()))\n").unwrap();
+    fs::write(dir.path().join("notes.txt"), "123").unwrap();
+    let line = "pack MODEL -o {}/out.tiepack --cap 60kB --statistics none --effort fast --no-eval \
+        --bundle {}/train.py --include {}/notes.txt --json";
+    let report = run(line, dir.path()).good().json();
+    let bytes = fs::read(dir.path().join("out.py")).unwrap().len();
+    let budget = &report["verdict"]["budget"];
+    assert_eq!((&report["bundle"]["bytes"]["total"], &budget["total"]), (&bytes.into(), &(bytes + 3).into()));
+    assert!(budget["free"].as_u64().unwrap() <= 60, "{budget}");
+}
+
+#[test]
 fn what_cannot_be_bundled_is_refused() {
     let dir = scratch();
     fs::write(dir.path().join("train.py"), "pass\n").unwrap();

@@ -91,14 +91,18 @@ fn ci_runs_the_commands_that_the_readme_gives() {
 #[test]
 fn links_lead_somewhere() {
     let mut documents: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(PathBuf::from).into();
-    for folder in ["examples", "fixtures", "formats", "python"] {
+    // A packaged crate has no other crate in it.
+    let python = Path::new("python").is_dir();
+    for folder in
+        ["examples", "fixtures", "formats", "python"].into_iter().filter(|folder| python || *folder != "python")
+    {
         documents.extend(files(folder, &[".md"]));
     }
     for document in documents {
         let (text, folder) = (text(&document), document.parent().unwrap_or(Path::new("")));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap_or_default();
-            let outside = file.contains("://") || file.is_empty();
+            let outside = file.contains("://") || file.is_empty() || !python && file.contains("python/");
             assert!(outside || folder.join(file).exists(), "{}: {link}", document.display());
         }
     }
