@@ -100,7 +100,10 @@ def test_a_network_of_ones_own_is_judged_by_a_program_of_ones_own(tmp_path):
     assert told.value.exit_code == 1
 
 
-def test_ctrl_c_ends_a_pack_and_leaves_nothing(tmp_path):
+def test_ctrl_c_ends_a_pack_and_leaves_nothing(tmp_path, request):
+    # Where the tests were started in the background, Python ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         tiepack.pack(MODEL, tmp_path / "x.tiepack", cap="100kB", no_cache=True, effort="max")
