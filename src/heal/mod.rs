@@ -12,6 +12,7 @@ pub mod part;
 mod run;
 pub mod small;
 mod state;
+mod student;
 pub mod sum;
 mod text;
 

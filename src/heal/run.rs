@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use super::course::{Course, Length, Point};
-use super::part::{Part, Stream};
+use super::part::Stream;
 use super::state::{Kept, Run, Standing};
+use super::student::Student;
 use super::text::{PIECE_TOKENS, Split, enough, split};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -122,8 +123,7 @@ pub fn heal(
         batch,
         first: 1,
         groups: GROUPS,
-        streams,
-        weights: decoded,
+        student: Student::new(streams, decoded.clone()),
         coded,
         standing: Standing {
             key: options.key.clone(),
@@ -141,8 +141,15 @@ pub fn heal(
         binding: Duration::ZERO,
         breakdowns: 0,
     };
-    healing.run()?;
+    healing.run(&decoded)?;
     Ok(healing.finish(calib.len()))
+}
+
+/// A state that fits.
+struct Fitting {
+    bytes: u64,
+    coded: Vec<Vec<u8>>,
+    weights: Vec<Vec<f32>>,
 }
 
 struct Healing<'a> {
@@ -154,9 +161,7 @@ struct Healing<'a> {
     /// Groups that are bound when training begins: 1, or 0 where there is something to learn before.
     first: usize,
     groups: usize,
-    streams: Vec<Stream>,
-    /// By stored tensor, as they are now.
-    weights: Vec<Vec<f32>>,
+    student: Student,
     /// Bytes of every stream untrained, later of the best state.
     coded: Vec<Vec<u8>>,
     standing: Standing,
@@ -171,17 +176,9 @@ struct Healing<'a> {
 }
 
 impl Healing<'_> {
-    fn run(&mut self) -> Result<()> {
-        let untrained = std::mem::take(&mut self.weights);
-        self.weights.clone_from(&untrained);
-        // Residuals were of matrices that were rounded; these no longer are.
-        self.bind(0.0, 1.0);
+    fn run(&mut self, untrained: &[Vec<f32>]) -> Result<()> {
         // Copies of matrices that were trained apart, and factors of low rank, lose before anything is rounded.
-        let apart = self.streams.iter().filter(|s| !matches!(s.part, Part::Fixed | Part::Vectors(_))).any(|stream| {
-            let at = stream.tensors[0];
-            let pairs = || self.weights[at].iter().zip(&self.model.stored[at].data[..]);
-            pairs().map(|(a, b)| (a - b).powi(2)).sum::<f32>() > APART * pairs().map(|(_, b)| b * b).sum::<f32>()
-        });
+        let apart = self.student.differs(self.model, APART);
         self.first = usize::from(self.options.objective == Objective::Kl && !apart);
         if let Length::Steps(steps) = self.options.length {
             self.groups = GROUPS.min(steps + self.first).max(1);
@@ -196,10 +193,9 @@ impl Healing<'_> {
             (0..self.standing.step).for_each(|_| drop(self.rows.batch(self.batch)));
         }
         if self.standing.course.is_empty() {
-            self.weights = untrained;
-            self.look((self.options.file_size)(&self.coded.iter().map(Vec::len).collect::<Vec<_>>())?)?;
+            self.look(untrained, (self.options.file_size)(&self.coded.iter().map(Vec::len).collect::<Vec<_>>())?)?;
         }
-        self.refresh();
+        self.student.refresh();
         self.progress.begin("healing", self.standing.steps as u64);
         self.progress.advance(self.standing.step as u64);
         loop {
@@ -214,7 +210,7 @@ impl Healing<'_> {
             }
             let begun = Instant::now();
             self.standing.group += 1;
-            self.bind(self.standing.group as f64 / self.groups as f64, self.standing.price);
+            self.student.bind(self.standing.group as f64 / self.groups as f64, self.standing.price);
             self.steer();
             self.binding = begun.elapsed();
         }
@@ -239,7 +235,7 @@ impl Healing<'_> {
 
     /// Trains until the next group is to be bound; says whether the run was stopped.
     fn segment(&mut self) -> Result<bool> {
-        let start = self.snapshot();
+        let start = self.student.snapshot();
         // Long segments end with their best state, if only the one that they began with.
         let watched = self.allotted() >= EVERY;
         let mut best = None;
@@ -254,7 +250,8 @@ impl Healing<'_> {
                 return Ok(true);
             }
             let batch = self.rows.batch(self.batch);
-            let mut found = gradient(self.model, &self.weights, Some(self.teacher), &batch, self.options.objective)?;
+            let found =
+                gradient(self.model, &self.student.weights, Some(self.teacher), &batch, self.options.objective)?;
             let sound = found.totals.divergence.is_finite() && found.totals.loss.is_finite();
             if !sound || found.tensors.par_iter().any(|g| g.iter().any(|v| !v.is_finite())) {
                 self.break_down(done, &start)?;
@@ -263,10 +260,8 @@ impl Healing<'_> {
             }
             self.seen.0 += found.totals.divergence;
             self.seen.1 += found.totals.positions;
-            self.streams.iter().rev().for_each(|stream| stream.hand_on(&mut found.tensors));
             let rate = self.standing.rate * share * (RATE / (self.allotted() as f32).sqrt()).min(HIGHEST);
-            self.streams.par_iter_mut().for_each(|stream| stream.learn(&found.tensors, [rate, VECTORS * rate], BETAS));
-            self.refresh();
+            self.student.learn(found.tensors, [rate, VECTORS * rate], BETAS);
             done += 1;
             self.standing.step += 1;
             self.progress.advance(1);
@@ -283,7 +278,7 @@ impl Healing<'_> {
                 let now = self.watch()?;
                 let gained = 1.0 - now / *goal;
                 if now < *goal {
-                    (*goal, *kept) = (now, self.snapshot());
+                    (*goal, *kept) = (now, self.student.snapshot());
                 }
                 if self.options.length == Length::Gaining && gained < GAIN {
                     break;
@@ -292,8 +287,7 @@ impl Healing<'_> {
         }
         match best {
             Some((goal, kept)) if self.goal(self.standing.course.len() - 1) > goal => {
-                self.restore(&kept);
-                self.refresh();
+                self.student.restore(&kept);
             }
             None if self.standing.course.last().is_none_or(|point| point.step + EVERY <= self.standing.step) => {
                 self.watch()?;
@@ -318,46 +312,9 @@ impl Healing<'_> {
         self.progress.advance(self.standing.step as u64);
     }
 
-    /// `weights` follow what was learned.
-    fn refresh(&mut self) {
-        let alone = |s: &Stream| if s.from.is_none() { s.weights(&[]) } else { Vec::new() };
-        let independent: Vec<Vec<Vec<f32>>> = self.streams.par_iter().map(alone).collect();
-        for (stream, own) in self.streams.iter().zip(independent) {
-            let own = if stream.from.is_none() { own } else { stream.weights(&self.weights) };
-            stream.tensors.iter().zip(own).for_each(|(tensor, w)| self.weights[*tensor] = w);
-        }
-    }
-
-    /// Binds columns of all matrices until `share` of each are.
-    fn bind(&mut self, share: f64, price: f32) {
-        let before: Vec<Vec<f32>> = (0..self.weights.len())
-            .map(|i| if self.streams.iter().any(|s| s.from == Some(i)) { self.weights[i].clone() } else { Vec::new() })
-            .collect();
-        let alone = |s: &mut Stream| {
-            if s.from.is_none() {
-                s.bind(share, price, None)
-            }
-        };
-        self.streams.par_iter_mut().for_each(alone);
-        for stream in &mut self.streams {
-            if let Some(from) = stream.from {
-                let change = self.weights[from].iter().zip(&before[from]).map(|(now, before)| now - before).collect();
-                stream.bind(share, price, Some(change));
-            }
-            let own = stream.weights(&self.weights);
-            stream.tensors.iter().zip(own).for_each(|(tensor, w)| self.weights[*tensor] = w);
-        }
-    }
-
-    /// Bits of what is bound beyond what it takes untrained, and what the loose columns would take.
-    fn bits(&self) -> (f64, f64) {
-        let each: Vec<(f64, f64)> = self.streams.par_iter().filter_map(|s| Some(s.binding()?.budget())).collect();
-        each.into_iter().fold((0.0, 0.0), |sum, own| (sum.0 + own.0, sum.1 + own.1))
-    }
-
     /// Has the loose columns save what the bound ones took too much.
     fn steer(&mut self) {
-        let (over, left) = self.bits();
+        let (over, left) = self.student.bits();
         if left > 0.0 {
             self.standing.price = (STEER * over / left).clamp(-TURN, TURN).exp() as f32;
         }
@@ -366,13 +323,17 @@ impl Healing<'_> {
     /// Looks at the held-out text while some columns are loose; returns what is to be small.
     fn watch(&mut self) -> Result<f64> {
         let untrained = self.standing.course.first().map_or(0, |point| point.bytes);
-        self.look((untrained as f64 + self.bits().0 / 8.0).round() as u64)?;
+        let bytes = (untrained as f64 + self.student.bits().0 / 8.0).round() as u64;
+        let weights = std::mem::take(&mut self.student.weights);
+        let looked = self.look(&weights, bytes);
+        self.student.weights = weights;
+        looked?;
         Ok(self.goal(self.standing.course.len() - 1))
     }
 
-    /// Measures the present weights on the held-out text.
-    fn look(&mut self, bytes: u64) -> Result<()> {
-        let data = self.weights.iter().map(|w| Arc::new(w.clone())).collect();
+    /// Measures weights on the held-out text.
+    fn look(&mut self, weights: &[Vec<f32>], bytes: u64) -> Result<()> {
+        let data = weights.iter().map(|w| Arc::new(w.clone())).collect();
         let totals = self.held_out.measure(self.model.network()?, &self.model.with_data(data).params()?)?;
         let [kl, loss] = [totals.mean_divergence(), totals.mean_loss()];
         let training_kl = self.seen.0 / self.seen.1.max(1) as f64;
@@ -406,22 +367,19 @@ impl Healing<'_> {
         if self.standing.step == 0 {
             return Ok(());
         }
-        let (start, budget) = (self.snapshot(), self.options.budget);
+        let (start, budget) = (self.student.snapshot(), self.options.budget);
         let (mut dear, mut cheap) = (None, None);
         let (mut price, mut stride) = (self.standing.price.ln(), STRIDE);
-        let mut fitting: Option<(u64, Vec<Vec<u8>>, Vec<Vec<f32>>)> = None;
+        let mut fitting: Option<Fitting> = None;
         for _ in 0..FITS {
-            self.restore(&start);
-            self.refresh();
-            self.bind(1.0, price.exp());
-            let coded: Vec<Vec<u8>> = (self.streams.par_iter().zip(&self.coded))
-                .map(|(stream, before)| stream.bytes().unwrap_or_else(|| before.clone()))
-                .collect();
+            self.student.restore(&start);
+            self.student.bind(1.0, price.exp());
+            let coded = self.student.coded(&self.coded);
             let bytes = (self.options.file_size)(&coded.iter().map(Vec::len).collect::<Vec<_>>())?;
             if bytes <= budget {
                 dear = Some(price);
-                if fitting.as_ref().is_none_or(|(most, ..)| bytes > *most) {
-                    fitting = Some((bytes, coded, self.weights.clone()));
+                if fitting.as_ref().is_none_or(|f| bytes > f.bytes) {
+                    fitting = Some(Fitting { bytes, coded, weights: self.student.weights.clone() });
                 }
                 if budget - bytes <= budget / CLOSE {
                     break;
@@ -436,13 +394,12 @@ impl Healing<'_> {
             };
             stride *= 2.0;
         }
-        let Some((bytes, coded, weights)) = fitting else {
+        let Some(Fitting { bytes, coded, weights }) = fitting else {
             self.progress.note("healing: what was learned does not fit into the cap; packed without it");
             return Ok(());
         };
-        self.weights = weights;
         self.standing.group = self.groups;
-        self.look(bytes)?;
+        self.look(&weights, bytes)?;
         self.weigh_text();
         if self.goal(self.standing.course.len() - 1) < self.goal(0) {
             self.coded = coded;
@@ -478,8 +435,7 @@ impl Healing<'_> {
             return Err(Error::compute(format!("healing broke down at step {step}: the loss is not a number"))
                 .hint("pack with --heal off"));
         }
-        self.restore(start);
-        self.refresh();
+        self.student.restore(start);
         self.standing.rate *= 0.5;
         self.standing.step -= done;
         self.progress.note(&format!(
@@ -489,14 +445,6 @@ impl Healing<'_> {
         Ok(())
     }
 
-    fn snapshot(&mut self) -> Vec<Kept> {
-        self.streams.iter_mut().flat_map(Stream::slots).map(|slot| slot.keep()).collect()
-    }
-
-    fn restore(&mut self, kept: &[Kept]) {
-        self.streams.iter_mut().flat_map(Stream::slots).zip(kept).for_each(|(slot, kept)| slot.take_back(kept));
-    }
-
     fn keep(&mut self) -> Result<()> {
         self.exchange(|run, path| run.save(path))
     }
@@ -504,7 +452,7 @@ impl Healing<'_> {
     /// Saves or loads the state, where there is a place for it.
     fn exchange(&mut self, act: impl FnOnce(Run, &std::path::Path) -> Result<()>) -> Result<()> {
         let Some(path) = &self.options.checkpoint else { return Ok(()) };
-        act(Run { standing: &mut self.standing, streams: &mut self.streams }, path)
+        act(Run { standing: &mut self.standing, streams: &mut self.student.streams }, path)
     }
 
     fn finish(self, calibration: usize) -> Healed {
