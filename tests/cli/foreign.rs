@@ -156,3 +156,19 @@ fn matrices_of_zeros_and_silent_branches_cost_next_to_nothing() {
     assert_eq!(zeros.len(), 1, "{rows}");
     assert_eq!((&zeros[0]["bytes"], zeros[0]["tensors"].as_array().unwrap().len()), (&json!(0), 2));
 }
+
+#[test]
+fn embedding_rows_of_zeros_that_occur_in_the_text_are_no_end() {
+    // Behind the norm of a zero vector gradients overflow, also those of the matrices that it passes.
+    let model = copy(&[]);
+    edit_tensor(&model.path().join("model.safetensors"), "tok_emb.weight", |bytes| {
+        let row = bytes.len() / 1024;
+        bytes[100 * row..900 * row].fill(0);
+    });
+    let options = "--cap 90kB --effort fast --calib-rows 8 --val-rows 4 --no-cache --json";
+    let document = run(&format!("pack {{}} -o {{}}/out.tiepack {options}"), model.path()).good().json();
+    let cost = &document["verdict"]["evaluation"]["cost"];
+    assert!(cost["divergence"]["mean"]["value"].as_f64().unwrap() < 0.1, "{cost}");
+    let note = document["verdict"]["notes"].to_string();
+    assert!(note.contains("useless, as the original is"), "{note}");
+}
