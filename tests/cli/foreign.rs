@@ -56,6 +56,15 @@ fn a_model_of_no_known_network_is_packed_opened_and_unpacked() {
     run("unpack {}/exact.tiepack -o {}/exact", dir.path()).good();
     assert!(tensors(&dir.path().join("model.safetensors")) == tensors(&dir.path().join("exact/model.safetensors")));
 
+    // What had no configuration comes back without one, and is packed again to the same file.
+    let bare = scratch();
+    fs::copy(dir.path().join("model.safetensors"), bare.path().join("model.safetensors")).unwrap();
+    run("pack {} -o {}/a.tiepack --cap 200kB --lossless", bare.path()).good();
+    run("unpack {}/a.tiepack -o {}/again", bare.path()).good();
+    assert!(!bare.path().join("again/config.json").exists());
+    run("pack {}/again -o {}/b.tiepack --cap 200kB --lossless", bare.path()).good();
+    assert!(fs::read(bare.path().join("a.tiepack")).unwrap() == fs::read(bare.path().join("b.tiepack")).unwrap());
+
     // By squared error: at 4 bits a weight the error is a few percent of the weights' size.
     let pack = "pack {} -o {}/out.tiepack --cap 18kB --statistics none --write-plan {}/plan.json --json";
     let document = run(pack, dir.path()).good().json();
