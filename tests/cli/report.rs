@@ -52,10 +52,12 @@ fn figures_on_pages_are_those_of_json() {
     let kl = document["verdict"]["evaluation"]["cost"]["divergence"]["mean"]["value"].as_f64().unwrap();
     assert!(page.contains(&format!("{kl:.4}")), "{kl} as a person reads it");
     check(&format!("diff {artifact} {{}}/a.tiepack --weights"), dir, 30);
+    let (page, _) = check("inspect {}/a.tiepack --indices", dir, 100);
+    assert!(page.contains("What the bits are worth") && page.contains("entropy of an index"));
     fs::write(dir.join("peers.json"), r#"[{"packer": "another <one>", "bytes": 70000, "kl": 0.5}]"#).unwrap();
     let line = "frontier MODEL --caps 50kB,60kB,500 --statistics none --effort fast --val-rows 1 --peers {}/peers.json";
     let (page, _) = check(line, dir, 12);
-    assert!(page.contains("another &lt;one&gt;") && page.contains("does not fit"));
+    assert!(page.contains("<li>another &lt;one&gt;</li>") && page.contains("does not fit"));
 }
 
 #[test]
