@@ -114,6 +114,7 @@ pub fn all(document: Document) -> Vec<Section> {
         }
         Some("diff") => sections.extend(changes(document)),
         Some("pack") => {
+            sections.extend(losses(document));
             sections.extend(healing(document));
             sections.extend(search(document));
         }
@@ -122,8 +123,11 @@ pub fn all(document: Document) -> Vec<Section> {
     if let Some(ledger) = ledger(document) {
         sections.extend(pictures(&ledger));
         sections.extend(groups(document));
+        sections.extend(quality(document));
     }
-    sections.extend(losses(document));
+    if document.text("/command") != Some("pack") {
+        sections.extend(losses(document));
+    }
     sections.extend(notes(document));
     sections
 }
@@ -212,6 +216,8 @@ fn frontier(document: Document) -> Option<Section> {
     let peers = if curve.others.is_empty() { "" } else { " Rings are other packers." };
     let body =
         picture("loss against bytes", WIDE, |width| curve.draw(width, if width < 500.0 { 300.0 } else { 440.0 }))?;
+    let names: String = curve.others.iter().map(|(name, _)| format!("<li>{}</li>", escape(name))).collect();
+    let body = if names.is_empty() { body } else { body + &format!("<ol class=\"narrow\">{names}</ol>\n") };
     let about = format!(
         "Every point is a file, opened and measured on validation tokens. Whiskers are one standard error.{peers}"
     );
@@ -378,6 +384,47 @@ fn groups(document: Document) -> Option<Section> {
     ]);
     let body = table(&[by, ">weights", ">bytes", ">share", ">bits"], &rows);
     Some(Section { title: "The same as a table", about, body, half: false })
+}
+
+/// What the bits of each matrix are worth, where that was asked for.
+fn quality(document: Document) -> Option<Section> {
+    let list = document.list("/rows");
+    let columns = [
+        (">bits", "bits_per_weight", As::Bits),
+        (">entropy of an index", "indices/entropy", As::Bits),
+        (">spent on it", "indices/spent", As::Bits),
+        (">zeros", "indices/zeros", As::Percent),
+        (">relative error", "fidelity/relative_error", As::Percent),
+        (">share of the loss", "fidelity/loss_share", As::Percent),
+        (">Gaussian bound", "fidelity/gaussian_bound", As::Bits),
+    ];
+    let known = |(_, what, _): &&(&str, &str, As)| {
+        (0..list.len()).any(|at| document.number(&format!("/rows/{at}/{what}")).is_some())
+    };
+    let columns: Vec<_> = columns.iter().filter(known).collect();
+    if columns.len() < 2 {
+        return None;
+    }
+    let mut order: Vec<usize> =
+        (0..list.len()).filter(|at| document.number(&format!("/rows/{at}/bits_per_weight")).is_some()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(list[*at]["bytes"].as_u64()));
+    let row = |at: &usize| {
+        let of = |(_, what, how): &&(&str, &str, As)| {
+            document.figure(&format!("/rows/{at}/{what}"), *how).unwrap_or_default()
+        };
+        let part = document.text(&format!("/rows/{at}/part")).unwrap_or_default();
+        let layers: Vec<usize> =
+            list[*at]["layers"].as_array().into_iter().flatten().filter_map(|l| Some(l.as_u64()? as usize)).collect();
+        let name = [escape(part), crate::text::list(&layers)].to_vec();
+        name.into_iter().chain(columns.iter().map(of)).collect()
+    };
+    let rows: Vec<Vec<String>> = order.iter().take(2 * ROWS).map(row).collect();
+    let titles: Vec<&str> = ["matrix", "layers"].into_iter().chain(columns.iter().map(|(title, ..)| *title)).collect();
+    let about =
+        "Bits a weight. The bound is the least for independent Gaussian weights at the same predicted loss; trained \
+                 weights are neither, so a matrix can lie below it."
+            .into();
+    Some(Section { title: "What the bits are worth", about, body: table(&titles, &rows), half: false })
 }
 
 fn losses(document: Document) -> Option<Section> {

@@ -27,7 +27,7 @@ use crate::progress::Progress;
 
 use memory::Memory;
 pub use several::several;
-use verdict::{Against, Evaluation, File, Note, Sample, Verdict};
+use verdict::{Against, Evaluation, File, Loss, Note, Sample, Verdict};
 
 /// Validation tokens, every id below the model's vocabulary.
 #[derive(Debug, Clone)]
@@ -240,8 +240,10 @@ fn notes(model: &Model, trial: Option<&Trial>, evaluation: Option<&Evaluation>) 
         Some(trial) if trial.table.is_none() => vec![Note::NoTokenizer],
         Some(_) => Vec::new(),
     };
-    if evaluation.is_some_and(|e| e.packed.nats_per_token > (vocab as f64).ln()) {
-        notes.push(Note::WorseThanGuessing);
+    let guessing = |loss: &Loss| loss.nats_per_token > (vocab as f64).ln();
+    if let Some(evaluation) = evaluation.filter(|e| guessing(&e.packed)) {
+        let original = evaluation.cost.as_ref().is_some_and(|cost| guessing(&cost.original));
+        notes.push(Note::WorseThanGuessing { original });
     }
     notes
 }

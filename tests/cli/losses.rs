@@ -94,7 +94,8 @@ fn losses_of_tokens_add_up_to_the_loss() {
 fn losses_replace_nothing_but_losses() {
     let dir = copy(&[]);
     let told = &mut String::new();
-    for line in ["--losses {}/model.safetensors", "--losses {}/val_000.bin", "--losses {}", "--losses {}/deep/x.npy"] {
+    fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
+    for line in ["--losses {}/model.safetensors", "--losses {}/thesis.tex", "--losses {}", "--losses {}/deep/x.npy"] {
         let before = fs::read(dir.path().join("model.safetensors")).unwrap();
         let refused = run(&format!("eval {{}} --val-rows 1 {line}"), dir.path());
         *told += &format!("$ tiepack eval {{}} {line}\n{}\n", refused.told(dir.path()));

@@ -217,6 +217,9 @@ fn quality(inspected: &Inspected, rows: &[&Row]) -> String {
 /// `layers 0 1 0 3 3 0: 3 of 6 stored`.
 pub(super) fn ties(copies: &[usize]) -> String {
     let own = copies.iter().enumerate().filter(|(layer, copy)| layer == *copy).count();
+    if own == copies.len() {
+        return format!("none, {own} of {own} layers stored");
+    }
     let copies: Vec<String> = copies.iter().map(ToString::to_string).collect();
     format!("layers {}: {own} of {} stored", copies.join(" "), copies.len())
 }
