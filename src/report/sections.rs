@@ -242,8 +242,7 @@ fn healing(document: Document) -> Option<Section> {
     let spot = |at: usize| {
         let of = |what: &str| document.number(&format!("{points}/{at}/{what}"));
         let (x, y) = (of("step")?, of("kl")?);
-        let title =
-            format!("step {x} · KL {} nats per token · {} bytes", As::Nats.text(y), thousands(of("bytes")? as u64));
+        let title = format!("step {x} · KL {} nats per token · {:.0} % bound", As::Nats.text(y), 100.0 * of("bound")?);
         Some(Spot { x, y, error: None, title })
     };
     let line: Vec<Spot> = (0..document.list(points).len()).filter_map(spot).collect();
@@ -256,7 +255,11 @@ fn healing(document: Document) -> Option<Section> {
     };
     let body = picture("healing", WIDE, |width| curve.draw(width, if width < 500.0 { 240.0 } else { 300.0 }))?;
     let steps = document.figure("/healing/course/steps", As::Count).unwrap_or_default();
-    let about = format!("{steps} steps back towards the original, on calibration tokens only.");
+    let about = format!(
+        "{steps} steps back towards the original, on calibration tokens only. The first point is the model as it was rounded. Then \
+         columns are bound to their grids group by group, which costs, and what is still loose is trained to make good for it; at \
+         the last point all are bound."
+    );
     Some(Section { title: "Healing", about, body, half: false })
 }
 
