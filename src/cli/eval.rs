@@ -78,7 +78,8 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     };
     progress.begin("evaluate on validation", tokens as u64);
     let params = model.params()?;
-    let scored = score((net, &params), &mut stream, scoring, table.as_ref(), &mut each, &|n| progress.advance(n))?;
+    let scored = score((net, &params), &mut stream, scoring, table.as_ref(), &mut each, &|n| progress.advance(n));
+    let scored = scored.map_err(|e| model.full(e, 0, 2 * length))?;
     progress.end();
     losses.map(Staged::commit).transpose()?;
 

@@ -45,8 +45,9 @@ pub fn check(command: &Command) -> Result<()> {
         Command::Diff(args) => {
             named.draws(&args.pictures);
             let validation = ValidationFiles { val: args.val.clone(), tokenizer: args.tokenizer.clone() };
-            named.model(&args.before, &args.files, Some(&validation), &[])?;
-            named.model(&args.after, &args.files, Some(&validation), &[])?;
+            let validation = Some(&validation).filter(|_| !args.val.is_empty());
+            named.model(&args.before, &args.files, validation, &[])?;
+            named.model(&args.after, &args.files, validation, &[])?;
         }
         Command::Frontier(args) => {
             named.writes(&args.csv);
@@ -84,9 +85,11 @@ impl Named {
     ) -> Result<()> {
         let overrides = files.overrides(validation, calib);
         if files::is_artifact(path)? {
-            let beside = Validation::beside(path, &overrides)?;
             self.inputs.push(path.to_path_buf());
-            self.reads(beside.shards.iter().chain(&beside.tokenizer));
+            if validation.is_some() {
+                let beside = Validation::beside(path, &overrides)?;
+                self.reads(beside.shards.iter().chain(&beside.tokenizer));
+            }
         } else {
             self.inputs.extend(folder::locate(path, &overrides)?.files());
         }

@@ -140,11 +140,13 @@ pub fn measure(
         }
         Ok(lane)
     };
-    let mut done: Vec<Lane> = match model.device().is_cpu() {
-        true => (0..lanes).into_par_iter().map(lane).collect::<Result<_>>()?,
+    let done: Result<Vec<Lane>> = match model.device().is_cpu() {
+        true => (0..lanes).into_par_iter().map(lane).collect(),
         // A GPU runs one pass after the other anyway.
-        false => (0..lanes).map(lane).collect::<Result<_>>()?,
+        false => (0..lanes).map(lane).collect(),
     };
+    let tokens = batches.first().map_or(0, |rows| rows.len() * windows.length());
+    let mut done = done.map_err(|e| model.full(e, lanes * lane_bytes, tokens))?;
     let mut total = done.remove(0);
     for lane in done {
         total.add(lane)?;

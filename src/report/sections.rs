@@ -6,7 +6,7 @@ use super::bars::bars;
 use super::curve::{Curve, Spot};
 use super::figure::{As, Document};
 use super::heat::heat;
-use super::ledger::{Family, Ledger};
+use super::ledger::{Family, Ledger, Row};
 use super::svg::{Canvas, escape};
 use super::ties::ties;
 use super::treemap::treemap;
@@ -55,9 +55,15 @@ pub fn title(document: Document) -> (String, String) {
         "frontier" => (text("/model").to_string(), "loss against bytes".into()),
         "diff" => ("What changed".into(), format!("{} → {}", text("/before/path"), text("/after/path"))),
         _ => {
-            let path = text("/path");
-            let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
-            (name.to_string(), format!("{}, {} layers, {}", text("/arch"), layers("/layers"), text("/kind")))
+            let mut parts = text("/path").rsplit(['/', '\\']);
+            let name = parts.next().unwrap_or_default();
+            // Weights are called alike in every folder.
+            let name = parts
+                .next()
+                .filter(|folder| name.starts_with("model.safetensors") && !folder.is_empty())
+                .unwrap_or(name);
+            let arch = Some(text("/arch")).filter(|arch| !arch.is_empty()).unwrap_or("no known architecture");
+            (name.to_string(), format!("{arch}, {} layers, {}", layers("/layers"), text("/kind")))
         }
     };
     (escape(&title), escape(&subtitle))
@@ -168,10 +174,16 @@ fn pictures(ledger: &Ledger) -> Vec<Section> {
             half,
         });
     }
-    let least = ledger.rows.iter().filter_map(|row| row.bits).fold(f64::INFINITY, f64::min);
+    let mut bits: Vec<&Row> = ledger.matrices.iter().filter(|m| m.own).map(|m| &ledger.rows[m.row]).collect();
+    bits.retain(|row| row.bits.is_some());
+    bits.sort_by(|a, b| a.bits.unwrap_or(0.0).total_cmp(&b.bits.unwrap_or(0.0)));
+    let ends = bits.first().zip(bits.last()).and_then(|(least, most)| {
+        let figure = |row: &Row| ledger.document.figure(&format!("{}/bits_per_weight", row.at), As::Bits);
+        Some(format!("{} to {}", figure(least)?, figure(most)?))
+    });
     let drawn = picture("bits per weight of every matrix", width, |width| heat(ledger, width));
-    if let Some(body) = drawn.filter(|_| least.is_finite()) {
-        let about = "Of every matrix that is stored, all bytes of its stream counted. Fuller is more.".into();
+    if let Some((body, ends)) = drawn.zip(ends) {
+        let about = format!("Of every matrix that is stored, all bytes of its stream counted: {ends}. Fuller is more.");
         sections.push(Section { title: "Bits per weight", about, body, half });
     }
     let area = |width: f64| Some(treemap(ledger, width, if width < 500.0 { 420.0 } else { 430.0 }));
@@ -340,7 +352,8 @@ fn changes(document: Document) -> Vec<Section> {
         let rows: Vec<Vec<String>> = document.list(list).iter().take(ROWS).map(line).collect();
         if !rows.is_empty() {
             let body = table(&[if name == "key" { "setting" } else { "matrix" }, "before", "after"], &rows);
-            sections.push(Section { title, about: String::new(), body, half: true });
+            let about = more(document.list(list).len() - rows.len());
+            sections.push(Section { title, about, body, half: true });
         }
     }
     let changed = document.list("/weights/changed").iter().take(ROWS).enumerate();
@@ -354,6 +367,14 @@ fn changes(document: Document) -> Vec<Section> {
         sections.push(Section { title: "Weights", about, body, half: false });
     }
     sections
+}
+
+/// What is said of rows that a table leaves out.
+fn more(left_out: usize) -> String {
+    match left_out {
+        0 => String::new(),
+        more => format!("The first; {more} more are in the document."),
+    }
 }
 
 fn groups(document: Document) -> Option<Section> {
@@ -370,10 +391,7 @@ fn groups(document: Document) -> Option<Section> {
         ]
     };
     let mut rows: Vec<Vec<String>> = (0..list.len().min(ROWS)).map(row).collect();
-    let about = match list.len() - rows.len() {
-        0 => String::new(),
-        more => format!("The largest; {more} more are in the document."),
-    };
+    let about = more(list.len() - rows.len());
     let figure = |at: &str, how| document.figure(at, how).unwrap_or_default();
     rows.push(vec![
         "total".into(),

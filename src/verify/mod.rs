@@ -136,7 +136,8 @@ pub fn cost(
         Some(memory) => memory.predict(model, &before, &windows, rows),
         None => log_probabilities(net, &before, &windows, rows),
     };
-    let comparison = compare(net, &original, &after, &windows, &|n| progress.advance(n))?;
+    let comparison = compare(net, &original, &after, &windows, &|n| progress.advance(n));
+    let comparison = comparison.map_err(|e| model.full(e, 0, 2 * windows.length()))?;
     progress.end();
     if let Some(Err(e)) = memory.map(|memory| memory.keep(windows.length())) {
         // The next verdict takes longer, this one holds.
@@ -152,7 +153,8 @@ pub fn cost(
 pub fn evaluate(model: &Model, trial: &Trial, progress: &dyn Progress) -> Result<Evaluation> {
     let windows = trial.windows(model.network()?.context())?;
     progress.begin("evaluate on validation", windows.rows() as u64);
-    let losses = losses(model.network()?, &model.params()?, &windows, &|n| progress.advance(n))?;
+    let losses = losses(model.network()?, &model.params()?, &windows, &|n| progress.advance(n));
+    let losses = losses.map_err(|e| model.full(e, 0, 2 * windows.length()))?;
     progress.end();
     Ok(Evaluation::alone(&losses, trial.sample(&windows)))
 }
