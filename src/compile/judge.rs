@@ -223,7 +223,9 @@ impl<'a> Local<'a> {
                 }
                 Choice::Sum { from, unit, rank, residual } => {
                     let reference = from.map(|from| {
-                        made.iter().find(|c| c.stored == from).map_or(&coded.finished.pieces.decoded[from][..], |c| &c.data[..])
+                        made.iter()
+                            .find(|c| c.stored == from)
+                            .map_or(&coded.finished.pieces.decoded[from][..], |c| &c.data[..])
                     });
                     let terms = sum::Terms { reference, gain: unit.then_some(1.0), rank, residual: None };
                     let step = coded.step / own.correction.sqrt();

@@ -7,7 +7,7 @@ use super::judge::{Local, Short};
 use super::metrics::Metrics;
 use super::offers::{Decided, decide};
 use super::parts::{Finished, GRANULAR, Parts};
-use super::statistics::{between, beside};
+use super::statistics::{beside, between};
 use super::structure::{Searched, Structure};
 use super::trials::Logged;
 use super::{Options, Work, farm, too_large};
@@ -153,7 +153,10 @@ impl<'a> Ground<'a> {
         // The number of trials is not among it: a search may go on for longer.
         let Options { cap, includes, effort, seed, calib_rows, shape, objective, .. } = options;
         let given = matches!(options.curvature, super::Source::Given(_));
-        hash.update(format!("{cap} {includes} {effort:?} {seed} {calib_rows:?} {shape:?} {given} {heals} {objective:?}").as_bytes());
+        hash.update(
+            format!("{cap} {includes} {effort:?} {seed} {calib_rows:?} {shape:?} {given} {heals} {objective:?}")
+                .as_bytes(),
+        );
         let run = hash.finalize().to_hex()[..32].to_string();
         Ok(Some(Ground { model, net, sample, others: heals.then_some(others), trials, run }))
     }
