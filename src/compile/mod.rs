@@ -76,13 +76,13 @@ impl Effort {
         }
     }
 
-    /// Structures tried of a model that has `bits` for every weight, where nobody says how many.
+    /// Structures packed and judged of a model that has `bits` for every weight, where nobody says how many.
     fn trials(self, bits: f64) -> usize {
         match self {
             Effort::Fast => 0,
             Effort::Normal | Effort::Max if bits > SCARCE => 0,
-            Effort::Normal => 40,
-            Effort::Max => 200,
+            Effort::Normal => 12,
+            Effort::Max => 60,
         }
     }
 
@@ -120,7 +120,7 @@ pub struct Options {
     pub checkpoint: Option<PathBuf>,
     /// Which layers share; [`Shape::Auto`]: what a search finds.
     pub shape: Shape,
-    /// Shared and left out layers to look at or pack at most; 0: none, `None`: as many as usual where bytes are scarce.
+    /// Structures with shared or left out layers to pack and judge at most; 0: none, `None`: as many as usual where bytes are scarce.
     pub trials: Option<usize>,
     /// Asked from time to time: whether to end search and healing with the best so far.
     pub stop: Box<dyn Fn() -> bool + Sync>,
