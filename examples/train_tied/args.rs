@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// Train a small transformer whose layers are tied, and write what `tiepack pack` takes
 #[derive(Parser, Debug, Clone, Serialize)]
-#[command(name = "train_tied")]
+#[command(name = "train_tied", args_override_self = true)]
 pub struct Args {
     /// Folder with train_*.bin, val_*.bin and, for bits per byte, the tokenizer
     #[serde(skip)]

@@ -64,7 +64,9 @@ pub fn from_untied(tensors: &mut [Vec<f32>], net: &dyn Net, path: &Path) -> Resu
     let place = |name: &str| specs.iter().position(|spec| spec.name == name);
     for (down, spec) in specs.iter().enumerate().filter(|(_, spec)| spec.name.ends_with(".down.weight")) {
         let parts: Vec<&str> = spec.name.split('.').collect();
-        let (Ok(step), Some(up)) = (parts[1].parse::<usize>(), place(&spec.name.replace(".down.", ".up."))) else { continue };
+        let (Ok(step), Some(up)) = (parts[1].parse::<usize>(), place(&spec.name.replace(".down.", ".up."))) else {
+            continue;
+        };
         let role = format!("attn.{}.weight", parts[2]);
         let block = place(&format!("blocks.{}.{role}", order[step]));
         let (Some(block), Some(own)) = (block, named(&model, &format!("blocks.{step}.{role}"))) else { continue };

@@ -25,7 +25,12 @@ pub fn picture(decisions: &[Decision], layers: usize, steps: usize) -> String {
     );
     for layer in 0..layers {
         let y = TOP + LANE * layer as f64;
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#555\">layer {layer}</text>", LEFT - 8.0, y + 17.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#555\">layer {layer}</text>",
+            LEFT - 8.0,
+            y + 17.0
+        );
         let changes = decisions.iter().map(|d| (d.step, d.copies[layer]));
         let mut runs = vec![(0, layer)];
         for (step, source) in changes {
@@ -49,13 +54,27 @@ pub fn picture(decisions: &[Decision], layers: usize, steps: usize) -> String {
         for d in decisions.iter().filter(|d| d.layer == layer) {
             let fill = if d.explored { "#fff" } else { "#222" };
             let at = (x(d.step), y + LANE / 2.0);
-            let _ = writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"1.8\" fill=\"{fill}\" stroke=\"#222\" stroke-width=\".6\"/>", at.0, at.1);
+            let _ = writeln!(
+                svg,
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"1.8\" fill=\"{fill}\" stroke=\"#222\" stroke-width=\".6\"/>",
+                at.0, at.1
+            );
         }
     }
     for k in 0..=4 {
         let step = steps * k / 4;
-        let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">{step}</text>", x(step), bottom + 18.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">{step}</text>",
+            x(step),
+            bottom + 18.0
+        );
     }
-    let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">step</text>\n</svg>", LEFT + WIDTH / 2.0, bottom + 34.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">step</text>\n</svg>",
+        LEFT + WIDTH / 2.0,
+        bottom + 34.0
+    );
     svg
 }

@@ -69,14 +69,16 @@ impl Rounding {
 
     /// Finds the constant for the present weights (by stored tensor).
     pub fn settle(&mut self, specs: &[TensorSpec], owners: &[usize], weights: &[Vec<f32>]) {
-        let values: usize = specs.iter().filter(|s| s.form == Form::Vector).map(|s| s.shape.iter().product::<usize>()).sum();
+        let values: usize =
+            specs.iter().filter(|s| s.form == Form::Vector).map(|s| s.shape.iter().product::<usize>()).sum();
         let room = 8.0 * (self.cap as f64 - OVERHEAD - values as f64).max(1.0);
         let scaled: Vec<Vec<f32>> = owners
             .par_iter()
             .zip(weights)
             .filter_map(|(spec, w)| self.scales(*spec).map(|s| (s, w)))
             .map(|((rows, cols), w)| {
-                let row = |(row, w): (&f32, &[f32])| w.iter().zip(&cols).map(|(w, col)| w / (row * col)).collect::<Vec<_>>();
+                let row =
+                    |(row, w): (&f32, &[f32])| w.iter().zip(&cols).map(|(w, col)| w / (row * col)).collect::<Vec<_>>();
                 rows.iter().zip(w.chunks_exact(cols.len())).flat_map(row).collect()
             })
             .collect();
@@ -147,7 +149,8 @@ mod tests {
         let specs = [spec("m", &[rows, cols], Form::Matrix), spec("v", &[10], Form::Vector)];
         let mut random = Random::new(3, 0);
         let w: Vec<f32> = (0..rows * cols).map(|_| random.gaussian() as f32).collect();
-        let g: Vec<f32> = (0..rows * cols).map(|i| (random.gaussian() * if i < 1000 { 4.0 } else { 1.0 }) as f32).collect();
+        let g: Vec<f32> =
+            (0..rows * cols).map(|i| (random.gaussian() * if i < 1000 { 4.0 } else { 1.0 }) as f32).collect();
         let weights = [w.clone(), vec![1.0; 10]];
         let cap = 600 + 10 + 750;
         let mut rounding = Rounding::new(cap, 2);
@@ -159,7 +162,8 @@ mod tests {
         // 6,000 bits for 3,000 weights: a Gaussian at two bits is off by a quarter of its deviation or so.
         let off = |seen: &[f32], rows: std::ops::Range<usize>| {
             let at = rows.start * cols..rows.end * cols;
-            (seen[at.clone()].iter().zip(&w[at.clone()]).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / at.len() as f32).sqrt()
+            (seen[at.clone()].iter().zip(&w[at.clone()]).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / at.len() as f32)
+                .sqrt()
         };
         let (steep, flat) = (off(&seen[0], 0..20), off(&seen[0], 20..60));
         assert!(0.1 < steep && steep < flat && flat < 0.5, "{steep} {flat}");

@@ -79,7 +79,9 @@ pub fn train(
     let mut times = Vec::with_capacity(end.saturating_sub(begun));
     while standing.step < end {
         let (step, clock) = (standing.step, Instant::now());
-        if let Some(controller) = standing.controller.as_mut().filter(|_| (first..last).contains(&step) && step % args.decide_every == 0) {
+        if let Some(controller) =
+            standing.controller.as_mut().filter(|_| (first..last).contains(&step) && step % args.decide_every == 0)
+        {
             if let (Some(trend), false) = (standing.trend, standing.recent.is_empty()) {
                 controller.reward(trend - standing.recent.iter().sum::<f64>() / standing.recent.len() as f64);
             }
@@ -120,7 +122,9 @@ pub fn train(
         if step % args.report_every == 0 {
             progress.note(&format!("step {step:5}  {line}  ties {:?}", student.copies));
         }
-        if standing.step == end && end < args.steps || args.checkpoint_every > 0 && standing.step % args.checkpoint_every == 0 {
+        if standing.step == end && end < args.steps
+            || args.checkpoint_every > 0 && standing.step % args.checkpoint_every == 0
+        {
             state::save(&checkpoint(&args.out), student, standing)?;
             log(args, standing, student.copies.len())?;
             kept = standing.step;

@@ -64,7 +64,9 @@ pub fn save(path: &Path, student: &mut Student, standing: &mut Standing) -> Resu
     let bytes = |(name, values): (String, &mut Vec<f32>)| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect());
     let parts: Vec<(String, Vec<u8>)> = vectors(student, standing.controller.as_mut()).into_iter().map(bytes).collect();
     let failed = |e: safetensors::SafeTensorError| Error::compute(format!("no checkpoint: {e}"));
-    let view = |(name, bytes)| Ok((name, TensorView::new(Dtype::F32, vec![<Vec<u8>>::len(bytes) / 4], bytes).map_err(failed)?));
+    let view = |(name, bytes)| {
+        Ok((name, TensorView::new(Dtype::F32, vec![<Vec<u8>>::len(bytes) / 4], bytes).map_err(failed)?))
+    };
     let views: Vec<_> = parts.iter().map(|(name, bytes)| view((name, bytes))).collect::<Result<_>>()?;
     let metadata = HashMap::from([(STANDING.to_string(), text)]);
     save::save(path, &safetensors::serialize(views, Some(metadata)).map_err(failed)?)
@@ -75,8 +77,9 @@ pub fn save(path: &Path, student: &mut Student, standing: &mut Standing) -> Resu
 /// # Errors
 /// Input, when there is none, or it is another run's.
 pub fn load(path: &Path, key: &str, student: &mut Student, controller: Option<Controller>) -> Result<Standing> {
-    let bytes = std::fs::read(path)
-        .map_err(|e| Error::io("read", path, e).hint("leave out --resume to begin a run; it writes checkpoints as it goes"))?;
+    let bytes = std::fs::read(path).map_err(|e| {
+        Error::io("read", path, e).hint("leave out --resume to begin a run; it writes checkpoints as it goes")
+    })?;
     let broken = || Error::input(format!("{} is not a checkpoint of a training run", path.display()));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|_| broken())?;
     let text = header.metadata().as_ref().and_then(|m| m.get(STANDING)).ok_or_else(broken)?;

@@ -50,7 +50,13 @@ pub struct Student {
 impl Student {
     /// # Errors
     /// If the tensors do not fit the network.
-    pub fn new(config: Config, net: Arc<dyn Net>, values: Vec<Vec<f32>>, args: &Args, device: Device) -> Result<Student> {
+    pub fn new(
+        config: Config,
+        net: Arc<dyn Net>,
+        values: Vec<Vec<f32>>,
+        args: &Args,
+        device: Device,
+    ) -> Result<Student> {
         let specs = net.tensors();
         let tensor = |(spec, values): (&TensorSpec, Vec<f32>)| {
             let muon = args.optimizer == Optimizer::Muon;
