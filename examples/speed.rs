@@ -1,4 +1,4 @@
-//! Times a forward pass and the measuring of curvature, in tokens per second.
+//! Times a forward pass, the measuring of curvature, and the gradient that healing takes a step by, in tokens per second.
 //!
 //!     cargo run --release --example speed -- MODEL --tokens TOKENS.bin [--rows 32] [--times 3] [--threads N]
 //!
@@ -15,12 +15,14 @@ use tiepack::ingest::{self, Overrides, Shard, folder};
 use tiepack::measure::curvature::measure;
 use tiepack::model::{Structure, build};
 use tiepack::nets;
+use tiepack::train::gradient::gradient;
+use tiepack::train::objective::Objective;
 
 // The command's allocator: another one would measure another program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Time forward passes and the measuring of curvature
+/// Time forward passes, the measuring of curvature, and gradients of the divergence
 #[derive(Parser)]
 struct Args {
     model: PathBuf,
@@ -73,6 +75,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     report("forward", &mut || losses(net, &params, &windows, &|_| {}).map(drop))?;
     report("statistics", &mut || measure(&model, &windows, 0, &|_| {}).map(drop))?;
+    // A step: the divergence from a teacher and its gradient for every weight, in pieces as healing takes them.
+    let (length, piece) = (net.context(), 512usize.div_ceil(net.context()));
+    let batch: Vec<Windows> = (0..windows.rows() / piece)
+        .map(|k| Windows::new(&tokens[k * piece * length..=(k + 1) * piece * length], length, None))
+        .collect();
+    let weights: Vec<Vec<f32>> = model.stored.iter().map(|s| s.data.to_vec()).collect();
+    report("gradient", &mut || gradient(&model, &weights, Some(&params), &batch, Objective::Kl).map(drop))?;
     Ok(())
 }
 

@@ -4,8 +4,8 @@
   python examples/peers/pytorch.py speed [MODEL] --rows 16 --rounds 5 --threads 2
 
 `sliding` scores tokens as the challenge does, in a plain loop of one forward pass a window, and compares `tiepack eval`.
-`speed` alternates forward passes and statistics of both, in f32, and prints medians; the statistics are the same weighted
-Gram products behind the same backward pass. CPU seconds count all threads, which is what a busy machine leaves comparable.
+`speed` alternates forward passes, statistics and training gradients of both, in f32, and prints medians; the statistics are
+the same weighted Gram products behind the same backward pass, the gradient is that of the divergence from a teacher. CPU seconds count all threads, which is what a busy machine leaves comparable.
 
 MODEL is fixtures/pep-tiny or a folder of the challenge's baseline. It needs the packages of requirements.txt (those of
 `target/peers` do), and `cargo build --release --bins --examples`.
@@ -112,19 +112,30 @@ def speed(args, model, val):
             root = out.detach().softmax(-1).sqrt() * (torch.randint(0, 2, out.shape) * 2 - 1)
             out.backward(root - root.square() * root.sum(-1, keepdim=True))
 
+    student = {name: t.detach().clone().requires_grad_() for name, t in p.items()}
+
+    def gradient():
+        for x in batches:
+            with torch.no_grad():
+                teacher = F.log_softmax(forward.logits(model.config, p, x), -1)
+            own = F.log_softmax(forward.logits(model.config, student, x), -1)
+            F.kl_div(own, teacher, log_target=True, reduction="sum").backward()
+
     found = {}
     for _ in range(args.rounds):
-        for name, run in (("forward", only_forward), ("statistics", curvature)):
+        for name, run in (("forward", only_forward), ("statistics", curvature), ("gradient", gradient)):
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             found.setdefault((name, "PyTorch"), []).append((ids.numel() / wall, ids.numel() / cpu))
-        command = [BUILT / "examples" / "speed", args.model, "--tokens", val, "--rows", rows, "--times", 1, "--threads", args.threads]
-        out = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True).stdout
+        command = [BUILT / "examples" / "speed", args.model, "--tokens", val, "--rows", rows, "--times", 3, "--threads", args.threads]
+        # As the binary does for itself: candle's own threads would wait for each other.
+        env = {**os.environ, "CANDLE_NUM_THREADS": "1"}
+        out = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True, env=env).stdout
         for name, wall, cpu in re.findall(r"(\w+): median (\d+) tokens/s.* (\d+) tokens a CPU second", out):
             found.setdefault((name, "tiepack"), []).append((float(wall), float(cpu)))
     print(f"{model.folder.name}: {ids.numel()} tokens a pass, medians of {args.rounds} alternating rounds, {args.threads} threads")
-    for name in ("forward", "statistics"):
+    for name in ("forward", "statistics", "gradient"):
         medians = {who: [statistics.median(column) for column in zip(*found[name, who])] for who in ("PyTorch", "tiepack")}
         told = ", ".join(f"{who} {wall:,.0f} tokens/s, {cpu:,.0f} a CPU second" for who, (wall, cpu) in medians.items())
         ratio = [a / b for a, b in zip(medians["tiepack"], medians["PyTorch"])]

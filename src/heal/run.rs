@@ -30,6 +30,9 @@ const GROUPS: usize = 16;
 const RATE: f32 = 0.055;
 const HIGHEST: f32 = 0.03;
 const BETAS: Betas = Betas { first: 0.9, second: 0.95 };
+/// Where there is something to learn before anything is bound, it gets so many shares of the steps more than what comes
+/// between two groups.
+const FIRST: usize = 4;
 /// Control tensors learn at this share of the rate.
 const VECTORS: f32 = 0.6;
 /// Steps between two looks at the held-out text.
@@ -43,7 +46,7 @@ const TIMED: usize = 4;
 /// Steps that a look at the held-out text, and binding a group, count as where time is planned.
 const LOOK_STEPS: f64 = 0.75;
 /// The price of a bit grows by this power of what the loose columns must save, at most by [`TURN`] at a time.
-const STEER: f64 = 10.0;
+const STEER: f64 = 20.0;
 const TURN: f64 = 0.2;
 /// Prices tried for the last group, and bytes that may be left over: one in so many.
 const FITS: usize = 9;
@@ -185,7 +188,7 @@ impl Healing<'_> {
         }
         self.standing.steps = match self.options.length {
             Length::Steps(steps) => steps,
-            Length::Time(_) | Length::Gaining => MOST * self.segments(),
+            Length::Time(_) | Length::Gaining => MOST * self.shares(self.groups),
         };
         if self.options.resume {
             self.exchange(|run, path| run.load(path))?;
@@ -219,18 +222,21 @@ impl Healing<'_> {
         Ok(())
     }
 
-    /// Times that there are steps between two groups.
-    fn segments(&self) -> usize {
-        (self.groups - self.first).max(1)
+    /// Shares of the steps that are done before so many groups are bound.
+    fn shares(&self, group: usize) -> usize {
+        // What comes before the first group may have to bring together what was trained apart.
+        let begun = if self.first == 0 { FIRST } else { 0 };
+        if group > self.first { group - self.first + begun } else { usize::from(self.groups <= self.first) }
     }
 
     /// Steps before the next group.
     fn allotted(&self) -> usize {
         if self.options.length == Length::Gaining {
-            return MOST;
+            return if self.standing.group == 0 { MOST * (1 + FIRST) } else { MOST };
         }
-        let (of, at) = (self.segments(), self.standing.group - self.first);
-        self.standing.steps * (at + 1) / of - self.standing.steps * at / of
+        let (of, group) = (self.shares(self.groups), self.standing.group);
+        let until = |group: usize| self.standing.steps * self.shares(group) / of;
+        if group + 1 >= self.groups { self.standing.steps - until(group) } else { until(group + 1) - until(group) }
     }
 
     /// Trains until the next group is to be bound; says whether the run was stopped.
@@ -242,7 +248,10 @@ impl Healing<'_> {
         if watched {
             best = Some((self.watch()?, start.clone()));
         }
-        let share = ((self.standing.group + 1) as f32 / self.groups as f32).sqrt();
+        let share = match self.standing.group {
+            0 => 1.0,
+            group => ((group + 1) as f32 / self.groups as f32).sqrt(),
+        };
         let mut timer = Instant::now();
         let mut done = 0;
         while done < self.allotted() {
@@ -295,7 +304,7 @@ impl Healing<'_> {
             _ => {}
         }
         if self.options.length == Length::Gaining {
-            self.standing.steps -= MOST - done;
+            self.standing.steps -= self.allotted() - done;
             self.progress.begin("healing", self.standing.steps as u64);
             self.progress.advance(self.standing.step as u64);
         }

@@ -283,7 +283,9 @@ fn search(document: Document) -> Option<Section> {
         return None;
     }
     let titles = ["matrix", "made of", ">bytes", ">nats", "or else", ">nats more"];
-    let trials = document.figure("/structure/search/trials", As::Count).map(|n| format!(" {n} candidates were tried."));
+    let trials = document
+        .figure("/structure/search/trials", As::Count)
+        .map(|n| format!(" {n} structures were packed and judged."));
     let about = format!("What every matrix is made of, and what would have come next.{}", trials.unwrap_or_default());
     Some(Section { title: "The search", about, body: table(&titles, &rows), half: false })
 }
