@@ -18,6 +18,10 @@ pub enum Kind {
     Compute,
 }
 
+/// The way out where the memory of a GPU is full.
+const FULL: &str =
+    "the memory of the GPU is full: free some of it, need half as much with --precision bf16, or use --device cpu";
+
 /// An error with its way out. Printed as `error: …` and, where there is one, `hint: …`.
 #[derive(Debug, Clone)]
 pub struct Error {
@@ -74,6 +78,11 @@ impl Error {
         self
     }
 
+    /// Whether it says that the memory of a GPU is full.
+    pub fn is_full(&self) -> bool {
+        self.hint.as_deref() == Some(FULL)
+    }
+
     /// 1 failed, 2 wrong usage, 3 does not fit the cap, 4 verification failed.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
@@ -99,7 +108,7 @@ impl From<candle_core::Error> for Error {
         let text = e.to_string();
         let error = Error::compute(format!("tensor computation failed: {}", text.lines().next().unwrap_or_default()));
         match text.contains("OUT_OF_MEMORY") {
-            true => error.hint("the memory of the GPU is full: free some of it, need half as much with --precision bf16, or use --device cpu"),
+            true => error.hint(FULL),
             false => error,
         }
     }

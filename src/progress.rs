@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Receives the progress of stages that run one after the other. Threads of a stage may call [`Progress::advance`]
 /// at the same time.
@@ -76,11 +76,14 @@ impl Progress for Bars {
         let length = (total > 0).then_some(total);
         let bar = ProgressBar::with_draw_target(length, target);
         let template = match length {
-            Some(_) => "{msg:24} [{bar:20}] {human_pos}/{human_len}, {per_sec}, {eta} left",
-            None => "{msg:24} {human_pos} done, {per_sec}, {elapsed}",
+            Some(_) => "{msg:24} [{bar:20}] {human_pos}/{human_len}, {rate}/s, {eta} left",
+            None => "{msg:24} {human_pos} done, {rate}/s, {elapsed}",
         };
         // Both templates are constants that parse; a bar in the wrong style would still be no reason to stop.
         if let Ok(style) = ProgressStyle::with_template(template) {
+            let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = out.write_str(&rate(state.per_sec()));
+            });
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(stage.to_string());
@@ -112,5 +115,24 @@ impl Progress for Bars {
 
     fn end(&self) {
         self.change(None);
+    }
+}
+
+/// Three digits or more of a number a second.
+fn rate(per_second: f64) -> String {
+    match per_second {
+        r if r >= 100.0 => HumanCount(r as u64).to_string(),
+        r if r >= 10.0 => format!("{r:.1}"),
+        r => format!("{r:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_short() {
+        assert_eq!([13_273.389, 99.96, 12.34, 0.021].map(rate), ["13,273", "100.0", "12.3", "0.02"]);
     }
 }

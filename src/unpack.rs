@@ -16,8 +16,8 @@ use crate::text::type_name;
 pub struct Files {
     /// `model.safetensors`, tied tensors written out in full under each of their names.
     pub weights: Vec<u8>,
-    /// `config.json`.
-    pub config: String,
+    /// `config.json`; `None`: the model had none.
+    pub config: Option<String>,
     /// `ties.json`; `None`: nothing is tied.
     pub ties: Option<String>,
     /// Tensors of each element type, by its name.
@@ -53,7 +53,8 @@ pub fn unpack(model: &Model) -> Result<Files> {
     for &stored in &model.source {
         *types.entry(type_name(raw[stored].0)).or_insert(0) += 1;
     }
-    let config = pretty(&Value::Object(model.config.fields.clone()));
+    let fields = Some(model.config.fields.clone()).filter(|fields| !fields.is_empty());
+    let config = fields.map(|fields| pretty(&Value::Object(fields)));
     Ok(Files { weights, config, ties: ties(model).map(|ties| pretty(&ties)), types })
 }
 

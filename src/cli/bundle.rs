@@ -65,7 +65,7 @@ pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
     let includes = files::includes(&args.include)?;
     let bundling = Bundling::new(&args.script, &args.output, args.decoder, args.apart, args.nameless)?;
     let inputs: Vec<PathBuf> = [&args.artifact].into_iter().chain(&args.include).cloned().collect();
-    bundling.guard(&[], &inputs)?;
+    bundling.guard(&inputs)?;
     let artifact = std::fs::read(&args.artifact).map_err(|e| Error::io("read", &args.artifact, e))?;
     progress.begin("decode the artifact", 0);
     decode(&artifact).map_err(|e| e.at(args.artifact.display()))?;
@@ -90,16 +90,15 @@ impl Bundling {
         Bundling::new(script, &artifact.with_extension("py"), Decoder::Embed, false, false)
     }
 
-    /// Finds out that what is to be written can be, and is none of the script, the `inputs` and the `others` to be written.
+    /// Finds out that what is to be written can be, and is none of the script and the `inputs`.
     ///
     /// # Errors
     /// Input, naming the file.
-    pub fn guard(&self, others: &[&Path], inputs: &[PathBuf]) -> Result<()> {
+    fn guard(&self, inputs: &[PathBuf]) -> Result<()> {
         let blob = self.apart.then(|| self.output.with_file_name(BLOB_NAME));
-        let own = [&self.output].into_iter().chain(&blob).map(PathBuf::as_path);
-        let outputs: Vec<&Path> = others.iter().copied().chain(own.clone()).collect();
+        let outputs: Vec<&Path> = [&self.output].into_iter().chain(&blob).map(PathBuf::as_path).collect();
         guard::outputs(&outputs, &[inputs, std::slice::from_ref(&self.script)].concat())?;
-        own.into_iter().try_for_each(save::check)?;
+        outputs.into_iter().try_for_each(save::check)?;
         // A list that is there may name more than tiepack, and is not ours to replace.
         let list = self.requirements();
         if let Some(text) = std::fs::read_to_string(&list).ok().filter(|_| self.decoder == Decoder::Import)

@@ -78,7 +78,8 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     };
     progress.begin("evaluate on validation", tokens as u64);
     let params = model.params()?;
-    let scored = score((net, &params), &mut stream, scoring, table.as_ref(), &mut each, &|n| progress.advance(n))?;
+    let scored = score((net, &params), &mut stream, scoring, table.as_ref(), &mut each, &|n| progress.advance(n));
+    let scored = scored.map_err(|e| model.full(e, 0, 2 * length))?;
     progress.end();
     losses.map(Staged::commit).transpose()?;
 
@@ -136,7 +137,6 @@ fn check_mark(mark: u16, mut stream: Stream, tokens: usize, vocab: usize) -> Res
 
 /// Refuses a place for the losses where there is anything but losses: a slip must not cost a model.
 fn check_losses(path: &Path) -> Result<()> {
-    save::check(path)?;
     let mut start = [0; NUMPY.len()];
     let Ok(mut file) = std::fs::File::open(path) else { return Ok(()) };
     let read = file.read(&mut start).map_err(|e| Error::io("read", path, e))?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::FrontierArgs;
 use super::files::{self, Validation};
-use super::{interrupt, pack, page};
+use super::{guard, interrupt, pack, page};
 use crate::artifact::save;
 use crate::compile::{Options, Source, compile_each};
 use crate::error::{Error, Kind, Result};
@@ -74,7 +74,7 @@ pub struct Peer {
 pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     let started = Instant::now();
     let includes = files::includes(&args.include)?;
-    args.csv.iter().try_for_each(|path| page::named(path, "csv").and_then(|()| save::check(path)))?;
+    args.csv.iter().try_for_each(|path| page::named(path, "csv"))?;
     let peers = args.peers.as_deref().map(peers).transpose()?.unwrap_or_default();
     if let Some(folder) = &args.keep {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
@@ -122,6 +122,9 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     let folder = args.keep.as_deref().unwrap_or(temporary.path());
     let name = files::name(&args.model);
     let path = |cap: u64| folder.join(format!("{name}-{cap}.tiepack"));
+    let files: Vec<PathBuf> = caps.iter().map(|cap| path(*cap)).collect();
+    let inputs: Vec<PathBuf> = located.files().into_iter().chain(args.include.iter().cloned()).collect();
+    guard::outputs(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>(), &inputs)?;
     let mut cached_statistics = false;
     compile_each(&model, calib.as_deref(), &options, &caps, progress, &mut |at, compiled| {
         let cap = caps[at];

@@ -2,7 +2,100 @@
 
 use std::path::{Path, PathBuf};
 
+use super::args::{Command, ModelFiles, Pictures, ValidationFiles};
+use super::files::{self, Validation};
+use crate::artifact::save;
 use crate::error::{Error, Result};
+use crate::ingest::folder;
+
+/// What a command line says that is read, and what it says that is written.
+#[derive(Default)]
+struct Named {
+    outputs: Vec<PathBuf>,
+    inputs: Vec<PathBuf>,
+}
+
+/// Finds out whether all that `command` is to write can be written, and is none of what it reads. `unpack` and `bundle`
+/// name some of their outputs themselves and ask [`outputs`].
+///
+/// # Errors
+/// As [`outputs`] and [`save::check`]; an input is not there.
+pub fn check(command: &Command) -> Result<()> {
+    let mut named = Named::default();
+    match command {
+        Command::Pack(args) => {
+            let kept = [&args.write_plan, &args.heal_checkpoint, &args.search_log];
+            named.writes([&args.output].into_iter().chain(kept.into_iter().flatten()));
+            named.draws(&args.pictures);
+            named.reads(args.include.iter().chain(&args.measuring.statistics).chain(&args.plan).chain(&args.bundle));
+            named.writes(&args.bundle.as_ref().map(|_| args.output.with_extension("py")));
+            named.model(&args.model, &args.files, Some(&args.validation), &args.measuring.calib)?;
+        }
+        Command::Eval(args) => {
+            named.writes(&args.losses);
+            named.model(&args.model, &args.files, Some(&args.validation), &[])?;
+        }
+        Command::Inspect(args) => {
+            named.draws(&args.pictures);
+            named.reads(&args.measuring.statistics);
+            for path in [&args.model].into_iter().chain(&args.against) {
+                named.model(path, &args.files, None, &args.measuring.calib)?;
+            }
+        }
+        Command::Diff(args) => {
+            named.draws(&args.pictures);
+            let validation = ValidationFiles { val: args.val.clone(), tokenizer: args.tokenizer.clone() };
+            let validation = Some(&validation).filter(|_| !args.val.is_empty());
+            named.model(&args.before, &args.files, validation, &[])?;
+            named.model(&args.after, &args.files, validation, &[])?;
+        }
+        Command::Frontier(args) => {
+            named.writes(&args.csv);
+            named.draws(&args.pictures);
+            named.reads(args.include.iter().chain(&args.measuring.statistics).chain(&args.peers));
+            named.model(&args.model, &args.files, Some(&args.validation), &args.measuring.calib)?;
+        }
+        _ => return Ok(()),
+    }
+    let written: Vec<&Path> = named.outputs.iter().map(PathBuf::as_path).collect();
+    outputs(&written, &named.inputs)?;
+    written.into_iter().try_for_each(save::check)
+}
+
+impl Named {
+    fn writes<'a>(&mut self, paths: impl IntoIterator<Item = &'a PathBuf>) {
+        self.outputs.extend(paths.into_iter().cloned());
+    }
+
+    fn draws(&mut self, pictures: &Pictures) {
+        self.writes(pictures.report.iter().chain(&pictures.svg));
+    }
+
+    fn reads<'a>(&mut self, paths: impl IntoIterator<Item = &'a PathBuf>) {
+        self.inputs.extend(paths.into_iter().cloned());
+    }
+
+    /// A model or an artifact, with what belongs to it.
+    fn model(
+        &mut self,
+        path: &Path,
+        files: &ModelFiles,
+        validation: Option<&ValidationFiles>,
+        calib: &[PathBuf],
+    ) -> Result<()> {
+        let overrides = files.overrides(validation, calib);
+        if files::is_artifact(path)? {
+            self.inputs.push(path.to_path_buf());
+            if validation.is_some() {
+                let beside = Validation::beside(path, &overrides)?;
+                self.reads(beside.shards.iter().chain(&beside.tokenizer));
+            }
+        } else {
+            self.inputs.extend(folder::locate(path, &overrides)?.files());
+        }
+        Ok(())
+    }
+}
 
 /// Refuses outputs that are one of the inputs, by whatever name or link, and outputs that are each other.
 ///

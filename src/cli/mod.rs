@@ -159,6 +159,7 @@ pub fn error_json(error: &Error) -> String {
 fn reported(cli: &Cli, args: &[OsString], progress: &dyn Progress) -> Result<Report> {
     let pictures = page::asked(&cli.command);
     pictures.map_or(Ok(()), page::check)?;
+    guard::check(&cli.command)?;
     let report = run(cli, progress)?;
     pictures.map_or(Ok(()), |pictures| page::write(pictures, &json::report(&report), args))?;
     Ok(report)

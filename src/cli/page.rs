@@ -11,7 +11,8 @@ use crate::report::Page;
 /// The pictures that a command is asked for, if it draws any.
 pub fn asked(command: &Command) -> Option<&Pictures> {
     let pictures = match command {
-        Command::Pack(args) => &args.pictures,
+        // A worker is started with all options of the command that it works for.
+        Command::Pack(args) if args.worker.is_none() => &args.pictures,
         Command::Inspect(args) => &args.pictures,
         Command::Diff(args) => &args.pictures,
         Command::Frontier(args) => &args.pictures,
@@ -20,13 +21,13 @@ pub fn asked(command: &Command) -> Option<&Pictures> {
     (pictures.report.is_some() || pictures.svg.is_some()).then_some(pictures)
 }
 
-/// Finds out whether they could be written, before hours of work.
+/// Refuses names that do not end as such files do: a slip would cost whatever has that name.
 ///
 /// # Errors
-/// As [`save::check`], and Usage where a name does not end as such files do: so no input can be taken for one.
+/// Usage, naming the file.
 pub fn check(pictures: &Pictures) -> Result<()> {
     for (path, end) in [(&pictures.report, "html"), (&pictures.svg, "svg")] {
-        path.iter().try_for_each(|path| named(path, end).and_then(|()| save::check(path)))?;
+        path.iter().try_for_each(|path| named(path, end))?;
     }
     Ok(())
 }

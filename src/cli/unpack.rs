@@ -46,7 +46,7 @@ pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
     let mut contents = vec![(weights, unpacked.weights)];
     if folder {
         let [config, ties] = beside;
-        contents.push((config, unpacked.config.into_bytes()));
+        contents.extend(unpacked.config.map(|text| (config, text.into_bytes())));
         contents.extend(unpacked.ties.map(|text| (ties, text.into_bytes())));
     }
     // All of them before the first is written: half a model is worse than none.

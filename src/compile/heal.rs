@@ -8,9 +8,10 @@ use super::pieces::{Pieces, header};
 use super::target::{Target, target};
 use crate::artifact::open;
 use crate::artifact::write::size_of;
-use crate::code::codec::sum;
+use crate::code::codec::{matrix, sum};
+use crate::code::quantize::metric::Metric;
 use crate::error::{Error, Result};
-use crate::heal::lattice::Lattice;
+use crate::heal::binding::Binding;
 use crate::heal::part::{Part, Stream};
 use crate::heal::small::Small;
 use crate::heal::sum::Sum;
@@ -89,24 +90,28 @@ fn training(
 ) -> Result<Part> {
     let first = task.tensors[0];
     let target = || target(model, metrics, first, (&task.mean_of, &task.serves));
+    let (rows, cols) = model.sides(first);
+    let unreadable = || Error::compute(format!("the stream of {} cannot be read back", model.spec(first).name));
+    let binding = |w: &[f32], metric: &Metric, step, grid, bytes| {
+        let indices = matrix::integers(bytes, rows, cols).ok_or_else(unreadable)?;
+        Ok::<_, Error>(Binding::new(w, metric, step, settings(grid), &indices))
+    };
     Ok(match &task.part.made {
         Made::Exact | Made::Zero => Part::Fixed,
         Made::Vectors { step } => Part::Vectors(Small::new(metrics.control_tensors(model, &task.tensors), *step)),
         Made::Matrix { step, grid } => {
             let Target { w, metric, .. } = target();
-            Part::Matrix(Box::new(Lattice::new(&w, &metric, *step, settings(*grid))))
+            Part::Matrix(Box::new(binding(&w, &metric, *step, *grid, bytes)?))
         }
         Made::Sum { step, residual, .. } => {
-            let (rows, cols) = model.sides(first);
-            let (gain, term) = sum::read_start(bytes, rows, cols)
-                .ok_or_else(|| Error::compute(format!("the sum of {} cannot be read back", model.spec(first).name)))?;
+            let (gain, term, rest) = sum::read_start(bytes, rows, cols).ok_or_else(unreadable)?;
             let residual = residual.map(|grid| {
                 let Target { w, metric, .. } = target();
                 let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
-                let rest: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
-                Lattice::new(&rest, &metric, *step, settings(grid))
+                let left: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
+                binding(&left, &metric, *step, grid, rest)
             });
-            Part::Sum(Box::new(Sum::new([rows, cols], gain, term, residual)))
+            Part::Sum(Box::new(Sum::new([rows, cols], gain, term, residual.transpose()?)))
         }
     })
 }

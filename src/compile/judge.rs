@@ -1,23 +1,29 @@
 //! Judges schemes by what they really cost: packs them into the cap and measures the KL on calibration tokens.
+//!
+//! Where the file will be healed, what is packed here is healed as well, for a short while and on other calibration tokens: what
+//! was trained apart can only be shared by training it again, and what is compared must have had the same chance.
 
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::heal::{Healing, heal};
 use super::metrics::Metrics;
 use super::offers::predicted;
-use super::parts::{Parts, Stream};
+use super::parts::{Finished, Parts, Stream};
 use super::target::{itself, target};
 use crate::code::codec::sum;
 use crate::error::Result;
-use crate::eval::prefix::{Base, Original};
+use crate::eval::prefix::{Base, Measured, Original};
+use crate::heal::Length;
 use crate::model::Model;
 use crate::nets::{Form, Net, Params};
 use crate::plan::budget::{Encoder, approach};
 use crate::plan::climb::{Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
 use crate::plan::scheme::{Choice, Scheme};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
+use crate::train::objective::Objective;
 
 /// How near the cap a scheme is packed to be compared with others.
 const CLOSE: f64 = 1e-3;
@@ -26,6 +32,22 @@ const PRICE_OCTAVES: f64 = 0.2;
 /// Bits of an integer in a low-rank factor, for changes that are looked at.
 const FACTOR_BITS: f64 = 5.0;
 
+/// Steps of a short healing.
+const STEPS: usize = 48;
+/// A scheme whose KL is so many times the limit before healing is not healed.
+const HOPELESS: f64 = 8.0;
+/// Healed schemes whose tensors are kept for the case that one becomes the base.
+const KEPT: usize = 4;
+
+/// How candidates are healed.
+pub(super) struct Short<'a> {
+    /// Tokens that are not among those that candidates are judged on.
+    pub calib: Vec<u16>,
+    pub objective: Objective,
+    pub seed: u64,
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
 /// A packed scheme with its decoded tensors.
 struct Coded {
     scheme: Scheme,
@@ -33,7 +55,7 @@ struct Coded {
     size: u64,
     predicted: f64,
     streams: Vec<Option<Stream>>,
-    decoded: Vec<Vec<f32>>,
+    finished: Finished,
 }
 
 /// The base of what is looked at.
@@ -53,6 +75,8 @@ pub(super) struct Local<'a> {
     start: f64,
     budget: u64,
     base: Option<Settled<'a>>,
+    short: Option<Short<'a>>,
+    healed: Vec<(Scheme, Vec<Vec<f32>>)>,
     progress: &'a dyn Progress,
 }
 
@@ -63,9 +87,10 @@ impl<'a> Local<'a> {
         parts: Parts<'a>,
         start: f64,
         budget: u64,
+        short: Option<Short<'a>>,
         progress: &'a dyn Progress,
     ) -> Self {
-        Local { model, metrics, net, original, parts, start, budget, base: None, progress }
+        Local { model, metrics, net, original, parts, start, budget, base: None, short, healed: Vec::new(), progress }
     }
 
     /// Brings a scheme to the cap.
@@ -74,8 +99,8 @@ impl<'a> Local<'a> {
         let near = approach(&mut parts, self.budget, self.start, CLOSE)?;
         let streams = parts.by_stored(&near.parts);
         let predicted = near.parts.iter().map(|part| part.loss).sum();
-        let decoded = parts.finish(near.parts)?.pieces.decoded;
-        let coded = Coded { scheme: scheme.clone(), step: near.step, size: near.size, predicted, streams, decoded };
+        let finished = parts.finish(near.parts)?;
+        let coded = Coded { scheme: scheme.clone(), step: near.step, size: near.size, predicted, streams, finished };
         Ok((coded, parts))
     }
 
@@ -96,9 +121,43 @@ impl<'a> Local<'a> {
         self.named(&decoded.iter().enumerate().map(|(i, data)| (i, &data[..])).collect::<Vec<_>>())
     }
 
-    fn pack_one(&self, scheme: &Scheme, limit: f64) -> Result<Packed> {
+    /// The tensors of a coded scheme after a short healing, if there is one.
+    fn heal(&mut self, coded: &Coded) -> Result<Option<Vec<Vec<f32>>>> {
+        let Some(Short { calib, objective, seed, stop }) = &self.short else { return Ok(None) };
+        if let Some((_, decoded)) = self.healed.iter().find(|(scheme, _)| *scheme == coded.scheme) {
+            return Ok(Some(decoded.clone()));
+        }
+        let healing = Healing {
+            length: Length::Steps(STEPS),
+            objective: *objective,
+            seed: *seed,
+            budget: coded.size,
+            checkpoint: None,
+            resume: false,
+            stop: *stop,
+        };
+        let Finished { plan, pieces, .. } = &coded.finished;
+        let (pieces, _) = heal(self.model, self.metrics, (plan, pieces.clone()), calib, healing, &Silent)?;
+        if self.healed.len() == KEPT {
+            self.healed.remove(0);
+        }
+        self.healed.push((coded.scheme.clone(), pieces.decoded.clone()));
+        Ok(Some(pieces.decoded))
+    }
+
+    fn measure(&self, decoded: &[Vec<f32>], limit: f64) -> Result<Measured> {
+        self.original.measure(self.net, &self.params(decoded)?, limit)
+    }
+
+    fn pack_one(&mut self, scheme: &Scheme, limit: f64) -> Result<Packed> {
         let (coded, _) = self.code(scheme)?;
-        let measured = self.original.measure(self.net, &self.params(&coded.decoded)?, limit)?;
+        let far = if self.short.is_some() { HOPELESS * limit } else { limit };
+        let mut measured = self.measure(&coded.finished.pieces.decoded, far)?;
+        if measured.complete
+            && let Some(decoded) = self.heal(&coded)?
+        {
+            measured = self.measure(&decoded, limit)?;
+        }
         Ok(Packed {
             step: coded.step,
             bytes: coded.size,
@@ -164,7 +223,9 @@ impl<'a> Local<'a> {
                 }
                 Choice::Sum { from, unit, rank, residual } => {
                     let reference = from.map(|from| {
-                        made.iter().find(|c| c.stored == from).map_or(&coded.decoded[from][..], |c| &c.data[..])
+                        made.iter()
+                            .find(|c| c.stored == from)
+                            .map_or(&coded.finished.pieces.decoded[from][..], |c| &c.data[..])
                     });
                     let terms = sum::Terms { reference, gain: unit.then_some(1.0), rank, residual: None };
                     let step = coded.step / own.correction.sqrt();
@@ -195,7 +256,12 @@ struct Change {
 
 impl Judge for Local<'_> {
     fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>> {
-        candidates.iter().map(|c| self.pack_one(&c.scheme, limit)).collect()
+        let mut packed = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            packed.push(self.pack_one(&candidate.scheme, limit)?);
+            self.progress.advance(1);
+        }
+        Ok(packed)
     }
 
     fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
@@ -203,10 +269,19 @@ impl Judge for Local<'_> {
         let finer = coded.step * (-PRICE_OCTAVES).exp2();
         let more = parts.encode(finer)?;
         let size = parts.file_size(&more)?;
-        let better =
-            self.original.measure(self.net, &self.params(&parts.finish(more)?.pieces.decoded)?, f64::INFINITY)?;
-        let price = (packed.kl() - better.mean()).max(0.0) / (size as f64 - coded.size as f64).max(1.0);
-        let base = Base::new(self.net, self.original, self.params(&coded.decoded)?)?;
+        let better = self.measure(&parts.finish(more)?.pieces.decoded, f64::INFINITY)?.mean();
+        let healed = self.heal(&coded)?;
+        // Healing takes the same share of both.
+        let (now, share) = match healed {
+            None => (packed.kl(), 1.0),
+            Some(_) => {
+                let untrained = self.measure(&coded.finished.pieces.decoded, f64::INFINITY)?.mean();
+                (untrained, packed.kl() / untrained.max(f64::MIN_POSITIVE))
+            }
+        };
+        let price = share * (now - better).max(0.0) / (size as f64 - coded.size as f64).max(1.0);
+        let params = self.params(healed.as_ref().unwrap_or(&coded.finished.pieces.decoded))?;
+        let base = Base::new(self.net, self.original, params)?;
         self.base = Some(Settled { coded, base });
         Ok(price)
     }

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::Model;
 
 /// Streams of a model and what they decode to.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Pieces {
     pub entries: Vec<StreamEntry>,
     pub streams: Vec<Vec<u8>>,

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::farm::Farm;
-use super::judge::Local;
+use super::judge::{Local, Short};
 use super::metrics::Metrics;
 use super::offers::{Decided, decide};
 use super::parts::{Finished, GRANULAR, Parts};
-use super::statistics::between;
+use super::statistics::{beside, between};
 use super::structure::{Searched, Structure};
 use super::trials::Logged;
 use super::{Options, Work, farm, too_large};
@@ -21,13 +21,16 @@ use crate::plan::climb::{Bounds, Climbed, climb};
 use crate::plan::moves::Candidate;
 use crate::plan::scheme::Scheme;
 use crate::plan::shape::{Shape, Table};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 
 /// States while the step size is still far off: sizes hardly depend on them.
 const SEARCH_STATES: usize = 8;
 /// How near the budget the step size must be before the final trellis is tried.
 const SEARCH_CLOSE: f64 = 4e-3;
 const FINAL_CLOSE: f64 = 5e-4;
+/// How many times more a change may cost by its look than it saves where it will be healed: ties of layers that were trained
+/// apart lose three fifths of what they cost.
+const HEALED: f64 = 3.0;
 /// Logits of the calibration tokens that candidates are judged on take at most so many numbers.
 const MOST_LOGITS: usize = 1 << 26;
 
@@ -98,7 +101,7 @@ pub(super) fn search(
     let Begun { mut parts, mut step, decided } = begin(model, metrics, (options, &table), budget, progress)?;
     let mut searched = None;
     if options.shape == Shape::Auto
-        && let Some(ground) = Ground::new((model, calib), options)?
+        && let Some(ground) = Ground::new((model, calib), options, budget)?
     {
         let climbed = structures(&ground, metrics, options, &table, (&parts, step, budget), progress)?;
         if climbed.best.scheme != *parts.scheme() {
@@ -126,6 +129,8 @@ struct Ground<'a> {
     model: &'a Model,
     net: &'a dyn Net,
     sample: Vec<u16>,
+    /// Tokens to heal candidates on, where the file will be healed.
+    others: Option<Vec<u16>>,
     trials: usize,
     /// Digest of all that trials depend on.
     run: String,
@@ -133,21 +138,32 @@ struct Ground<'a> {
 
 impl<'a> Ground<'a> {
     /// `None` where there is no network, there are no tokens, or nothing is to be tried.
-    fn new((model, calib): (&'a Model, Option<&[u16]>), options: &Options) -> Result<Option<Self>> {
-        let trials = options.trials;
+    fn new((model, calib): (&'a Model, Option<&[u16]>), options: &Options, budget: u64) -> Result<Option<Self>> {
+        let bits = 8.0 * budget as f64 / model.weights().max(1) as f64;
+        let trials = options.trials.unwrap_or_else(|| options.effort.trials(bits));
         let (Ok(net), Some(calib), true) = (model.network(), calib, trials > 0) else { return Ok(None) };
         let length = net.context();
         let rows = options.effort.judged_tokens().min(MOST_LOGITS / net.vocab_size().max(1)).div_ceil(length);
         let sample = between(calib, length, rows.max(2));
+        let others = beside(calib, length, rows.max(2));
+        let heals = super::length(model, Some(&others), options, &Silent)?.is_some();
         let mut hash = blake3::Hasher::new();
         hash.update(model.digest().as_bytes());
         hash.update(&calib.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<u8>>());
         // The number of trials is not among it: a search may go on for longer.
-        let Options { cap, includes, effort, seed, calib_rows, shape, .. } = options;
+        let Options { cap, includes, effort, seed, calib_rows, shape, objective, .. } = options;
         let given = matches!(options.curvature, super::Source::Given(_));
-        hash.update(format!("{cap} {includes} {effort:?} {seed} {calib_rows:?} {shape:?} {given}").as_bytes());
+        hash.update(
+            format!("{cap} {includes} {effort:?} {seed} {calib_rows:?} {shape:?} {given} {heals} {objective:?}")
+                .as_bytes(),
+        );
         let run = hash.finalize().to_hex()[..32].to_string();
-        Ok(Some(Ground { model, net, sample, trials, run }))
+        Ok(Some(Ground { model, net, sample, others: heals.then_some(others), trials, run }))
+    }
+
+    fn short<'o>(&self, options: &'o Options) -> Option<Short<'o>> {
+        let Options { objective, seed, .. } = *options;
+        self.others.clone().map(|calib| Short { calib, objective, seed, stop: &*options.stop })
     }
 
     fn original(&self) -> Result<Original<'_>> {
@@ -166,9 +182,12 @@ fn structures(
 ) -> Result<Climbed> {
     progress.begin("searching structures", 0);
     let original = ground.original()?;
-    let local = Local::new((ground.model, metrics), (ground.net, &original), parts.clone(), step, budget, progress);
+    let on = (ground.net, &original);
+    let short = ground.short(options);
+    let hope = if short.is_some() { HEALED } else { 1.0 };
+    let local = Local::new((ground.model, metrics), on, parts.clone(), step, budget, short, progress);
     let start = Candidate { name: "declared".into(), scheme: parts.scheme().clone() };
-    let bounds = Bounds { trials: ground.trials, hope: 1.0, stop: &|| (options.stop)() };
+    let bounds = Bounds { trials: ground.trials, hope, stop: &|| (options.stop)() };
     let log = options.log.as_deref();
     let climbed = match &options.work {
         Work::Here => climb(&mut Logged::new(local, log, options.resume, &ground.run)?, table, start, &bounds)?,
@@ -194,10 +213,11 @@ pub(super) fn serve(
 ) -> Result<usize> {
     let table = table(model, metrics);
     let Begun { parts, step, .. } = begin(model, metrics, (options, &table), budget, progress)?;
-    let ground = Ground::new((model, calib), options)?;
+    let ground = Ground::new((model, calib), options, budget)?;
     let ground = ground.ok_or_else(|| Error::input("a worker needs a network and calibration tokens"))?;
     let original = ground.original()?;
-    let mut local = Local::new((model, metrics), (ground.net, &original), parts, step, budget, progress);
+    let short = ground.short(options);
+    let mut local = Local::new((model, metrics), (ground.net, &original), parts, step, budget, short, progress);
     progress.begin("working", 0);
     let done = farm::serve(&mut local, folder, &ground.run)?;
     progress.end();

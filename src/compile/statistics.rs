@@ -84,6 +84,15 @@ pub(super) fn between(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
     starts.flat_map(|start| &tokens[start..start + length]).copied().chain([tokens[0]]).collect()
 }
 
+/// What [`between`] does not take.
+pub(super) fn beside(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
+    let available = (tokens.len() - 1) / length;
+    let rows = rows.min(available);
+    let taken: Vec<usize> = (0..rows).map(|r| (2 * r + 1) * available / (2 * rows)).collect();
+    let left = (0..available).filter(|row| !taken.contains(row));
+    left.flat_map(|row| &tokens[row * length..(row + 1) * length]).copied().chain([tokens[0]]).collect()
+}
+
 /// Quantizes every matrix alone at a usual step size and measures what it really costs.
 fn corrections(
     model: &Model,

@@ -1,15 +1,21 @@
 //! Healing: trains what a plan keeps, so that the weights make good together for what rounding lost one by one.
 //!
 //! The original is the teacher, the packed model the student (distillation; QAD, arXiv:2601.20088), on calibration tokens.
-//! Matrices are trained through the trellis search itself ([`lattice`]), so that at every moment the model is one that the file
-//! can hold; what bits cost is part of the search, and their price is steered so that the file stays at its cap. Text set
-//! aside from calibration says which state is the best.
+//! Columns of all matrices are bound to their grids in groups, and between two groups what is still loose is trained to make
+//! good for what the bound ones could not say ([`binding`]); what bits cost is part of the search, and their price is steered so
+//! that the file stays at its cap. Text set aside from calibration says whether that helped.
 
-pub mod lattice;
+pub mod binding;
+mod course;
+mod eigenbasis;
 pub mod part;
 mod run;
 pub mod small;
 mod state;
+mod student;
 pub mod sum;
+mod text;
 
-pub use run::{Course, Healed, Length, Options, Point, enough, heal};
+pub use course::{Course, Length, Point};
+pub use run::{Healed, Options, heal};
+pub use text::enough;

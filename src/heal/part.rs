@@ -1,8 +1,8 @@
 //! One stream in training, whatever it is made of.
 
-use super::lattice::Lattice;
+use super::binding::Binding;
 use super::small::Small;
-use super::state::Moments;
+use super::state::Slot;
 use super::sum::Sum;
 use crate::train::adam::Betas;
 
@@ -10,7 +10,7 @@ use crate::train::adam::Betas;
 pub enum Part {
     /// Exact tensors and zeros: nothing to learn.
     Fixed,
-    Matrix(Box<Lattice>),
+    Matrix(Box<Binding>),
     Vectors(Small),
     Sum(Box<Sum>),
 }
@@ -24,69 +24,63 @@ pub struct Stream {
     pub part: Part,
 }
 
-/// What a stream is at one moment.
-pub struct Moment {
-    /// Of every tensor in it, row-major; empty where nothing changes.
-    pub weights: Vec<Vec<f32>>,
-    content: Content,
-}
-
-enum Content {
-    Fixed,
-    Indices(Vec<i32>),
-    Bytes(Vec<u8>),
-    Sum(super::sum::Content),
-}
-
 impl Stream {
-    /// The tensors as they would be decoded now, bits at `price` times their usual price. `weights` are those of all stored
-    /// tensors, earlier streams already as they are now.
-    pub fn moment(&self, price: f32, weights: &[Vec<f32>]) -> Moment {
-        let (weights, content) = match &self.part {
-            Part::Fixed => (Vec::new(), Content::Fixed),
-            Part::Matrix(lattice) => {
-                let indices = lattice.indices(price);
-                (vec![lattice.weights(&indices)], Content::Indices(indices))
-            }
-            Part::Vectors(small) => {
-                let (bytes, tensors) = small.coded();
-                (tensors, Content::Bytes(bytes))
-            }
+    /// The tensors as they are now, row-major; none where nothing changes. `weights` are those of all stored tensors, earlier
+    /// streams already as they are now.
+    pub fn weights(&self, weights: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        match &self.part {
+            Part::Fixed => Vec::new(),
+            Part::Matrix(binding) => vec![binding.weights()],
+            Part::Vectors(small) => small.coded().1,
+            Part::Sum(sum) => vec![sum.weights(self.from.map(|from| &weights[from][..]))],
+        }
+    }
+
+    /// The bytes of the stream once all columns are bound; `None` where nothing changes.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        match &self.part {
+            Part::Fixed => None,
+            Part::Matrix(binding) => Some(binding.stream()),
+            Part::Vectors(small) => Some(small.coded().0),
+            Part::Sum(sum) => Some(sum.stream()),
+        }
+    }
+
+    /// What is bound column by column.
+    pub fn binding(&self) -> Option<&Binding> {
+        match &self.part {
+            Part::Matrix(binding) => Some(binding),
+            Part::Sum(sum) => sum.residual.as_ref(),
+            Part::Fixed | Part::Vectors(_) => None,
+        }
+    }
+
+    /// Binds columns until `share` of them are, bits at `price` times their usual price. `change` is that of the tensor that it
+    /// starts from since the last time.
+    pub fn bind(&mut self, share: f64, price: f32, change: Option<Vec<f32>>) {
+        match &mut self.part {
+            Part::Fixed | Part::Vectors(_) => {}
+            Part::Matrix(binding) => binding.bind(share, price),
             Part::Sum(sum) => {
-                let (weights, content) = sum.now(price, self.from.map(|from| &weights[from][..]));
-                (vec![weights], Content::Sum(content))
+                let gain = sum.gain();
+                let Some(residual) = &mut sum.residual else { return };
+                if let Some(mut change) = change {
+                    change.iter_mut().for_each(|v| *v *= gain);
+                    residual.give_way(&change);
+                }
+                residual.bind(share, price);
             }
-        };
-        Moment { weights, content }
-    }
-
-    /// The bytes of the stream at a moment; `None` where nothing changes.
-    pub fn bytes(&self, moment: &Moment) -> Option<Vec<u8>> {
-        match (&self.part, &moment.content) {
-            (Part::Matrix(lattice), Content::Indices(indices)) => Some(lattice.stream(indices)),
-            (Part::Sum(sum), Content::Sum(content)) => Some(sum.stream(content)),
-            (_, Content::Bytes(bytes)) => Some(bytes.clone()),
-            _ => None,
         }
     }
 
-    /// From now on bits cost what they cost where the indices of this moment stand.
-    pub fn reprice(&mut self, moment: &Moment) {
-        match (&mut self.part, &moment.content) {
-            (Part::Matrix(lattice), Content::Indices(indices)) => lattice.reprice(indices),
-            (Part::Sum(sum), Content::Sum(content)) => sum.reprice(content),
-            _ => {}
-        }
-    }
-
-    /// Moves what is learned against the gradients of the stream's tensors.
-    pub fn learn(&mut self, gradients: &[Vec<f32>], rate: f32, betas: Betas) {
+    /// Moves what is learned against the gradients of the stream's tensors, at one rate for weights and one for all else.
+    pub fn learn(&mut self, gradients: &[Vec<f32>], rates: [f32; 2], betas: Betas) {
         let own: Vec<&[f32]> = self.tensors.iter().map(|t| &gradients[*t][..]).collect();
         match &mut self.part {
             Part::Fixed => {}
-            Part::Matrix(lattice) => lattice.learn(own[0], rate, betas),
-            Part::Vectors(small) => small.learn(&own, rate, betas),
-            Part::Sum(sum) => sum.learn(own[0], rate, betas),
+            Part::Matrix(binding) => binding.learn(own[0], rates[0], betas),
+            Part::Vectors(small) => small.learn(&own, rates[1], betas),
+            Part::Sum(sum) => sum.learn(own[0], rates, betas),
         }
     }
 
@@ -99,12 +93,22 @@ impl Stream {
     }
 
     /// What training changes, in a fixed order.
-    pub fn moments(&mut self) -> Vec<Moments<'_>> {
+    pub fn slots(&mut self) -> Vec<Slot<'_>> {
         match &mut self.part {
             Part::Fixed => Vec::new(),
-            Part::Matrix(lattice) => vec![lattice.moments()],
-            Part::Vectors(small) => small.moments().collect(),
-            Part::Sum(sum) => sum.moments(),
+            Part::Matrix(binding) => binding.slots(),
+            Part::Vectors(small) => small.slots(),
+            Part::Sum(sum) => sum.slots(),
+        }
+    }
+
+    /// Whether what was read into the slots belongs together.
+    pub fn is_sound(&self) -> bool {
+        match &self.part {
+            Part::Fixed => true,
+            Part::Matrix(binding) => binding.is_sound(),
+            Part::Vectors(small) => small.is_sound(),
+            Part::Sum(sum) => sum.is_sound(),
         }
     }
 }

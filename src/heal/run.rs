@@ -1,14 +1,16 @@
-//! The run: steps, prices, held-out text, the best state.
+//! The run: groups of columns, steps between them, held-out text, bytes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use super::part::{Moment, Stream};
-use super::state::{Run, Standing};
+use super::course::{Course, Length, Point};
+use super::part::Stream;
+use super::state::{Kept, Run, Standing};
+use super::student::Student;
+use super::text::{PIECE_TOKENS, Split, enough, split};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::nets::Params;
@@ -19,52 +21,44 @@ use crate::train::gradient::{LANES, gradient};
 use crate::train::held_out::HeldOut;
 use crate::train::objective::Objective;
 use crate::train::rows::Rows;
-use crate::train::schedule::Schedule;
 
-/// Tokens of a step.
-const STEP_TOKENS: usize = 4096;
-/// Tokens of a piece: what one forward pass sees. A row may be longer.
-const PIECE_TOKENS: usize = 512;
-/// Pieces that are set aside, at most; and no more than one in so many.
-const HELD_PIECES: usize = 32;
-const HELD_SHARE: usize = 8;
+/// Groups of columns that are bound one after the other, at most.
+const GROUPS: usize = 16;
+/// The rate, in steps of the grid for an axis on which an error of one step costs the same as on all others: so much over the
+/// root of the steps between two groups. Where fewer columns are bound there is less to make good for: it starts lower, with the
+/// root of their share.
+const RATE: f32 = 0.055;
+const HIGHEST: f32 = 0.03;
+const BETAS: Betas = Betas { first: 0.9, second: 0.95 };
+/// Where there is something to learn before anything is bound, it gets so many shares of the steps more than what comes
+/// between two groups.
+const FIRST: usize = 4;
+/// Control tensors learn at this share of the rate.
+const VECTORS: f32 = 0.6;
 /// Steps between two looks at the held-out text.
 const EVERY: usize = 20;
-/// Full rate of a short run, in steps of the grid, and how many steps are short. Longer runs need a lower rate: at a high one
-/// paths go to and fro, and that costs as much as is gained.
-const RATE: f32 = 0.006;
-const SHORT: f32 = 160.0;
-const SLOWING: f32 = 0.6;
-const BETAS: Betas = Betas { first: 0.9, second: 0.95 };
-/// A run that lasts as long as it gains ends after so many steps without a better state, or so many in all.
-const PATIENCE: usize = 200;
-const LONGEST: usize = 1500;
+/// Steps between two groups, at most, of a run that lasts as long as it gains; and the least share of the objective that a look
+/// must have gained for it to go on before the next group.
+const MOST: usize = 100;
+const GAIN: f64 = 0.005;
 /// Steps whose time says how many fit into a given time.
 const TIMED: usize = 4;
-/// The price of a bit grows by this power of what the file is over its budget, at most by [`TURN`] at a time.
-const STEER: f64 = 6.0;
-const TURN: f64 = 0.1;
-/// Share of the budget that is aimed at: a state that is over it by a byte cannot be packed.
-const MARGIN: f64 = 1.0 - 2e-4;
-/// Prices tried for the last state to fit.
-const FITS: usize = 5;
+/// Steps that a look at the held-out text, and binding a group, count as where time is planned.
+const LOOK_STEPS: f64 = 0.75;
+/// The price of a bit grows by this power of what the loose columns must save, at most by [`TURN`] at a time.
+const STEER: f64 = 20.0;
+const TURN: f64 = 0.2;
+/// Prices tried for the last group, and bytes that may be left over: one in so many.
+const FITS: usize = 9;
+const CLOSE: u64 = 20_000;
+/// How far the first of them are apart, in logarithms.
+const STRIDE: f32 = 0.1;
+/// Squared error of a matrix, over its squares, that is more than arithmetic makes.
+const APART: f32 = 1e-6;
+/// KL on the text itself over that on text set aside, below which the text counts as learned by heart.
+const BY_HEART: f64 = 0.85;
 /// Breakdowns after which a run ends.
 const BREAKDOWNS: usize = 3;
-
-/// The rate at which a run of so many steps is the best.
-fn full_rate(steps: usize) -> f32 {
-    RATE * (SHORT / steps.max(1) as f32).min(1.0).powf(SLOWING)
-}
-
-/// How long to heal.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Length {
-    Steps(usize),
-    /// As many steps as fit.
-    Time(Duration),
-    /// As long as it gains.
-    Gaining,
-}
 
 /// What a healing may do.
 pub struct Options<'a> {
@@ -85,90 +79,22 @@ pub struct Options<'a> {
     pub file_size: &'a (dyn Fn(&[usize]) -> Result<u64> + Sync),
 }
 
-/// The held-out text at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    pub step: usize,
-    /// KL(original ‖ packed), nats per token, on held-out calibration text.
-    pub kl: f64,
-    /// Nats per token on that text.
-    pub loss: f64,
-    /// Bytes of the file.
-    pub bytes: u64,
-    /// KL(original ‖ packed) on the text of the steps since the point before; 0 at first.
-    pub training_kl: f64,
-    /// Seconds since the start.
-    pub seconds: f64,
-}
-
-/// How a healing went.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Course {
-    pub objective: Objective,
-    pub steps: usize,
-    pub points: Vec<Point>,
-    /// Index of the state that was packed; 0: the one before healing.
-    pub best: usize,
-    /// Tokens of a step, of calibration, and those set aside.
-    pub step_tokens: usize,
-    pub calibration_tokens: usize,
-    pub held_out_tokens: usize,
-    /// Times that training went over its text.
-    pub passes: f64,
-    pub breakdowns: usize,
-}
-
 /// The best streams that were found, and how.
 pub struct Healed {
     pub streams: Vec<Vec<u8>>,
     pub course: Course,
 }
 
-/// How calibration text is shared out.
-struct Split {
-    /// Rows of a piece.
-    piece_rows: usize,
-    pieces: usize,
-    /// Pieces of a step.
-    batch: usize,
-    /// Pieces set aside.
-    held: usize,
-}
-
-fn split(length: usize, tokens: usize) -> Split {
-    let piece_rows = PIECE_TOKENS.div_ceil(length);
-    let pieces = tokens.saturating_sub(1) / (length * piece_rows);
-    let batch = (STEP_TOKENS / (length * piece_rows)).max(1);
-    Split { piece_rows, pieces, batch, held: HELD_PIECES.min(pieces / HELD_SHARE) }
-}
-
-/// Whether so many calibration tokens are enough for rows of `length`.
-///
-/// # Errors
-/// Input, when they are not: says how many are needed.
-pub fn enough(length: usize, tokens: usize) -> Result<()> {
-    let Split { piece_rows, pieces, batch, held } = split(length, tokens);
-    if held > 0 && pieces - held >= batch {
-        return Ok(());
-    }
-    let needed = (batch.max(HELD_SHARE) + 2) * piece_rows * length + 1;
-    let [needed, tokens] = [needed, tokens].map(|n| thousands(n as u64));
-    Err(Error::input(format!(
-        "healing needs {needed} calibration tokens, for a step and the text that watches over it; there are {tokens}"
-    ))
-    .hint("give more with --calib, or pack with --heal off"))
-}
-
 /// Bytes that a healing holds, activations inside the layers left out: weights of teacher and student, their gradients in
-/// every lane, shadows, moments and indices; log-probabilities of a piece in every lane.
+/// every lane, values, moments, indices, factors of the curvature and their axes; log-probabilities of a piece in every lane.
 fn memory(model: &Model, length: usize, vocab: usize) -> usize {
-    const COPIES: usize = 9;
+    const COPIES: usize = 13;
     let weights: usize = model.stored.iter().map(|s| s.data.len()).sum();
     let piece = PIECE_TOKENS.div_ceil(length) * length;
     4 * weights * (COPIES + LANES) + LANES * piece * vocab * 4 * 4
 }
 
-/// Trains `streams`, which decode to `decoded` (by stored tensor) and have the bytes `coded` now, on `calib`.
+/// Trains `streams`, which decode to `decoded` (by stored tensor) and have the bytes `coded` untrained, on `calib`.
 ///
 /// # Errors
 /// Input, when there is too little text or the checkpoint is another run's; whatever goes wrong in a pass.
@@ -192,36 +118,41 @@ pub fn heal(
     let aside = |i: usize| i % every == every - 1 && i / every < held;
     let rows = Rows::new(calib, length, piece_rows, options.seed, |i| !aside(i));
     let held_out = HeldOut::new(net, &teacher, (0..pieces).filter(|i| aside(*i)).map(|i| rows.piece(i)).collect())?;
-    let standing = Standing {
-        key: options.key.clone(),
-        step: 0,
-        steps: match options.length {
-            Length::Steps(steps) => steps,
-            Length::Time(_) | Length::Gaining => LONGEST,
-        },
-        price: 1.0,
-        rate: 1.0,
-        course: Vec::new(),
-        best: None,
-    };
     let mut healing = Healing {
         model,
         teacher: &teacher,
         held_out,
         rows,
         batch,
-        streams,
-        weights: decoded,
+        first: 1,
+        groups: GROUPS,
+        student: Student::new(streams, decoded.clone()),
         coded,
-        standing,
-        best: Vec::new(),
+        standing: Standing {
+            key: options.key.clone(),
+            step: 0,
+            steps: 0,
+            group: 0,
+            price: 1.0,
+            rate: 1.0,
+            course: Vec::new(),
+        },
+        seen: (0.0, 0),
         options,
         progress,
         started: Instant::now(),
+        binding: Duration::ZERO,
         breakdowns: 0,
     };
-    healing.run()?;
+    healing.run(&decoded)?;
     Ok(healing.finish(calib.len()))
+}
+
+/// A state that fits.
+struct Fitting {
+    bytes: u64,
+    coded: Vec<Vec<u8>>,
+    weights: Vec<Vec<f32>>,
 }
 
 struct Healing<'a> {
@@ -230,146 +161,204 @@ struct Healing<'a> {
     held_out: HeldOut<'a>,
     rows: Rows<'a>,
     batch: usize,
-    streams: Vec<Stream>,
-    /// By stored tensor: as they would be decoded now.
-    weights: Vec<Vec<f32>>,
-    /// Bytes of every stream before healing.
+    /// Groups that are bound when training begins: 1, or 0 where there is something to learn before.
+    first: usize,
+    groups: usize,
+    student: Student,
+    /// Bytes of every stream untrained, later of the best state.
     coded: Vec<Vec<u8>>,
     standing: Standing,
-    /// Streams of the best state.
-    best: Vec<Vec<u8>>,
+    /// KL(original ‖ packed) of the steps since the last look, summed over so many positions.
+    seen: (f64, usize),
     options: &'a Options<'a>,
     progress: &'a dyn Progress,
     started: Instant,
+    /// How long binding the last group took.
+    binding: Duration,
     breakdowns: usize,
 }
 
 impl Healing<'_> {
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self, untrained: &[Vec<f32>]) -> Result<()> {
+        // Copies of matrices that were trained apart, and factors of low rank, lose before anything is rounded.
+        let apart = self.student.differs(self.model, APART);
+        self.first = usize::from(self.options.objective == Objective::Kl && !apart);
+        if let Length::Steps(steps) = self.options.length {
+            self.groups = GROUPS.min(steps + self.first).max(1);
+        }
+        self.standing.steps = match self.options.length {
+            Length::Steps(steps) => steps,
+            Length::Time(_) | Length::Gaining => MOST * self.shares(self.groups),
+        };
         if self.options.resume {
             self.exchange(|run, path| run.load(path))?;
             // The order of the text is that of an unbroken run.
             (0..self.standing.step).for_each(|_| drop(self.rows.batch(self.batch)));
         }
         if self.standing.course.is_empty() {
-            let coded = std::mem::take(&mut self.coded);
-            self.judge(coded, 0.0)?;
+            self.look(untrained, (self.options.file_size)(&self.coded.iter().map(Vec::len).collect::<Vec<_>>())?)?;
         }
+        self.student.refresh();
         self.progress.begin("healing", self.standing.steps as u64);
         self.progress.advance(self.standing.step as u64);
-        let mut schedule = Schedule::new(self.standing.steps);
-        let (mut divergence, mut positions) = (0f64, 0usize);
-        let mut good: Option<(usize, Vec<Vec<f32>>)> = None;
-        let begun = self.standing.step;
-        let mut timer = Instant::now();
-        let mut stopped = false;
-        while self.standing.step < self.standing.steps {
-            stopped = (self.options.stop)();
-            if stopped {
-                // The best so far is packed; a run that goes on goes on from here.
+        loop {
+            if self.standing.group >= self.first {
                 self.keep()?;
-                break;
-            }
-            let step = self.standing.step;
-            if let (Length::Time(time), 0) = (self.options.length, begun) {
-                // The first steps are slower: memory is still being found for them.
-                if step == 1 {
-                    timer = Instant::now();
-                } else if step == 1 + TIMED {
-                    self.standing.steps = self.fitting(time, timer.elapsed().as_secs_f64() / TIMED as f64);
-                    schedule = Schedule::new(self.standing.steps);
-                    self.progress.begin("healing", self.standing.steps as u64);
-                    self.progress.advance(step as u64);
-                }
-            }
-            if step.is_multiple_of(EVERY) && self.standing.course.last().is_none_or(|point| point.step < step) {
-                let moments = self.see(self.standing.price);
-                self.look(&moments, divergence / positions.max(1) as f64)?;
-                (divergence, positions) = (0.0, 0);
-                if self.options.length == Length::Gaining && self.is_over() {
+                if self.segment()? {
                     break;
                 }
             }
-            if step.is_multiple_of(EVERY) || good.is_none() {
-                good = Some((step, self.values()));
+            if self.standing.group + 1 >= self.groups {
+                break;
             }
-            self.see(self.standing.price);
+            let begun = Instant::now();
+            self.standing.group += 1;
+            self.student.bind(self.standing.group as f64 / self.groups as f64, self.standing.price);
+            self.steer();
+            self.binding = begun.elapsed();
+        }
+        self.fit()?;
+        self.progress.end();
+        Ok(())
+    }
+
+    /// Shares of the steps that are done before so many groups are bound.
+    fn shares(&self, group: usize) -> usize {
+        // What comes before the first group may have to bring together what was trained apart.
+        let begun = if self.first == 0 { FIRST } else { 0 };
+        if group > self.first { group - self.first + begun } else { usize::from(self.groups <= self.first) }
+    }
+
+    /// Steps before the next group.
+    fn allotted(&self) -> usize {
+        if self.options.length == Length::Gaining {
+            return if self.standing.group == 0 { MOST * (1 + FIRST) } else { MOST };
+        }
+        let (of, group) = (self.shares(self.groups), self.standing.group);
+        let until = |group: usize| self.standing.steps * self.shares(group) / of;
+        if group + 1 >= self.groups { self.standing.steps - until(group) } else { until(group + 1) - until(group) }
+    }
+
+    /// Trains until the next group is to be bound; says whether the run was stopped.
+    fn segment(&mut self) -> Result<bool> {
+        let start = self.student.snapshot();
+        // Long segments end with their best state, if only the one that they began with.
+        let watched = self.allotted() >= EVERY;
+        let mut best = None;
+        if watched {
+            best = Some((self.watch()?, start.clone()));
+        }
+        let share = match self.standing.group {
+            0 => 1.0,
+            group => ((group + 1) as f32 / self.groups as f32).sqrt(),
+        };
+        let mut timer = Instant::now();
+        let mut done = 0;
+        while done < self.allotted() {
+            if (self.options.stop)() {
+                return Ok(true);
+            }
             let batch = self.rows.batch(self.batch);
-            let mut found = gradient(self.model, &self.weights, Some(self.teacher), &batch, self.options.objective)?;
+            let found =
+                gradient(self.model, &self.student.weights, Some(self.teacher), &batch, self.options.objective)?;
             let sound = found.totals.divergence.is_finite() && found.totals.loss.is_finite();
             if !sound || found.tensors.par_iter().any(|g| g.iter().any(|v| !v.is_finite())) {
-                self.break_down(step, good.as_ref())?;
+                self.break_down(done, &start)?;
+                done = 0;
                 continue;
             }
-            divergence += found.totals.divergence;
-            positions += found.totals.positions;
-            self.streams.iter().rev().for_each(|stream| stream.hand_on(&mut found.tensors));
-            let rate = full_rate(self.standing.steps) * self.standing.rate * schedule.at(step);
-            self.streams.par_iter_mut().for_each(|stream| stream.learn(&found.tensors, rate, BETAS));
+            self.seen.0 += found.totals.divergence;
+            self.seen.1 += found.totals.positions;
+            let rate = self.standing.rate * share * (RATE / (self.allotted() as f32).sqrt()).min(HIGHEST);
+            self.student.learn(found.tensors, [rate, VECTORS * rate], BETAS);
+            done += 1;
             self.standing.step += 1;
             self.progress.advance(1);
-        }
-        self.fit(divergence / positions.max(1) as f64)?;
-        self.progress.end();
-        if stopped { Ok(()) } else { self.keep() }
-    }
-
-    /// Steps that fit into `time` in all if one takes `seconds`.
-    fn fitting(&self, time: Duration, seconds: f64) -> usize {
-        // Looks at the held-out text cost as much as a step each and a half.
-        let left = (time.as_secs_f64() - self.started.elapsed().as_secs_f64()).max(0.0);
-        let more = left / (seconds * (1.0 + 1.5 / EVERY as f64));
-        (self.standing.step + more as usize).min(20 * LONGEST)
-    }
-
-    /// What the streams are now; `weights` follow.
-    fn see(&mut self, price: f32) -> Vec<Moment> {
-        let independent: Vec<Option<Moment>> =
-            self.streams.par_iter().map(|s| s.from.is_none().then(|| s.moment(price, &[]))).collect();
-        let mut moments = Vec::with_capacity(independent.len());
-        for (stream, moment) in self.streams.iter().zip(independent) {
-            let moment = moment.unwrap_or_else(|| stream.moment(price, &self.weights));
-            for (tensor, weights) in stream.tensors.iter().zip(&moment.weights) {
-                self.weights[*tensor].clone_from(weights);
+            if let Length::Time(time) = self.options.length {
+                // The first steps are slower: memory is still being found for them.
+                match self.standing.step {
+                    1 => timer = Instant::now(),
+                    step if step == 1 + TIMED => self.plan(time, timer.elapsed().as_secs_f64() / TIMED as f64),
+                    _ => {}
+                }
             }
-            moments.push(moment);
+            let due = done.is_multiple_of(EVERY) || done == self.allotted();
+            if let (Some((goal, kept)), true) = (&mut best, due) {
+                let now = self.watch()?;
+                let gained = 1.0 - now / *goal;
+                if now < *goal {
+                    (*goal, *kept) = (now, self.student.snapshot());
+                }
+                if self.options.length == Length::Gaining && gained < GAIN {
+                    break;
+                }
+            }
         }
-        moments
+        match best {
+            Some((goal, kept)) if self.goal(self.standing.course.len() - 1) > goal => {
+                self.student.restore(&kept);
+            }
+            None if self.standing.course.last().is_none_or(|point| point.step + EVERY <= self.standing.step) => {
+                self.watch()?;
+            }
+            _ => {}
+        }
+        if self.options.length == Length::Gaining {
+            self.standing.steps -= self.allotted() - done;
+            self.progress.begin("healing", self.standing.steps as u64);
+            self.progress.advance(self.standing.step as u64);
+        }
+        Ok(false)
     }
 
-    fn coded(&self, moments: &[Moment]) -> Vec<Vec<u8>> {
-        let coded = self.streams.par_iter().zip(moments).enumerate().map(|(i, (stream, moment))| {
-            // What never changes has its bytes in the best state, as in every other one.
-            stream.bytes(moment).unwrap_or_else(|| self.best[i].clone())
-        });
-        coded.collect()
+    /// How many steps fit into `time` in all if one takes `seconds`.
+    fn plan(&mut self, time: Duration, seconds: f64) {
+        let groups = (self.groups - self.standing.group + FITS) as f64;
+        let left = time.as_secs_f64() - self.started.elapsed().as_secs_f64() - groups * self.binding.as_secs_f64();
+        let more = left.max(0.0) / (seconds * (1.0 + LOOK_STEPS / EVERY as f64)) - 2.0 * LOOK_STEPS * groups;
+        self.standing.steps = self.standing.step + more.max(0.0) as usize;
+        self.progress.begin("healing", self.standing.steps as u64);
+        self.progress.advance(self.standing.step as u64);
     }
 
-    /// Judges a state, steers the price of bits, and keeps all of it.
-    fn look(&mut self, moments: &[Moment], training: f64) -> Result<()> {
-        let bytes = self.judge(self.coded(moments), training)?;
-        self.streams.par_iter_mut().zip(moments).for_each(|(stream, moment)| stream.reprice(moment));
-        let over = bytes as f64 / (MARGIN * self.options.budget as f64) - 1.0;
-        self.standing.price *= (STEER * over).clamp(-TURN, TURN).exp() as f32;
-        self.keep()
+    /// Has the loose columns save what the bound ones took too much.
+    fn steer(&mut self) {
+        let (over, left) = self.student.bits();
+        if left > 0.0 {
+            self.standing.price = (STEER * over / left).clamp(-TURN, TURN).exp() as f32;
+        }
     }
 
-    /// Measures the present weights, whose streams are `coded`, on the held-out text; returns the bytes of the file.
-    fn judge(&mut self, coded: Vec<Vec<u8>>, training_kl: f64) -> Result<u64> {
-        let bytes = (self.options.file_size)(&coded.iter().map(Vec::len).collect::<Vec<_>>())?;
-        let data = self.weights.iter().map(|w| Arc::new(w.clone())).collect();
+    /// Looks at the held-out text while some columns are loose; returns what is to be small.
+    fn watch(&mut self) -> Result<f64> {
+        let untrained = self.standing.course.first().map_or(0, |point| point.bytes);
+        let bytes = (untrained as f64 + self.student.bits().0 / 8.0).round() as u64;
+        let weights = std::mem::take(&mut self.student.weights);
+        let looked = self.look(&weights, bytes);
+        self.student.weights = weights;
+        looked?;
+        Ok(self.goal(self.standing.course.len() - 1))
+    }
+
+    /// Measures weights on the held-out text.
+    fn look(&mut self, weights: &[Vec<f32>], bytes: u64) -> Result<()> {
+        let data = weights.iter().map(|w| Arc::new(w.clone())).collect();
         let totals = self.held_out.measure(self.model.network()?, &self.model.with_data(data).params()?)?;
         let [kl, loss] = [totals.mean_divergence(), totals.mean_loss()];
-        let seconds = self.started.elapsed().as_secs_f64();
-        self.standing.course.push(Point { step: self.standing.step, kl, loss, bytes, training_kl, seconds });
-        let at = self.standing.course.len() - 1;
-        let better = self.standing.best.is_none_or(|b| self.goal(at) < self.goal(b));
-        if bytes <= self.options.budget && better || self.best.is_empty() {
-            self.standing.best = Some(at);
-            self.best = coded;
-        }
+        let training_kl = self.seen.0 / self.seen.1.max(1) as f64;
+        self.seen = (0.0, 0);
+        let first = self.standing.course.is_empty();
+        self.standing.course.push(Point {
+            step: self.standing.step,
+            bound: if first { 1.0 } else { self.standing.group as f64 / self.groups as f64 },
+            kl,
+            loss,
+            bytes,
+            training_kl,
+            seconds: self.started.elapsed().as_secs_f64(),
+        });
         self.progress.status(&format!("healing, KL {kl:.4}, {} bytes", thousands(bytes)));
-        Ok(bytes)
+        Ok(())
     }
 
     /// What is to be small, at a point of the course.
@@ -382,53 +371,87 @@ impl Healing<'_> {
         }
     }
 
-    /// Whether no better state has been found for long.
-    fn is_over(&self) -> bool {
-        let best = self.standing.best.map_or(0, |b| self.standing.course[b].step);
-        self.standing.step >= best + PATIENCE
-    }
-
-    /// Ends with a state that fits: where the last one does not, bits at the first of some higher prices at which it does.
-    fn fit(&mut self, training: f64) -> Result<()> {
+    /// Binds all that is loose, at a price at which the file fills its budget, and takes that if it is better than untrained.
+    fn fit(&mut self) -> Result<()> {
         if self.standing.step == 0 {
             return Ok(());
         }
-        let (mut price, mut stride) = (self.standing.price, 1.01f32);
+        let (start, budget) = (self.student.snapshot(), self.options.budget);
+        let (mut dear, mut cheap) = (None, None);
+        let (mut price, mut stride) = (self.standing.price.ln(), STRIDE);
+        let mut fitting: Option<Fitting> = None;
         for _ in 0..FITS {
-            let moments = self.see(price);
-            let coded = self.coded(&moments);
-            if (self.options.file_size)(&coded.iter().map(Vec::len).collect::<Vec<_>>())? <= self.options.budget {
-                return self.judge(coded, training).map(drop);
+            self.student.restore(&start);
+            self.student.bind(1.0, price.exp());
+            let coded = self.student.coded(&self.coded);
+            let bytes = (self.options.file_size)(&coded.iter().map(Vec::len).collect::<Vec<_>>())?;
+            if bytes <= budget {
+                dear = Some(price);
+                if fitting.as_ref().is_none_or(|f| bytes > f.bytes) {
+                    fitting = Some(Fitting { bytes, coded, weights: self.student.weights.clone() });
+                }
+                if budget - bytes <= budget / CLOSE {
+                    break;
+                }
+            } else {
+                cheap = Some(price);
             }
-            (price, stride) = (price * stride, stride * stride);
+            price = match (cheap, dear) {
+                (Some(cheap), Some(dear)) => 0.5 * (cheap + dear),
+                (None, _) => price - stride,
+                (_, None) => price + stride,
+            };
+            stride *= 2.0;
+        }
+        let Some(Fitting { bytes, coded, weights }) = fitting else {
+            self.progress.note("healing: what was learned does not fit into the cap; packed without it");
+            return Ok(());
+        };
+        self.standing.group = self.groups;
+        self.look(&weights, bytes)?;
+        self.weigh_text();
+        if self.goal(self.standing.course.len() - 1) < self.goal(0) {
+            self.coded = coded;
+        } else {
+            self.standing.group = 0;
         }
         Ok(())
     }
 
-    /// Goes back to the last good state, with half the rate.
-    fn break_down(&mut self, step: usize, good: Option<&(usize, Vec<Vec<f32>>)>) -> Result<()> {
+    /// Says so where the text was learned by heart.
+    fn weigh_text(&self) {
+        let seen: Vec<&Point> = self.standing.course.iter().filter(|p| p.bound < 1.0 && p.training_kl > 0.0).collect();
+        let mean = |of: fn(&Point) -> f64| seen.iter().map(|p| of(p)).sum::<f64>() / seen.len().max(1) as f64;
+        let (there, here, passes) = (mean(|p| p.training_kl), mean(|p| p.kl), self.passes());
+        if passes > 1.0 && there < BY_HEART * here {
+            self.progress.note(&format!(
+                "healing went over its text {passes:.1} times: KL {there:.4} there, {here:.4} on text set aside; more \
+                 calibration text would help"
+            ));
+        }
+    }
+
+    /// Times that training went over its text.
+    fn passes(&self) -> f64 {
+        (self.standing.step * self.batch) as f64 / self.rows.pieces().max(1) as f64
+    }
+
+    /// Goes back to where the last group was bound, with half the rate.
+    fn break_down(&mut self, done: usize, start: &[Kept]) -> Result<()> {
+        let step = self.standing.step;
         self.breakdowns += 1;
-        let Some((back, good)) = good.filter(|_| self.breakdowns <= BREAKDOWNS) else {
+        if self.breakdowns > BREAKDOWNS {
             return Err(Error::compute(format!("healing broke down at step {step}: the loss is not a number"))
                 .hint("pack with --heal off"));
-        };
-        let mut good = good.iter();
-        for moments in self.streams.iter_mut().flat_map(Stream::moments) {
-            if let Some(values) = good.next() {
-                moments.values.clone_from(values);
-            }
-            moments.adam.reset();
         }
+        self.student.restore(start);
         self.standing.rate *= 0.5;
+        self.standing.step -= done;
         self.progress.note(&format!(
-            "healing: the loss at step {step} was not a number; going on from step {back} at half the rate",
+            "healing: the loss at step {step} was not a number; going on from step {} at half the rate",
+            self.standing.step
         ));
-        self.standing.step = *back;
         Ok(())
-    }
-
-    fn values(&mut self) -> Vec<Vec<f32>> {
-        self.streams.iter_mut().flat_map(Stream::moments).map(|m| m.values.clone()).collect()
     }
 
     fn keep(&mut self) -> Result<()> {
@@ -438,23 +461,26 @@ impl Healing<'_> {
     /// Saves or loads the state, where there is a place for it.
     fn exchange(&mut self, act: impl FnOnce(Run, &std::path::Path) -> Result<()>) -> Result<()> {
         let Some(path) = &self.options.checkpoint else { return Ok(()) };
-        act(Run { standing: &mut self.standing, streams: &mut self.streams, best: &mut self.best }, path)
+        act(Run { standing: &mut self.standing, streams: &mut self.student.streams }, path)
     }
 
     fn finish(self, calibration: usize) -> Healed {
-        let (length, rows) = (self.model.network().map_or(1, |net| net.context()), self.batch);
-        let step_tokens = self.rows.piece(0).rows() * length * rows;
-        let course = Course {
-            objective: self.options.objective,
-            steps: self.standing.step,
-            best: self.standing.best.unwrap_or(0),
-            step_tokens,
-            calibration_tokens: calibration,
-            held_out_tokens: self.held_out.tokens(),
-            passes: (self.standing.step * self.batch) as f64 / self.rows.pieces().max(1) as f64,
-            breakdowns: self.breakdowns,
-            points: self.standing.course,
-        };
-        Healed { streams: self.best, course }
+        let length = self.model.network().map_or(1, |net| net.context());
+        let passes = self.passes();
+        let points = self.standing.course;
+        Healed {
+            streams: self.coded,
+            course: Course {
+                objective: self.options.objective,
+                steps: self.standing.step,
+                best: if self.standing.group == self.groups { points.len() - 1 } else { 0 },
+                step_tokens: self.rows.piece(0).rows() * length * self.batch,
+                calibration_tokens: calibration,
+                held_out_tokens: self.held_out.tokens(),
+                passes,
+                breakdowns: self.breakdowns,
+                points,
+            },
+        }
     }
 }

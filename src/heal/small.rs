@@ -1,6 +1,6 @@
 //! Control tensors in training: shadows seen through the uniform grids that they are coded on.
 
-use super::state::Moments;
+use super::state::{Slot, adam};
 use crate::code::codec::vectors;
 use crate::train::adam::{Adam, Betas};
 
@@ -60,7 +60,14 @@ impl Small {
     }
 
     /// What training changes.
-    pub fn moments(&mut self) -> impl Iterator<Item = Moments<'_>> {
-        self.tensors.iter_mut().map(|t| Moments { values: &mut t.values, adam: &mut t.adam, prices: None })
+    pub fn slots(&mut self) -> Vec<Slot<'_>> {
+        self.tensors.iter_mut().flat_map(|t| adam(&mut t.values, &mut t.adam)).collect()
+    }
+
+    /// Whether what was read into the slots belongs together.
+    pub fn is_sound(&self) -> bool {
+        self.tensors
+            .iter()
+            .all(|t| [&t.values, &t.adam.first, &t.adam.second].iter().all(|v| v.len() == t.curvature.len()))
     }
 }

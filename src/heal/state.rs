@@ -6,19 +6,52 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::course::Point;
 use super::part::Stream;
-use super::run::Point;
 use crate::artifact::save;
-use crate::code::entropy::indices::Prices;
 use crate::error::{Error, Result};
 use crate::train::adam::Adam;
 
-/// What training changes in one tensor.
-pub struct Moments<'a> {
-    pub values: &'a mut Vec<f32>,
-    pub adam: &'a mut Adam,
-    /// What bits cost, where that is learned on the way.
-    pub prices: Option<&'a mut Prices>,
+/// One thing that training changes.
+pub enum Slot<'a> {
+    Floats(&'a mut Vec<f32>),
+    Integers(&'a mut Vec<i32>),
+    Count(&'a mut i32),
+}
+
+/// Values that Adam moves.
+pub fn adam<'a>(values: &'a mut Vec<f32>, adam: &'a mut Adam) -> [Slot<'a>; 4] {
+    let Adam { first, second, steps } = adam;
+    [Slot::Floats(values), Slot::Floats(first), Slot::Floats(second), Slot::Count(steps)]
+}
+
+/// What was in a slot at some time.
+#[derive(Clone)]
+pub enum Kept {
+    Floats(Vec<f32>),
+    Integers(Vec<i32>),
+    Count(i32),
+}
+
+impl Slot<'_> {
+    pub fn keep(&self) -> Kept {
+        match self {
+            Slot::Floats(x) => Kept::Floats(x.to_vec()),
+            Slot::Integers(x) => Kept::Integers(x.to_vec()),
+            Slot::Count(x) => Kept::Count(**x),
+        }
+    }
+
+    /// # Panics
+    /// If it was kept of a slot of another kind.
+    pub fn take_back(self, kept: &Kept) {
+        match (self, kept) {
+            (Slot::Floats(x), Kept::Floats(kept)) => x.clone_from(kept),
+            (Slot::Integers(x), Kept::Integers(kept)) => x.clone_from(kept),
+            (Slot::Count(x), Kept::Count(kept)) => *x = *kept,
+            _ => unreachable!("slots come in a fixed order"),
+        }
+    }
 }
 
 /// Where a run stands, beside its tensors.
@@ -28,6 +61,8 @@ pub struct Standing {
     pub key: String,
     /// Steps done.
     pub step: usize,
+    /// Groups of columns that are bound.
+    pub group: usize,
     /// Steps in all.
     pub steps: usize,
     /// Price of a bit over its usual price.
@@ -35,22 +70,15 @@ pub struct Standing {
     /// Share of the usual rate; halved where training broke down.
     pub rate: f32,
     pub course: Vec<Point>,
-    /// Index into `course` of the best state; its streams are kept.
-    pub best: Option<usize>,
 }
 
-/// A run: standing, streams, and the bytes of the best state.
+/// A run: standing and streams.
 pub struct Run<'a> {
     pub standing: &'a mut Standing,
     pub streams: &'a mut [Stream],
-    pub best: &'a mut Vec<Vec<u8>>,
 }
 
 const STANDING: &str = "standing";
-
-fn floats(x: &[f32]) -> Vec<u8> {
-    x.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
 
 impl Run<'_> {
     /// Writes the state to `path`; what was there before gives way only to a complete new one.
@@ -60,27 +88,20 @@ impl Run<'_> {
     pub fn save(self, path: &Path) -> Result<()> {
         let mut parts: Vec<(String, Dtype, Vec<u8>)> = Vec::new();
         for (s, stream) in self.streams.iter_mut().enumerate() {
-            for (t, Moments { values, adam, prices }) in stream.moments().into_iter().enumerate() {
-                let mut add = |what: &str, bytes, dtype| parts.push((format!("{s}.{t}.{what}"), dtype, bytes));
-                add("values", floats(values), Dtype::F32);
-                add("first", floats(&adam.first), Dtype::F32);
-                add("second", floats(&adam.second), Dtype::F32);
-                add("steps", adam.steps.to_le_bytes().to_vec(), Dtype::I32);
-                if let Some(prices) = prices {
-                    add("table", floats(&prices.table), Dtype::F32);
-                    add("bucket", prices.bucket.clone(), Dtype::U8);
-                }
+            for (t, slot) in stream.slots().into_iter().enumerate() {
+                let (dtype, bytes) = match slot {
+                    Slot::Floats(x) => (Dtype::F32, x.iter().flat_map(|v| v.to_le_bytes()).collect()),
+                    Slot::Integers(x) => (Dtype::I32, x.iter().flat_map(|v| v.to_le_bytes()).collect()),
+                    Slot::Count(x) => (Dtype::I32, x.to_le_bytes().to_vec()),
+                };
+                parts.push((format!("{s}.{t}"), dtype, bytes));
             }
-        }
-        for (s, bytes) in self.best.iter().enumerate() {
-            parts.push((format!("best.{s}"), Dtype::U8, bytes.clone()));
         }
         let failed = |e: &dyn std::fmt::Display| Error::compute(format!("the state cannot be written down: {e}"));
         let standing = serde_json::to_string(self.standing).map_err(|e| failed(&e))?;
         let mut views = Vec::with_capacity(parts.len());
         for (name, dtype, bytes) in &parts {
-            let size = if *dtype == Dtype::U8 { 1 } else { 4 };
-            views.push((name, TensorView::new(*dtype, vec![bytes.len() / size], bytes).map_err(|e| failed(&e))?));
+            views.push((name, TensorView::new(*dtype, vec![bytes.len() / 4], bytes).map_err(|e| failed(&e))?));
         }
         let metadata = HashMap::from([(STANDING.to_string(), standing)]);
         save::save(path, &safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))?)
@@ -106,32 +127,19 @@ impl Run<'_> {
         }
         let file = SafeTensors::deserialize(&bytes).map_err(|_| broken())?;
         let raw = |name: String| file.tensor(&name).map(|t| t.data().to_vec()).map_err(|_| broken());
-        let fill = |name: String, to: &mut [f32]| {
-            let bytes = raw(name)?;
-            if bytes.len() != 4 * to.len() {
-                return Err(broken());
-            }
-            for (v, b) in to.iter_mut().zip(bytes.as_chunks().0) {
-                *v = f32::from_le_bytes(*b);
-            }
-            Ok(())
-        };
         for (s, stream) in self.streams.iter_mut().enumerate() {
-            for (t, Moments { values, adam, prices }) in stream.moments().into_iter().enumerate() {
-                let name = |what: &str| format!("{s}.{t}.{what}");
-                fill(name("values"), values)?;
-                fill(name("first"), &mut adam.first)?;
-                fill(name("second"), &mut adam.second)?;
-                adam.steps = i32::from_le_bytes(raw(name("steps"))?.try_into().map_err(|_| broken())?);
-                if let Some(prices) = prices {
-                    fill(name("table"), &mut prices.table)?;
-                    prices.bucket =
-                        Some(raw(name("bucket"))?).filter(|b| b.len() == values.len()).ok_or_else(broken)?;
+            for (t, slot) in stream.slots().into_iter().enumerate() {
+                let bytes = raw(format!("{s}.{t}"))?;
+                let (words, []) = bytes.as_chunks() else { return Err(broken()) };
+                match slot {
+                    Slot::Floats(x) => *x = words.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+                    Slot::Integers(x) => *x = words.iter().map(|b| i32::from_le_bytes(*b)).collect(),
+                    Slot::Count(x) => *x = i32::from_le_bytes(*words.first().ok_or_else(broken)?),
                 }
             }
-        }
-        if standing.best.is_some() {
-            *self.best = (0..self.streams.len()).map(|s| raw(format!("best.{s}"))).collect::<Result<_>>()?;
+            if !stream.is_sound() {
+                return Err(broken());
+            }
         }
         *self.standing = standing;
         Ok(())

@@ -1,10 +1,11 @@
 //! A sum in training: a multiple of an earlier matrix, a low-rank term, a residual on a grid.
 //!
-//! The gain stays. Factors of the low-rank term have shadows on the scale of their integers, the residual is a [`Lattice`];
+//! The gain stays. Factors of the low-rank term have shadows on the scale of their integers, seen through these as if there
+//! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432); the residual is a [`Binding`];
 //! what the gradient asks of the earlier matrix is handed on to it.
 
-use super::lattice::Lattice;
-use super::state::Moments;
+use super::binding::Binding;
+use super::state::{Slot, adam};
 use crate::code::codec::sum::{self, LowRank};
 use crate::nets::ops::product::{View, product};
 use crate::train::adam::{Adam, Betas};
@@ -18,7 +19,7 @@ pub struct Sum {
     cols: usize,
     gain: Option<i16>,
     low_rank: Option<Factors>,
-    residual: Option<Lattice>,
+    pub residual: Option<Binding>,
 }
 
 /// Shadows of the integers of a low-rank term: A (r, R) and B (r, C), and the power of two of each component.
@@ -28,15 +29,9 @@ struct Factors {
     b: (Vec<f32>, Adam),
 }
 
-/// What a sum is at one moment.
-pub struct Content {
-    low_rank: Option<LowRank>,
-    indices: Option<Vec<i32>>,
-}
-
 impl Sum {
     /// From a gain, a low-rank term and a residual, each if there is one.
-    pub fn new([rows, cols]: [usize; 2], gain: Option<i16>, term: Option<LowRank>, residual: Option<Lattice>) -> Self {
+    pub fn new([rows, cols]: [usize; 2], gain: Option<i16>, term: Option<LowRank>, residual: Option<Binding>) -> Self {
         let shadow = |x: &[i32]| (x.iter().map(|v| *v as f32).collect::<Vec<_>>(), Adam::new(x.len()));
         let low_rank = term.map(|t| Factors { a: shadow(&t.a), b: shadow(&t.b), exponents: t.exponents });
         Sum { rows, cols, gain, low_rank, residual }
@@ -47,46 +42,48 @@ impl Sum {
         self.gain.map_or(0.0, sum::gain_value)
     }
 
-    /// The weights (R, C) now, and what makes them.
-    pub fn now(&self, price: f32, reference: Option<&[f32]>) -> (Vec<f32>, Content) {
+    /// The weights (R, C) now.
+    pub fn weights(&self, reference: Option<&[f32]>) -> Vec<f32> {
         let low_rank = self.low_rank.as_ref().map(Factors::rounded);
-        let indices = self.residual.as_ref().map(|lattice| lattice.indices(price));
-        let residual = self.residual.as_ref().zip(indices.as_ref()).map(|(lattice, q)| lattice.weights(q));
-        let reference = reference.zip(self.gain);
-        let weights = sum::add_up([self.rows, self.cols], reference, low_rank.as_ref(), residual);
-        (weights, Content { low_rank, indices })
+        let residual = self.residual.as_ref().map(Binding::weights);
+        sum::add_up([self.rows, self.cols], reference.zip(self.gain), low_rank.as_ref(), residual)
     }
 
-    /// The stream of what a sum is at a moment.
-    pub fn stream(&self, content: &Content) -> Vec<u8> {
-        let residual = self.residual.as_ref().zip(content.indices.as_ref()).map(|(lattice, q)| lattice.stream(q));
-        sum::write([self.rows, self.cols], self.gain, content.low_rank.as_ref(), residual.as_deref())
-    }
-
-    pub fn reprice(&mut self, content: &Content) {
-        if let (Some(lattice), Some(indices)) = (&mut self.residual, &content.indices) {
-            lattice.reprice(indices);
-        }
+    /// The stream, once all of the residual is bound.
+    pub fn stream(&self) -> Vec<u8> {
+        let low_rank = self.low_rank.as_ref().map(Factors::rounded);
+        let residual = self.residual.as_ref().map(Binding::stream);
+        sum::write([self.rows, self.cols], self.gain, low_rank.as_ref(), residual.as_deref())
     }
 
     /// Moves factors and residual against the gradient (R, C) of the weights.
-    pub fn learn(&mut self, gradient: &[f32], rate: f32, betas: Betas) {
+    pub fn learn(&mut self, gradient: &[f32], rates: [f32; 2], betas: Betas) {
         if let Some(factors) = &mut self.low_rank {
-            factors.learn(gradient, [self.rows, self.cols], FASTER * rate, betas);
+            factors.learn(gradient, [self.rows, self.cols], FASTER * rates[1], betas);
         }
-        if let Some(lattice) = &mut self.residual {
-            lattice.learn(gradient, rate, betas);
+        if let Some(residual) = &mut self.residual {
+            residual.learn(gradient, rates[0], betas);
         }
     }
 
     /// What training changes.
-    pub fn moments(&mut self) -> Vec<Moments<'_>> {
-        let mut out = Vec::new();
-        if let Some(Factors { a, b, .. }) = &mut self.low_rank {
-            out.extend([a, b].map(|(values, adam)| Moments { values, adam, prices: None }));
-        }
-        out.extend(self.residual.as_mut().map(Lattice::moments));
-        out
+    pub fn slots(&mut self) -> Vec<Slot<'_>> {
+        let factors = self.low_rank.iter_mut().flat_map(|f| [&mut f.a, &mut f.b]);
+        let mut slots: Vec<Slot> = factors.flat_map(|(values, moments)| adam(values, moments)).collect();
+        slots.extend(self.residual.iter_mut().flat_map(Binding::slots));
+        slots
+    }
+
+    /// Whether what was read into the slots belongs together.
+    pub fn is_sound(&self) -> bool {
+        let sized = |(x, adam): &(Vec<f32>, Adam), n: usize, rank: usize| {
+            [x, &adam.first, &adam.second].iter().all(|v| v.len() == n * rank)
+        };
+        let factors = self
+            .low_rank
+            .as_ref()
+            .is_none_or(|f| sized(&f.a, self.rows, f.exponents.len()) && sized(&f.b, self.cols, f.exponents.len()));
+        factors && self.residual.as_ref().is_none_or(Binding::is_sound)
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{D, DType, Tensor, Var};
 use rayon::prelude::*;
 
 use super::fisher::{Signs, cotangent, seed};
@@ -140,11 +140,13 @@ pub fn measure(
         }
         Ok(lane)
     };
-    let mut done: Vec<Lane> = match model.device().is_cpu() {
-        true => (0..lanes).into_par_iter().map(lane).collect::<Result<_>>()?,
+    let done: Result<Vec<Lane>> = match model.device().is_cpu() {
+        true => (0..lanes).into_par_iter().map(lane).collect(),
         // A GPU runs one pass after the other anyway.
-        false => (0..lanes).map(lane).collect::<Result<_>>()?,
+        false => (0..lanes).map(lane).collect(),
     };
+    let tokens = batches.first().map_or(0, |rows| rows.len() * windows.length());
+    let mut done = done.map_err(|e| model.full(e, lanes * lane_bytes, tokens))?;
     let mut total = done.remove(0);
     for lane in done {
         total.add(lane)?;
@@ -183,6 +185,7 @@ impl Measurement<'_> {
         let lookups = tap.lookups.into_inner().unwrap_or_else(PoisonError::into_inner);
         for (i, var, ids) in lookups {
             if let (Some(g), Some(sums)) = (grads.get(&var), &lane.matrices[i]) {
+                let g = without_zeros(&var, g)?;
                 sums.record_lookup(&ids.flatten_all()?.to_vec1::<u32>()?, &g.contiguous()?)?;
             }
         }
@@ -196,6 +199,16 @@ impl Measurement<'_> {
         }
         Ok(())
     }
+}
+
+/// The gradient g of looked-up rows x, both (…, C), without that of rows of zeros. A norm divides by the root of its ε there: no
+/// second-order model holds at such a point, and one such row would outweigh all others.
+fn without_zeros(x: &Tensor, g: &Tensor) -> candle_core::Result<Tensor> {
+    let kept = x.abs()?.max_keepdim(D::Minus1)?.gt(0f64)?;
+    if kept.to_dtype(DType::F32)?.min_all()?.to_scalar::<f32>()? > 0.0 {
+        return Ok(g.clone());
+    }
+    kept.broadcast_as(g.shape())?.where_cond(g, &g.zeros_like()?)
 }
 
 fn sums_bytes(model: &Model, stored: usize) -> usize {

@@ -131,10 +131,14 @@ fn add(totals: &mut Option<(Tensor, Tensor)>, more: (Tensor, Tensor)) -> Result<
     Ok(())
 }
 
+/// Rows times their scales; rows of scale 0 are 0, whatever is in them: behind the norm of a zero vector gradients overflow.
 fn scaled_rows(data: &[f32], width: usize, scale: &[f32]) -> Vec<f32> {
     let mut out = Vec::with_capacity(data.len());
     for (row, s) in data.chunks_exact(width).zip(scale) {
-        out.extend(row.iter().map(|v| v * s));
+        match *s {
+            0.0 => out.extend(std::iter::repeat_n(0.0, width)),
+            s => out.extend(row.iter().map(|v| v * s)),
+        }
     }
     out
 }
@@ -150,8 +154,11 @@ impl Recorder for Sums {
             return self.record_tensors(&x, &g);
         }
         with_elements([&x, &g], |[x, g]| {
-            let xs = scaled_rows(x, self.cols, &norms(g, self.rows));
-            let gs = scaled_rows(g, self.rows, &norms(x, self.cols));
+            let (mut of_x, mut of_g) = (norms(x, self.cols), norms(g, self.rows));
+            for (x, g) in of_x.iter_mut().zip(&mut of_g).filter(|(x, g)| **x == 0.0 || **g == 0.0) {
+                (*x, *g) = (0.0, 0.0);
+            }
+            let (xs, gs) = (scaled_rows(x, self.cols, &of_g), scaled_rows(g, self.rows, &of_x));
             let mut totals = self.lock();
             let Totals::Memory { input, output } = &mut *totals else { unreachable!("sums of a CPU are in memory") };
             add_gram(input, self.cols, &xs, self.cols, self.cols);
@@ -173,7 +180,10 @@ impl Sums {
     fn record_tensors(&self, x: &Tensor, g: &Tensor) -> Result<()> {
         let (x, g) = (&x.to_dtype(DType::F32)?, &g.to_dtype(DType::F32)?);
         let norms = |t: &Tensor| t.sqr()?.sum_keepdim(D::Minus1)?.sqrt();
-        let (xs, gs) = (x.broadcast_mul(&norms(g)?)?, g.broadcast_mul(&norms(x)?)?);
+        let (of_x, of_g) = (norms(x)?, norms(g)?);
+        let seen = (of_x.ne(0f64)? * of_g.ne(0f64)?)?;
+        let kept = |t: Tensor| seen.broadcast_as(t.shape())?.where_cond(&t, &t.zeros_like()?);
+        let (xs, gs) = (kept(x.broadcast_mul(&of_g)?)?, kept(g.broadcast_mul(&of_x)?)?);
         let part = |(start, n): (usize, usize)| {
             let part = gs.narrow(1, start, n)?.contiguous()?;
             part.t()?.matmul(&part)?.pad_with_zeros(1, 0, self.block - n)
@@ -200,13 +210,17 @@ mod tests {
     fn tensors_sum_to_what_slices_sum_to() {
         for (rows, block) in [(5, 5), (7, 1), (7, 3)] {
             let (n, cols) = (7, 4);
-            let tensor =
-                |width: usize, seed| Tensor::from_vec(values(n * width, seed), (n, width), &Device::Cpu).unwrap();
             let fused = [(); 2].map(|()| Sums::new(rows, cols, block, true));
             let composed = [(); 2].map(|()| Sums { rows, cols, block, totals: Mutex::new(Totals::Device(None)) });
             let ids = [3, 0, 1, 3, 3, 4, 2];
             for (seed, part) in [0, 1, 0].into_iter().enumerate() {
-                let (x, g) = (tensor(cols, seed as u64), tensor(rows, 10 + seed as u64));
+                // Nothing comes of a use without input, however large its gradient.
+                let mut g = values(n * rows, 10 + seed as u64);
+                let mut x = values(n * cols, seed as u64);
+                x[cols..2 * cols].fill(0.0);
+                g[rows..2 * rows].fill(f32::INFINITY);
+                let x = Tensor::from_vec(x, (n, cols), &Device::Cpu).unwrap();
+                let g = Tensor::from_vec(g, (n, rows), &Device::Cpu).unwrap();
                 fused[part].record(&x, &g).unwrap();
                 composed[part].record_tensors(&x, &g).unwrap();
                 fused[part].record_lookup(&ids, &x).unwrap();
@@ -218,7 +232,9 @@ mod tests {
             for (a, b) in [(a.0, b.0), (a.1, b.1)] {
                 assert_eq!(a.len(), b.len());
                 let scale = a.iter().fold(0f32, |m, v| m.max(v.abs()));
-                assert!(scale > 0.0 && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5 * scale));
+                assert!(
+                    scale > 0.0 && scale.is_finite() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5 * scale)
+                );
             }
         }
     }

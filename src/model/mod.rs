@@ -225,6 +225,28 @@ impl Model {
         Ok(named.map(|(spec, &stored)| (spec.name.clone(), tensors[stored].clone())).collect())
     }
 
+    /// Says, where an error is that the memory of a GPU is full, how much this model needs there: its weights, `beside` them so
+    /// many bytes more, and about what a pass over so many tokens keeps for its way back.
+    #[must_use]
+    pub fn full(&self, error: Error, beside: usize, tokens: usize) -> Error {
+        if !error.is_full() {
+            return error;
+        }
+        let stored: usize = self.stored.iter().map(|stored| stored.data.len()).sum();
+        // Inputs and outputs of every use of a matrix, and the steps between them.
+        let sides = |(spec, source): (&TensorSpec, &usize)| {
+            let (rows, cols) = self.sides(*source);
+            if spec.form == Form::Vector { 0 } else { rows + cols }
+        };
+        let pass = 3 * tokens * self.specs.iter().zip(&self.source).map(sides).sum::<usize>();
+        let needs = |bytes: usize| (bytes * stored + beside + bytes * pass).div_ceil(1_000_000);
+        let (here, half) = (needs(self.precision.size_in_bytes()), needs(DType::BF16.size_in_bytes()));
+        let other = if half < here { format!(", {half} with --precision bf16") } else { String::new() };
+        error.hint(format!(
+            "the memory of the GPU is full: this model takes about {here} MB of it{other}; free as much, or use --device cpu"
+        ))
+    }
+
     /// The same model with other weights: one vector per stored tensor, of the same lengths.
     ///
     /// # Panics

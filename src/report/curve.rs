@@ -39,7 +39,12 @@ impl Curve<'_> {
         let x = |v: f64| left + (v - x0) / (x1 - x0) * (width - left - right);
         let y = |v: f64| top + (y1 - v.max(1e-300).log10()) / (y1 - y0) * (height - top - bottom);
         let mut canvas = Canvas::new(width, height);
-        for tick in decades(y0, y1) {
+        let mut marks = decades(y0, y1);
+        if marks.len() < 3 {
+            // Less than a decade: round numbers, which lie nearly evenly there.
+            marks = ticks(10f64.powf(y0), 10f64.powf(y1), 4);
+        }
+        for tick in marks {
             canvas.line([left, y(tick), width - right, y(tick)], "class=\"rule\"");
             canvas.text([left - 8.0, y(tick) + 4.0], "soft small end", &short(tick));
         }

@@ -6,7 +6,7 @@ use super::bars::bars;
 use super::curve::{Curve, Spot};
 use super::figure::{As, Document};
 use super::heat::heat;
-use super::ledger::{Family, Ledger};
+use super::ledger::{Family, Ledger, Row};
 use super::svg::{Canvas, escape};
 use super::ties::ties;
 use super::treemap::treemap;
@@ -55,9 +55,15 @@ pub fn title(document: Document) -> (String, String) {
         "frontier" => (text("/model").to_string(), "loss against bytes".into()),
         "diff" => ("What changed".into(), format!("{} → {}", text("/before/path"), text("/after/path"))),
         _ => {
-            let path = text("/path");
-            let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
-            (name.to_string(), format!("{}, {} layers, {}", text("/arch"), layers("/layers"), text("/kind")))
+            let mut parts = text("/path").rsplit(['/', '\\']);
+            let name = parts.next().unwrap_or_default();
+            // Weights are called alike in every folder.
+            let name = parts
+                .next()
+                .filter(|folder| name.starts_with("model.safetensors") && !folder.is_empty())
+                .unwrap_or(name);
+            let arch = Some(text("/arch")).filter(|arch| !arch.is_empty()).unwrap_or("no known architecture");
+            (name.to_string(), format!("{arch}, {} layers, {}", layers("/layers"), text("/kind")))
         }
     };
     (escape(&title), escape(&subtitle))
@@ -114,6 +120,7 @@ pub fn all(document: Document) -> Vec<Section> {
         }
         Some("diff") => sections.extend(changes(document)),
         Some("pack") => {
+            sections.extend(losses(document));
             sections.extend(healing(document));
             sections.extend(search(document));
         }
@@ -122,8 +129,11 @@ pub fn all(document: Document) -> Vec<Section> {
     if let Some(ledger) = ledger(document) {
         sections.extend(pictures(&ledger));
         sections.extend(groups(document));
+        sections.extend(quality(document));
     }
-    sections.extend(losses(document));
+    if document.text("/command") != Some("pack") {
+        sections.extend(losses(document));
+    }
     sections.extend(notes(document));
     sections
 }
@@ -164,10 +174,16 @@ fn pictures(ledger: &Ledger) -> Vec<Section> {
             half,
         });
     }
-    let least = ledger.rows.iter().filter_map(|row| row.bits).fold(f64::INFINITY, f64::min);
+    let mut bits: Vec<&Row> = ledger.matrices.iter().filter(|m| m.own).map(|m| &ledger.rows[m.row]).collect();
+    bits.retain(|row| row.bits.is_some());
+    bits.sort_by(|a, b| a.bits.unwrap_or(0.0).total_cmp(&b.bits.unwrap_or(0.0)));
+    let ends = bits.first().zip(bits.last()).and_then(|(least, most)| {
+        let figure = |row: &Row| ledger.document.figure(&format!("{}/bits_per_weight", row.at), As::Bits);
+        Some(format!("{} to {}", figure(least)?, figure(most)?))
+    });
     let drawn = picture("bits per weight of every matrix", width, |width| heat(ledger, width));
-    if let Some(body) = drawn.filter(|_| least.is_finite()) {
-        let about = "Of every matrix that is stored, all bytes of its stream counted. Fuller is more.".into();
+    if let Some((body, ends)) = drawn.zip(ends) {
+        let about = format!("Of every matrix that is stored, all bytes of its stream counted: {ends}. Fuller is more.");
         sections.push(Section { title: "Bits per weight", about, body, half });
     }
     let area = |width: f64| Some(treemap(ledger, width, if width < 500.0 { 420.0 } else { 430.0 }));
@@ -212,6 +228,8 @@ fn frontier(document: Document) -> Option<Section> {
     let peers = if curve.others.is_empty() { "" } else { " Rings are other packers." };
     let body =
         picture("loss against bytes", WIDE, |width| curve.draw(width, if width < 500.0 { 300.0 } else { 440.0 }))?;
+    let names: String = curve.others.iter().map(|(name, _)| format!("<li>{}</li>", escape(name))).collect();
+    let body = if names.is_empty() { body } else { body + &format!("<ol class=\"narrow\">{names}</ol>\n") };
     let about = format!(
         "Every point is a file, opened and measured on validation tokens. Whiskers are one standard error.{peers}"
     );
@@ -224,8 +242,7 @@ fn healing(document: Document) -> Option<Section> {
     let spot = |at: usize| {
         let of = |what: &str| document.number(&format!("{points}/{at}/{what}"));
         let (x, y) = (of("step")?, of("kl")?);
-        let title =
-            format!("step {x} · KL {} nats per token · {} bytes", As::Nats.text(y), thousands(of("bytes")? as u64));
+        let title = format!("step {x} · KL {} nats per token · {:.0} % bound", As::Nats.text(y), 100.0 * of("bound")?);
         Some(Spot { x, y, error: None, title })
     };
     let line: Vec<Spot> = (0..document.list(points).len()).filter_map(spot).collect();
@@ -238,7 +255,11 @@ fn healing(document: Document) -> Option<Section> {
     };
     let body = picture("healing", WIDE, |width| curve.draw(width, if width < 500.0 { 240.0 } else { 300.0 }))?;
     let steps = document.figure("/healing/course/steps", As::Count).unwrap_or_default();
-    let about = format!("{steps} steps back towards the original, on calibration tokens only.");
+    let about = format!(
+        "{steps} steps back towards the original, on calibration tokens only. The first point is the model as it was rounded. Then \
+         columns are bound to their grids group by group, which costs, and what is still loose is trained to make good for it; at \
+         the last point all are bound."
+    );
     Some(Section { title: "Healing", about, body, half: false })
 }
 
@@ -262,7 +283,9 @@ fn search(document: Document) -> Option<Section> {
         return None;
     }
     let titles = ["matrix", "made of", ">bytes", ">nats", "or else", ">nats more"];
-    let trials = document.figure("/structure/search/trials", As::Count).map(|n| format!(" {n} candidates were tried."));
+    let trials = document
+        .figure("/structure/search/trials", As::Count)
+        .map(|n| format!(" {n} structures were packed and judged."));
     let about = format!("What every matrix is made of, and what would have come next.{}", trials.unwrap_or_default());
     Some(Section { title: "The search", about, body: table(&titles, &rows), half: false })
 }
@@ -331,7 +354,8 @@ fn changes(document: Document) -> Vec<Section> {
         let rows: Vec<Vec<String>> = document.list(list).iter().take(ROWS).map(line).collect();
         if !rows.is_empty() {
             let body = table(&[if name == "key" { "setting" } else { "matrix" }, "before", "after"], &rows);
-            sections.push(Section { title, about: String::new(), body, half: true });
+            let about = more(document.list(list).len() - rows.len());
+            sections.push(Section { title, about, body, half: true });
         }
     }
     let changed = document.list("/weights/changed").iter().take(ROWS).enumerate();
@@ -345,6 +369,14 @@ fn changes(document: Document) -> Vec<Section> {
         sections.push(Section { title: "Weights", about, body, half: false });
     }
     sections
+}
+
+/// What is said of rows that a table leaves out.
+fn more(left_out: usize) -> String {
+    match left_out {
+        0 => String::new(),
+        more => format!("The first; {more} more are in the document."),
+    }
 }
 
 fn groups(document: Document) -> Option<Section> {
@@ -361,10 +393,7 @@ fn groups(document: Document) -> Option<Section> {
         ]
     };
     let mut rows: Vec<Vec<String>> = (0..list.len().min(ROWS)).map(row).collect();
-    let about = match list.len() - rows.len() {
-        0 => String::new(),
-        more => format!("The largest; {more} more are in the document."),
-    };
+    let about = more(list.len() - rows.len());
     let figure = |at: &str, how| document.figure(at, how).unwrap_or_default();
     rows.push(vec![
         "total".into(),
@@ -375,6 +404,47 @@ fn groups(document: Document) -> Option<Section> {
     ]);
     let body = table(&[by, ">weights", ">bytes", ">share", ">bits"], &rows);
     Some(Section { title: "The same as a table", about, body, half: false })
+}
+
+/// What the bits of each matrix are worth, where that was asked for.
+fn quality(document: Document) -> Option<Section> {
+    let list = document.list("/rows");
+    let columns = [
+        (">bits", "bits_per_weight", As::Bits),
+        (">entropy of an index", "indices/entropy", As::Bits),
+        (">spent on it", "indices/spent", As::Bits),
+        (">zeros", "indices/zeros", As::Percent),
+        (">relative error", "fidelity/relative_error", As::Percent),
+        (">share of the loss", "fidelity/loss_share", As::Percent),
+        (">Gaussian bound", "fidelity/gaussian_bound", As::Bits),
+    ];
+    let known = |(_, what, _): &&(&str, &str, As)| {
+        (0..list.len()).any(|at| document.number(&format!("/rows/{at}/{what}")).is_some())
+    };
+    let columns: Vec<_> = columns.iter().filter(known).collect();
+    if columns.len() < 2 {
+        return None;
+    }
+    let mut order: Vec<usize> =
+        (0..list.len()).filter(|at| document.number(&format!("/rows/{at}/bits_per_weight")).is_some()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(list[*at]["bytes"].as_u64()));
+    let row = |at: &usize| {
+        let of = |(_, what, how): &&(&str, &str, As)| {
+            document.figure(&format!("/rows/{at}/{what}"), *how).unwrap_or_default()
+        };
+        let part = document.text(&format!("/rows/{at}/part")).unwrap_or_default();
+        let layers: Vec<usize> =
+            list[*at]["layers"].as_array().into_iter().flatten().filter_map(|l| Some(l.as_u64()? as usize)).collect();
+        let name = [escape(part), crate::text::list(&layers)].to_vec();
+        name.into_iter().chain(columns.iter().map(of)).collect()
+    };
+    let rows: Vec<Vec<String>> = order.iter().take(2 * ROWS).map(row).collect();
+    let titles: Vec<&str> = ["matrix", "layers"].into_iter().chain(columns.iter().map(|(title, ..)| *title)).collect();
+    let about =
+        "Bits a weight. The bound is the least for independent Gaussian weights at the same predicted loss; trained \
+                 weights are neither, so a matrix can lie below it."
+            .into();
+    Some(Section { title: "What the bits are worth", about, body: table(&titles, &rows), half: false })
 }
 
 fn losses(document: Document) -> Option<Section> {

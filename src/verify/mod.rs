@@ -27,7 +27,7 @@ use crate::progress::Progress;
 
 use memory::Memory;
 pub use several::several;
-use verdict::{Against, Evaluation, File, Note, Sample, Verdict};
+use verdict::{Against, Evaluation, File, Loss, Note, Sample, Verdict};
 
 /// Validation tokens, every id below the model's vocabulary.
 #[derive(Debug, Clone)]
@@ -136,7 +136,8 @@ pub fn cost(
         Some(memory) => memory.predict(model, &before, &windows, rows),
         None => log_probabilities(net, &before, &windows, rows),
     };
-    let comparison = compare(net, &original, &after, &windows, &|n| progress.advance(n))?;
+    let comparison = compare(net, &original, &after, &windows, &|n| progress.advance(n));
+    let comparison = comparison.map_err(|e| model.full(e, 0, 2 * windows.length()))?;
     progress.end();
     if let Some(Err(e)) = memory.map(|memory| memory.keep(windows.length())) {
         // The next verdict takes longer, this one holds.
@@ -152,7 +153,8 @@ pub fn cost(
 pub fn evaluate(model: &Model, trial: &Trial, progress: &dyn Progress) -> Result<Evaluation> {
     let windows = trial.windows(model.network()?.context())?;
     progress.begin("evaluate on validation", windows.rows() as u64);
-    let losses = losses(model.network()?, &model.params()?, &windows, &|n| progress.advance(n))?;
+    let losses = losses(model.network()?, &model.params()?, &windows, &|n| progress.advance(n));
+    let losses = losses.map_err(|e| model.full(e, 0, 2 * windows.length()))?;
     progress.end();
     Ok(Evaluation::alone(&losses, trial.sample(&windows)))
 }
@@ -240,8 +242,10 @@ fn notes(model: &Model, trial: Option<&Trial>, evaluation: Option<&Evaluation>) 
         Some(trial) if trial.table.is_none() => vec![Note::NoTokenizer],
         Some(_) => Vec::new(),
     };
-    if evaluation.is_some_and(|e| e.packed.nats_per_token > (vocab as f64).ln()) {
-        notes.push(Note::WorseThanGuessing);
+    let guessing = |loss: &Loss| loss.nats_per_token > (vocab as f64).ln();
+    if let Some(evaluation) = evaluation.filter(|e| guessing(&e.packed)) {
+        let original = evaluation.cost.as_ref().is_some_and(|cost| guessing(&cost.original));
+        notes.push(Note::WorseThanGuessing { original });
     }
     notes
 }

@@ -224,8 +224,8 @@ pub enum Note {
     NoCurvature,
     /// The folder for cached statistics cannot be used, and why.
     NoCache(String),
-    /// The packed model loses more than one that gives every token the same probability.
-    WorseThanGuessing,
+    /// The packed model loses more than one that gives every token the same probability, and so may the original.
+    WorseThanGuessing { original: bool },
 }
 
 impl Note {
@@ -262,8 +262,9 @@ impl Note {
             }
             Note::NoCurvature => "no predicted losses: there are no calibration tokens and no statistics".into(),
             Note::NoCache(why) => format!("measured statistics are not kept: {why}"),
-            Note::WorseThanGuessing => {
-                "the packed model is useless: it loses more than giving every token the same probability".into()
+            Note::WorseThanGuessing { original } => {
+                let too = if *original { ", as the original is" } else { "" };
+                format!("the packed model is useless{too}: it loses more than giving every token the same probability")
             }
         }
     }
@@ -285,7 +286,10 @@ impl Note {
             Note::OtherVocabulary(..) => "`tiepack eval` gives the loss of each on its own tokens, in bits per byte",
             Note::NoCurvature => "name a token shard with --calib, or give --statistics",
             Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
-            Note::WorseThanGuessing => "raise the cap",
+            Note::WorseThanGuessing { original: false } => "raise the cap",
+            Note::WorseThanGuessing { original: true } => {
+                "see whether these are the model's own tokens and configuration"
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ use crate::{run, tiepack};
 
 #[test]
 fn help_texts() {
-    for command in ["", "pack", "eval", "verify", "inspect", "unpack", "bundle", "config"] {
+    let seen = ["", "pack", "eval", "verify", "inspect", "diff", "frontier", "unpack", "bundle", "config"];
+    for command in seen.into_iter().chain(["completions", "man"]) {
         let name = if command.is_empty() { "tiepack" } else { command };
         let run = run(&format!("{command} --help"), Path::new("")).good();
         assert_eq!(run.stderr, "");

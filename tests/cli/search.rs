@@ -161,7 +161,7 @@ fn a_search_goes_on_from_its_log_to_the_same_file() {
     let dir = scratch();
     let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
     let pack = |out: &str, more: &str| {
-        let log = format!("--trials 14 --search-log {{}}/{out}.log {more}");
+        let log = format!("--trials 3 --search-log {{}}/{out}.log {more}");
         run(&format!("pack MODEL -o {{}}/{out}.tiepack {OPTIONS} {log}"), dir.path())
     };
     pack("whole", "--threads 1").good();

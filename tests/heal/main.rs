@@ -9,7 +9,7 @@ use tiepack::code::grid::trellis::{Odd, Trellis};
 use tiepack::code::quantize::metric::Metric;
 use tiepack::code::quantize::step_rule::Powers;
 use tiepack::error::{Error, Result};
-use tiepack::heal::lattice::Lattice;
+use tiepack::heal::binding::Binding;
 use tiepack::heal::part::{Part, Stream};
 use tiepack::heal::small::Small;
 use tiepack::heal::sum::Sum;
@@ -73,13 +73,14 @@ fn start(model: &Model, copies: bool) -> Start {
             None => {
                 let prices = matrix::settled(w, &metric, STEP, &settings());
                 let bytes = matrix::encode(w, &metric, STEP, &settings(), &prices).bytes;
-                (bytes, Part::Matrix(Box::new(Lattice::new(w, &metric, STEP, settings()))))
+                let indices = matrix::integers(&bytes, rows, cols).unwrap();
+                (bytes, Part::Matrix(Box::new(Binding::new(w, &metric, STEP, settings(), &indices))))
             }
             Some(from) => {
                 let reference = Some(&out.decoded[from][..]);
                 let bytes =
                     sum::encode(w, &metric, STEP, &sum::Terms { reference, gain: None, rank: 2, residual: None }).bytes;
-                let (gain, term) = sum::read_start(&bytes, rows, cols).unwrap();
+                let (gain, term, _) = sum::read_start(&bytes, rows, cols).unwrap();
                 (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, None))))
             }
         };

@@ -1,4 +1,5 @@
 use insta::assert_snapshot;
+use tiepack::error::Error;
 use tiepack::model::build;
 
 use crate::{source, tensors, told, toy};
@@ -36,4 +37,20 @@ fn of_many_faults_the_first_few_are_listed() {
     error: model.safetensors: the tensors are not those of toy with this configuration: emb [4, 2] is missing; blocks.0.in [3, 2] is missing; blocks.0.out [2, 3] is missing; blocks.0.gain [2] is missing; blocks.1.in [3, 2] is missing; and 6 more
     hint: does config.json belong to these weights?
     ");
+}
+
+#[test]
+fn a_full_gpu_is_told_what_the_model_takes() {
+    let model = build(source(tensors(), None), toy(), None).unwrap();
+    let full = || Error::from(candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".into()));
+    // 58 weights and 100 MB, and three times the 42 inputs and outputs of a million tokens.
+    assert_snapshot!(told(&model.full(full(), 100_000_000, 1_000_000)), @"
+    error: tensor computation failed: CUDA_ERROR_OUT_OF_MEMORY
+    hint: the memory of the GPU is full: this model takes about 605 MB of it, 353 with --precision bf16; free as much, or use --device cpu
+    ");
+    let half = model.at(candle_core::DType::BF16).full(full(), 0, 1_000_000);
+    assert!(half.hint.unwrap().contains("about 253 MB of it; free"));
+    // Other errors are left as they are.
+    let other = Error::compute("a NaN").hint("try again");
+    assert_eq!(build(source(tensors(), None), toy(), None).unwrap().full(other, 1, 1).hint.unwrap(), "try again");
 }

@@ -7,6 +7,7 @@ use super::super::figures::{Side, Table, count, nats, percent, table, width};
 use super::inspect::others;
 use super::{PAIR, divergence, hints, losses, rows};
 use crate::diff::{About, Difference};
+use crate::nets::names::split_layer;
 use crate::text::thousands;
 
 /// What changed: bytes, structure, weights, losses.
@@ -41,13 +42,14 @@ fn about(name: &str, about: &About) -> Vec<Vec<String>> {
     let Some(kind) = about.kind else { return vec![vec![name.into(), "nothing".into()]] };
     let kind = format!("{kind:?}").to_lowercase();
     let copies: Vec<String> = about.copies.iter().map(ToString::to_string).collect();
+    let layers = match about.copies.iter().enumerate().all(|(layer, copy)| layer == *copy) {
+        true => format!("{} layers, none shared", count(copies.len())),
+        false => format!("layers {}", copies.join(" ")),
+    };
     let weights = count(about.stored);
     vec![
         vec![name.into(), format!("{} ({kind})", about.path)],
-        vec![
-            String::new(),
-            format!("{} bytes, {weights} stored weights, layers {}", thousands(about.bytes), copies.join(" ")),
-        ],
+        vec![String::new(), format!("{} bytes, {weights} stored weights, {layers}", thousands(about.bytes))],
     ]
 }
 
@@ -109,9 +111,11 @@ fn structure(difference: &Difference, most: usize) -> String {
     }
     if !structure.is_empty() {
         let mut table = Table::new([("matrix", Side::Left), ("before", Side::Left), ("after", Side::Left)]);
-        let text = |made: &Option<String>| made.clone().unwrap_or_else(|| "none".into());
         let shown = most.min(structure.len());
-        structure[..shown].iter().for_each(|m| table.row(vec![m.tensor.clone(), text(&m.before), text(&m.after)]));
+        for m in &structure[..shown] {
+            let text = |made: &Option<String>| made.as_ref().map_or("none".into(), |made| by_layer(made, &m.tensor));
+            table.row(vec![m.tensor.clone(), text(&m.before), text(&m.after)]);
+        }
         if let Some(others) = others(structure.len(), shown) {
             table.row(vec![others, String::new(), String::new()]);
         }
@@ -132,6 +136,16 @@ fn structure(difference: &Difference, most: usize) -> String {
     }
     // A blank line between tables, none at the end.
     out.trim_end_matches('\n').to_string() + if out.is_empty() { "" } else { "\n" }
+}
+
+/// `0.15 x layer 3 + grid`: what a matrix is made of, matrices of its own role by their layers.
+fn by_layer(made: &str, tensor: &str) -> String {
+    let own = split_layer(tensor).map(|(stack, _, role)| (stack, role));
+    let word = |word: &str| match split_layer(word) {
+        Some((stack, layer, role)) if own == Some((stack, role)) => format!("layer {layer}"),
+        _ => word.to_string(),
+    };
+    made.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn weights(difference: &Difference, most: usize) -> String {

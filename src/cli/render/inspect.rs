@@ -35,7 +35,8 @@ fn head(inspected: &Inspected) -> Vec<Vec<String>> {
     let arch = if arch.is_empty() { "no known architecture" } else { arch };
     let per_weight = 8.0 * *bytes as f64 / (*stored).max(1) as f64;
     let mut head = vec![
-        line(path, format!("{arch}, {layers} layers")),
+        line(if inspected.inventory.kind == Kind::Artifact { "artifact" } else { "model" }, path.clone()),
+        line("network", format!("{arch}, {layers} layers")),
         line("bytes", format!("{}, {per_weight:.3} bits for each stored weight", thousands(*bytes))),
         line("tensors", format!("{} names, {} stored", count(*names), count(*tensors))),
         line("weights", format!("{} with ties counted, {} stored", count(*parameters), count(*stored))),
@@ -217,6 +218,9 @@ fn quality(inspected: &Inspected, rows: &[&Row]) -> String {
 /// `layers 0 1 0 3 3 0: 3 of 6 stored`.
 pub(super) fn ties(copies: &[usize]) -> String {
     let own = copies.iter().enumerate().filter(|(layer, copy)| layer == *copy).count();
+    if own == copies.len() {
+        return format!("none, {own} of {own} layers stored");
+    }
     let copies: Vec<String> = copies.iter().map(ToString::to_string).collect();
     format!("layers {}: {own} of {} stored", copies.join(" "), copies.len())
 }

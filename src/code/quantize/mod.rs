@@ -1,6 +1,5 @@
 //! Chooses the points of the grid that lose least: what only a writer needs.
 
 pub mod metric;
-pub mod nearest;
 pub mod step_rule;
 pub mod viterbi;

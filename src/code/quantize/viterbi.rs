@@ -32,9 +32,6 @@ impl Rate<'static> {
 pub struct Rounded {
     /// (C, R) column-major, natural column order.
     pub indices: Vec<i32>,
-    /// (C, R) like the indices: how far the point that each stands for is below what was wanted once all earlier errors
-    /// were fed back.
-    pub missed: Vec<f32>,
     /// tr(O E H Eᵀ): twice the predicted loss.
     pub error: f64,
 }
@@ -43,7 +40,6 @@ pub struct Rounded {
 pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Trellis, rate: &Rate) -> Rounded {
     let (rows, cols) = (metric.rows, metric.cols);
     let mut indices = vec![0i32; rows * cols];
-    let mut missed = vec![0f32; rows * cols];
     // Total errors and pending shifts, (C, R) column-major in rounding order.
     let mut errors = vec![0f32; rows * cols];
     let mut shift = vec![0f32; BLOCK * rows];
@@ -71,8 +67,7 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
             let bucket =
                 if rate.prices.bucket.is_empty() { &[][..] } else { &rate.prices.bucket[j * rows..(j + 1) * rows] };
             let out = &mut indices[j * rows..(j + 1) * rows];
-            let missed = &mut missed[j * rows..(j + 1) * rows];
-            total += column.round(&target, [col[j], metric.input[k]], bucket, out, missed);
+            total += column.round(&target, [col[j], metric.input[k]], bucket, out);
             let errors = &mut errors[k * rows..(k + 1) * rows];
             for i in 0..rows {
                 // Column-level innovation minus the shift is the plain error W − Ŵ.
@@ -80,7 +75,7 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
             }
         }
     }
-    Rounded { indices, missed, error: total }
+    Rounded { indices, error: total }
 }
 
 /// What all columns of a matrix have in common.
@@ -140,14 +135,7 @@ impl<'a> Column<'a> {
     }
 
     /// Searches a column of this scale and input curvature; returns d · ẽᵀ O ẽ of the chosen path.
-    fn round(
-        &mut self,
-        target: &[f32],
-        [col, input]: [f32; 2],
-        bucket: &[u8],
-        out: &mut [i32],
-        missed: &mut [f32],
-    ) -> f64 {
+    fn round(&mut self, target: &[f32], [col, input]: [f32; 2], bucket: &[u8], out: &mut [i32]) -> f64 {
         let Job { metric, row, trellis, rate } = self.job;
         let (rows, states) = (target.len(), trellis.states);
         let two_sided = !metric.across.is_empty();
@@ -228,7 +216,7 @@ impl<'a> Column<'a> {
             self.innovation[i] = self.value[i * states + s];
             s = usize::from(self.came[i * states + s]);
         }
-        self.cost_of_path(input, missed)
+        self.cost_of_path(input)
     }
 
     /// Gives every survivor its own past in order, and finds what it asks of rows `start..start + span`.
@@ -259,15 +247,14 @@ impl<'a> Column<'a> {
         self.recent.fill([0.0; SPAN]);
     }
 
-    /// d · ẽᵀ O ẽ of the chosen path, and what every row missed once the rows above were fed back.
-    fn cost_of_path(&self, input: f32, missed: &mut [f32]) -> f64 {
+    /// d · ẽᵀ O ẽ of the chosen path.
+    fn cost_of_path(&self, input: f32) -> f64 {
         let metric = self.job.metric;
         let rows = self.innovation.len();
         let mut asked = vec![0f32; if metric.across.is_empty() { 0 } else { rows }];
         let mut total = 0f64;
         for (i, e) in self.innovation.iter().enumerate() {
             let v = e + asked.get(i).unwrap_or(&0.0);
-            missed[i] = v;
             total += f64::from(metric.output[i] * v * v);
             if !asked.is_empty() {
                 asked[i + 1..].iter_mut().zip(metric.below(i)).for_each(|(s, a)| *s += e * a);
@@ -278,16 +265,16 @@ impl<'a> Column<'a> {
 }
 
 /// The grid at one place and what an error there costs.
-pub(super) struct Scale {
-    pub step: f32,
-    pub inverse: f32,
-    pub weight: f32,
+struct Scale {
+    step: f32,
+    inverse: f32,
+    weight: f32,
 }
 
 impl Scale {
     /// For each parity the cheaper of the two nearest points: (parity, (index, value in steps, cost)).
     #[inline(always)]
-    pub fn branches(
+    fn branches(
         &self,
         goal: f32,
         trellis: &Trellis,

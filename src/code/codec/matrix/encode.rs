@@ -67,11 +67,6 @@ pub fn settled(w: &[f32], metric: &Metric, c: f64, settings: &Settings) -> Price
     (1..PRICE_PASSES).fold(first, |prices, _| learn(w, metric, c, &settings, Some(&prices)))
 }
 
-/// What indices cost that stand on this grid.
-pub fn prices_of(q: &[i32], steps: &StepSizes, trellis: &Trellis) -> Prices {
-    indices::prices(q, &layout(steps, trellis))
-}
-
 fn layout<'a>(steps: &'a StepSizes, trellis: &'a Trellis) -> Layout<'a> {
     Layout { rows: steps.rows.len(), cols: steps.cols.len(), row_exp: &steps.rows, col_exp: &steps.cols, trellis }
 }

@@ -59,6 +59,11 @@ pub(super) fn parts(bytes: &[u8], rows: usize, cols: usize) -> Option<Parts> {
     Some(Parts { trellis, steps, q, coded: coded.len() })
 }
 
+/// The integers (C, R) of a matrix (R, C) as they were written; `None` if the stream is damaged in a way that shows.
+pub fn integers(bytes: &[u8], rows: usize, cols: usize) -> Option<Vec<i32>> {
+    Some(parts(bytes, rows, cols)?.q)
+}
+
 /// The indices of a matrix (R, C); `None` if the stream is damaged in a way that shows.
 pub fn indices(bytes: &[u8], rows: usize, cols: usize) -> Option<Indices> {
     let Parts { trellis, q, coded, .. } = parts(bytes, rows, cols)?;

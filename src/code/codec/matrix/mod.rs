@@ -13,8 +13,8 @@ mod encode;
 mod head;
 
 pub use decode::decode;
-pub use encode::{Coded, Settings, encode, learn, price_step, prices_of, search, settled, write};
-pub use head::{Head, Indices, head, indices};
+pub use encode::{Coded, Settings, encode, learn, price_step, search, settled, write};
+pub use head::{Head, Indices, head, indices, integers};
 
 /// Bit of the first byte that says that grid 1 is odd multiples without zero.
 const PLAIN: u8 = 16;

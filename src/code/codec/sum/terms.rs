@@ -32,8 +32,8 @@ pub fn write([rows, cols]: [usize; 2], gain: Option<i16>, term: Option<&LowRank>
     out
 }
 
-/// Gain and low-rank term of a stream, each if it is there; `None` if the stream is damaged in a way that shows.
-pub fn read_start(bytes: &[u8], rows: usize, cols: usize) -> Option<(Option<i16>, Option<LowRank>)> {
+/// Gain and low-rank term of a stream, each if it is there, and the bytes after them; `None` if the stream is damaged in a way that shows.
+pub fn read_start(bytes: &[u8], rows: usize, cols: usize) -> Option<(Option<i16>, Option<LowRank>, &[u8])> {
     let mut reader = Reader::new(bytes);
     let terms = reader.take(1, "terms").ok()?[0];
     let gain = match terms & REFERENCE {
@@ -44,5 +44,5 @@ pub fn read_start(bytes: &[u8], rows: usize, cols: usize) -> Option<(Option<i16>
         0 => None,
         _ => Some(low_rank::decode(&mut reader, bytes.len(), rows, cols)?),
     };
-    Some((gain, term))
+    Some((gain, term, &bytes[reader.position()..]))
 }
