@@ -19,7 +19,9 @@ use tiepack::unpack::unpack;
 /// If a file cannot be written.
 pub fn write(model: &Model, out: &Path, tokenizer: Option<&Path>) -> Result<()> {
     let files = unpack(model)?;
-    save::save(&out.join("config.json"), files.config.as_bytes())?;
+    if let Some(config) = files.config {
+        save::save(&out.join("config.json"), config.as_bytes())?;
+    }
     let own = || format!("{:#}\n", json!({"layers": model.layers, "copies": (0..model.layers).collect::<Vec<_>>()}));
     save::save(&out.join("ties.json"), files.ties.unwrap_or_else(own).as_bytes())?;
     if let Some((path, name)) = tokenizer.and_then(|path| Some((path, path.file_name()?))) {
