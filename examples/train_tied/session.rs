@@ -79,8 +79,10 @@ pub fn train(
     let mut times = Vec::with_capacity(end.saturating_sub(begun));
     while standing.step < end {
         let (step, clock) = (standing.step, Instant::now());
-        if let Some(controller) =
-            standing.controller.as_mut().filter(|_| (first..last).contains(&step) && step % args.decide_every == 0)
+        if let Some(controller) = standing
+            .controller
+            .as_mut()
+            .filter(|_| (first..last).contains(&step) && step.is_multiple_of(args.decide_every))
         {
             if let (Some(trend), false) = (standing.trend, standing.recent.is_empty()) {
                 controller.reward(trend - standing.recent.iter().sum::<f64>() / standing.recent.len() as f64);
@@ -94,7 +96,7 @@ pub fn train(
         if let (Some(rounding), Some(how)) = (&mut standing.rounding, args.pack_aware)
             && step >= at(args.pack_aware_from)
         {
-            if step % SETTLE_EVERY == 0 || rounding.constant == 0.0 {
+            if step.is_multiple_of(SETTLE_EVERY) || rounding.constant == 0.0 {
                 rounding.settle(&student.specs, &student.owners, &weights);
             }
             rounding.see(how, &student.owners, &mut weights, args.seed ^ ((step as u64 + 1) << 32));
@@ -119,12 +121,10 @@ pub fn train(
         let rate = ((standing.step - begun) * step_tokens) as f64 / began.elapsed().as_secs_f64();
         let line = format!("loss {:.4}, {} tokens/s", standing.trend.unwrap_or(loss), thousands(rate as u64));
         progress.status(&line);
-        if step % args.report_every == 0 {
+        if step.is_multiple_of(args.report_every) {
             progress.note(&format!("step {step:5}  {line}  ties {:?}", student.copies));
         }
-        if standing.step == end && end < args.steps
-            || args.checkpoint_every > 0 && standing.step % args.checkpoint_every == 0
-        {
+        if standing.step == end && end < args.steps || standing.step.is_multiple_of(args.checkpoint_every) {
             state::save(&checkpoint(&args.out), student, standing)?;
             log(args, standing, student.copies.len())?;
             kept = standing.step;
