@@ -85,8 +85,10 @@ struct Golf {
     skips: bool,
     resid_mix: bool,
     depths: bool,
-    /// Rank of the low-rank terms of every step, 0: none.
+    /// Rank of the low-rank terms of [`Golf::adapted`], 0: none.
     rank: usize,
+    /// Steps that have low-rank terms.
+    adapted: Vec<usize>,
 }
 
 /// Reads the dimensions from config.json.
@@ -124,8 +126,10 @@ pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
         "swiglu" => Activation::SwiGlu,
         _ => Activation::Relu2,
     };
+    let order = order(config, layers)?;
     Ok(Arc::new(Golf {
-        order: order(config, layers)?,
+        adapted: adapted(config, order.len())?,
+        order,
         activation,
         embedding: fields.dimension_or("embedding_dim", 1 << 16, width)?,
         tied: config.bool("tie_embeddings")?,
@@ -163,6 +167,17 @@ fn order(config: &Config, layers: usize) -> Result<Vec<usize>> {
     steps.iter().map(step).collect()
 }
 
+/// The steps that have low-rank terms: `lora_steps`, or all.
+fn adapted(config: &Config, steps: usize) -> Result<Vec<usize>> {
+    let Some(value) = config.fields.get("lora_steps") else { return Ok((0..steps).collect()) };
+    let list: Option<Vec<usize>> = value.as_array().and_then(|list| {
+        list.iter().map(|step| step.as_u64().map(|step| step as usize).filter(|step| *step < steps)).collect()
+    });
+    list.filter(|list| list.windows(2).all(|w| w[0] < w[1])).ok_or_else(|| {
+        Error::input(format!("config.json: lora_steps is {value}, expected a rising list of steps below {steps}"))
+    })
+}
+
 impl Golf {
     /// Steps that push on the skip stack.
     fn encoder(&self) -> usize {
@@ -189,10 +204,10 @@ impl Golf {
             let name = at(role);
             layers.linear(&name, x, get(params, &name)?)
         };
-        // Queries and values have a low-rank term of their own for every step.
+        // Queries and values may have a low-rank term of their own in this step.
         let adapted = |role: &str, x: &Tensor| -> Result<Tensor> {
             let y = linear(&format!("attn.{role}.weight"), x)?;
-            if self.rank == 0 {
+            if self.rank == 0 || !self.adapted.contains(&step) {
                 return Ok(y);
             }
             let [down, up] = ["down", "up"].map(|part| format!("lora.{step}.{role}.{part}.weight"));
@@ -266,7 +281,7 @@ impl Net for Golf {
                 push(Some(i), "resid_mix", &[2, d], Form::Vector);
             }
         }
-        for step in 0..if self.rank > 0 { steps } else { 0 } {
+        for step in self.adapted.iter().filter(|_| self.rank > 0) {
             for (role, outputs) in [("c_q", d), ("c_v", kv)] {
                 push(None, &format!("lora.{step}.{role}.down.weight"), &[self.rank, d], Form::Matrix);
                 push(None, &format!("lora.{step}.{role}.up.weight"), &[outputs, self.rank], Form::Matrix);

@@ -1,0 +1,60 @@
+//! The trained model as files, and what it loses on validation tokens.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tiepack::artifact::save;
+use tiepack::error::{Error, Result};
+use tiepack::eval::bits::{bits_per_byte, target_bytes};
+use tiepack::eval::compare::losses;
+use tiepack::eval::windows::Windows;
+use tiepack::ingest::TokenBytes;
+use tiepack::model::Model;
+use tiepack::progress::Progress;
+use tiepack::unpack::unpack;
+
+/// Writes `model.safetensors`, `config.json`, `ties.json` and a copy of the tokenizer.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(model: &Model, out: &Path, tokenizer: Option<&Path>) -> Result<()> {
+    let files = unpack(model)?;
+    if let Some(config) = files.config {
+        save::save(&out.join("config.json"), config.as_bytes())?;
+    }
+    let own = || format!("{:#}\n", json!({"layers": model.layers, "copies": (0..model.layers).collect::<Vec<_>>()}));
+    save::save(&out.join("ties.json"), files.ties.unwrap_or_else(own).as_bytes())?;
+    if let Some((path, name)) = tokenizer.and_then(|path| Some((path, path.file_name()?))) {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        save::save(&out.join(name), &bytes)?;
+    }
+    save::save(&out.join("model.safetensors"), &files.weights)
+}
+
+/// The loss on validation tokens, as `tiepack eval` measures it.
+///
+/// # Errors
+/// If there are too few tokens for a row, or a pass fails.
+pub fn evaluate(
+    model: &Model,
+    tokens: &[u16],
+    limit: Option<usize>,
+    table: Option<&TokenBytes>,
+    progress: &dyn Progress,
+) -> Result<Value> {
+    let net = model.network()?;
+    let windows = Windows::new(tokens, net.context(), limit);
+    if windows.rows() == 0 {
+        let (found, wanted) = (tokens.len(), net.context() + 1);
+        return Err(Error::input(format!("{found} validation tokens fill no row, one takes {wanted}")));
+    }
+    progress.begin("evaluate on validation", windows.rows() as u64);
+    let losses = losses(net, &model.params()?, &windows, &|n| progress.advance(n))?;
+    progress.end();
+    let bytes = table.map(|table| target_bytes(&windows, table));
+    Ok(json!({
+        "nats_per_token": losses.mean(),
+        "bits_per_byte": bytes.and_then(|bytes| bits_per_byte(losses.total(), bytes)),
+        "tokens": windows.tokens(),
+    }))
+}

@@ -1,0 +1,162 @@
+//! The run: steps, decisions about ties, rounding, checkpoints.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::Value;
+use tiepack::artifact::save;
+use tiepack::error::{Error, Result};
+use tiepack::progress::Progress;
+use tiepack::text::thousands;
+use tiepack::train::gradient::gradient;
+use tiepack::train::objective::Objective;
+use tiepack::train::rows::Rows;
+use tiepack::train::schedule::{Fall, Schedule};
+
+use super::args::{Args, Falling};
+use super::controller::Controller;
+use super::picture::picture;
+use super::rounding::SETTLE_EVERY;
+use super::state::{self, Standing};
+use super::student::Student;
+
+/// Tokens of a piece: what one forward pass sees, on one thread. A row may be longer.
+const PIECE_TOKENS: usize = 512;
+/// How much of the running mean of the loss a step leaves.
+const TREND: f64 = 0.98;
+
+/// What a run leaves, beside the student.
+pub struct Course {
+    /// Steps done, fewer than asked for if `--stop-after` ended the run.
+    pub steps: usize,
+    /// Running mean of the training loss, nats per token.
+    pub training_loss: Option<f64>,
+    /// Tokens of a step.
+    pub step_tokens: usize,
+    /// Median of the steps of this process.
+    pub step_seconds: Option<f64>,
+    pub decisions: usize,
+}
+
+pub fn checkpoint(out: &Path) -> PathBuf {
+    out.join("checkpoint.safetensors")
+}
+
+/// Trains from where `standing` is. `tokens` are those of training.
+///
+/// # Errors
+/// Input, if the text is too short; Compute, if the run diverges: the last checkpoint stays.
+pub fn train(
+    args: &Args,
+    tokens: &[u16],
+    student: &mut Student,
+    standing: &mut Standing,
+    progress: &dyn Progress,
+) -> Result<Course> {
+    let piece_rows = (PIECE_TOKENS / args.context).max(1);
+    let pieces = (args.batch / (piece_rows * args.context)).max(1);
+    let step_tokens = pieces * piece_rows * args.context;
+    let mut rows = Rows::new(tokens, args.context, piece_rows, args.seed, |_| true);
+    if rows.pieces() < pieces {
+        let [found, wanted] = [tokens.len(), step_tokens + 1].map(|n| thousands(n as u64));
+        return Err(Error::input(format!("{found} training tokens are too few for a step, which takes {wanted}"))
+            .hint("give more text, or a smaller --batch"));
+    }
+    // The order of the text is that of an unbroken run.
+    (0..standing.step).for_each(|_| drop(rows.batch(pieces)));
+    let fall = match args.schedule {
+        Falling::Cosine => Fall::Cosine,
+        Falling::Linear => Fall::Linear(args.fall),
+    };
+    let schedule = Schedule { steps: args.steps, warmup: args.warmup.min(args.steps / 2), fall };
+    let at = |share: f64| (share * args.steps as f64) as usize;
+    let (first, last) = (at(args.decide[0]), at(args.decide[1]));
+    let end = args.stop_after.map_or(args.steps, |n| args.steps.min(standing.step + n));
+
+    progress.begin("training", args.steps as u64);
+    progress.advance(standing.step as u64);
+    let (began, begun, mut kept) = (Instant::now(), standing.step, standing.step);
+    let mut times = Vec::with_capacity(end.saturating_sub(begun));
+    while standing.step < end {
+        let (step, clock) = (standing.step, Instant::now());
+        if let Some(controller) = standing
+            .controller
+            .as_mut()
+            .filter(|_| (first..last).contains(&step) && step.is_multiple_of(args.decide_every))
+        {
+            if let (Some(trend), false) = (standing.trend, standing.recent.is_empty()) {
+                controller.reward(trend - standing.recent.iter().sum::<f64>() / standing.recent.len() as f64);
+            }
+            let part = (step - first) as f64 / (last - first) as f64;
+            standing.copies = controller.decide(step, part, &student.copies);
+            student.retie(standing.copies.clone())?;
+            standing.recent.clear();
+        }
+        let mut weights = student.weights();
+        if let (Some(rounding), Some(how)) = (&mut standing.rounding, args.pack_aware)
+            && step >= at(args.pack_aware_from)
+        {
+            if step.is_multiple_of(SETTLE_EVERY) || rounding.constant == 0.0 {
+                rounding.settle(&student.specs, &student.owners, &weights);
+            }
+            rounding.see(how, &student.owners, &mut weights, args.seed ^ ((step as u64 + 1) << 32));
+        }
+        let found = gradient(&student.model, &weights, None, &rows.batch(pieces), Objective::Data)?;
+        let loss = found.totals.mean_loss();
+        if !loss.is_finite() || found.tensors.iter().flatten().any(|g| !g.is_finite()) {
+            return Err(diverged(args, step, loss, kept));
+        }
+        if let Some(rounding) = &mut standing.rounding {
+            rounding.watch(&student.specs, &student.owners, &found.tensors);
+        }
+        student.learn(&found.tensors, schedule.at(step));
+        standing.trend = Some(standing.trend.map_or(loss, |trend| TREND * trend + (1.0 - TREND) * loss));
+        standing.recent.push(loss);
+        if standing.controller.is_none() || standing.recent.len() > args.steps {
+            standing.recent.clear();
+        }
+        standing.step += 1;
+        times.push(clock.elapsed().as_secs_f64());
+        progress.advance(1);
+        let rate = ((standing.step - begun) * step_tokens) as f64 / began.elapsed().as_secs_f64();
+        let line = format!("loss {:.4}, {} tokens/s", standing.trend.unwrap_or(loss), thousands(rate as u64));
+        progress.status(&line);
+        if step.is_multiple_of(args.report_every) {
+            progress.note(&format!("step {step:5}  {line}  ties {:?}", student.copies));
+        }
+        if standing.step == end && end < args.steps || standing.step.is_multiple_of(args.checkpoint_every) {
+            state::save(&checkpoint(&args.out), student, standing)?;
+            log(args, standing, student.copies.len())?;
+            kept = standing.step;
+        }
+    }
+    progress.end();
+    log(args, standing, student.copies.len())?;
+    times.sort_by(f64::total_cmp);
+    Ok(Course {
+        steps: standing.step,
+        training_loss: standing.trend,
+        step_tokens,
+        step_seconds: times.get(times.len() / 2).copied(),
+        decisions: standing.controller.as_ref().map_or(0, |c| c.decisions.len()),
+    })
+}
+
+/// Decisions as lines of JSON, and a picture of them.
+fn log(args: &Args, standing: &Standing, layers: usize) -> Result<()> {
+    let Some(Controller { decisions, .. }) = &standing.controller else { return Ok(()) };
+    let line = |d| serde_json::to_value(d).unwrap_or(Value::Null).to_string() + "\n";
+    save::save(&args.out.join("decisions.jsonl"), decisions.iter().map(line).collect::<String>().as_bytes())?;
+    save::save(&args.out.join("ties.svg"), picture(decisions, layers, args.steps).as_bytes())
+}
+
+fn diverged(args: &Args, step: usize, loss: f64, kept: usize) -> Error {
+    let path = checkpoint(&args.out);
+    let last = match path.is_file() {
+        true => format!("; {} holds step {kept}", path.display()),
+        false => "; no checkpoint had been written".into(),
+    };
+    let what = if loss.is_finite() { "a gradient is not finite".into() } else { format!("the loss is {loss}") };
+    Error::compute(format!("training diverged: {what} at step {step}{last}"))
+        .hint("lower --matrix-rate, --embedding-rate or --vector-rate, or lengthen --warmup")
+}
