@@ -43,7 +43,7 @@ const MOST: usize = 100;
 const GAIN: f64 = 0.005;
 /// Steps whose time says how many fit into a given time.
 const TIMED: usize = 4;
-/// Steps that a look at the held-out text, and binding a group, count as where time is planned.
+/// Steps that a look at the held-out text counts as where time is planned.
 const LOOK_STEPS: f64 = 0.75;
 /// The price of a bit grows by this power of what the loose columns must save, at most by [`TURN`] at a time.
 const STEER: f64 = 20.0;
@@ -313,10 +313,11 @@ impl Healing<'_> {
 
     /// How many steps fit into `time` in all if one takes `seconds`.
     fn plan(&mut self, time: Duration, seconds: f64) {
-        let groups = (self.groups - self.standing.group + FITS) as f64;
-        let left = time.as_secs_f64() - self.started.elapsed().as_secs_f64() - groups * self.binding.as_secs_f64();
-        let more = left.max(0.0) / (seconds * (1.0 + LOOK_STEPS / EVERY as f64)) - 2.0 * LOOK_STEPS * groups;
-        self.standing.steps = self.standing.step + more.max(0.0) as usize;
+        let binding = (self.groups - self.standing.group + FITS / 2) as f64 * self.binding.as_secs_f64();
+        let left = (time.as_secs_f64() - self.started.elapsed().as_secs_f64() - binding).max(0.0);
+        // Where there are so many steps between groups that the held-out text is watched, it is twice.
+        let more = left / (seconds * (1.0 + 2.0 * LOOK_STEPS / EVERY as f64));
+        self.standing.steps = self.standing.step + more as usize;
         self.progress.begin("healing", self.standing.steps as u64);
         self.progress.advance(self.standing.step as u64);
     }
