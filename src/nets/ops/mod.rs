@@ -12,6 +12,7 @@ pub mod norm;
 pub mod pointwise;
 pub mod product;
 pub mod rope;
+pub(crate) mod simd;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Tensor};
 
@@ -37,7 +38,7 @@ pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&
 }
 
 /// Σ aᵢbᵢ in a fixed order with eight running sums: a plain sum cannot be vectorised without changing its value.
-#[inline]
+#[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -51,7 +52,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Σ aᵢ, in the order of [`dot`].
-#[inline]
+#[inline(always)]
 pub(crate) fn sum(a: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
     let chunks = a.chunks_exact(8);
@@ -62,6 +63,20 @@ pub(crate) fn sum(a: &[f32]) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + tail
+}
+
+/// The largest element; −∞ of none. Eight running maxima: a single one waits for itself at every step.
+#[inline(always)]
+pub(crate) fn top(a: &[f32]) -> f32 {
+    let mut tops = [f32::NEG_INFINITY; 8];
+    let chunks = a.chunks_exact(8);
+    let tail = chunks.remainder().iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    for a in chunks {
+        for i in 0..8 {
+            tops[i] = tops[i].max(a[i]);
+        }
+    }
+    tops.iter().fold(tail, |m, v| m.max(*v))
 }
 
 /// What a custom operation returns.

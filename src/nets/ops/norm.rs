@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
+use super::simd::vectorized;
 use super::{dot, elements, fusible, output, sum, wide, with_elements};
 
 /// PyTorch's default for f32: machine epsilon.
@@ -9,6 +10,7 @@ const EPS: f32 = f32::EPSILON;
 
 struct RmsNorm(f32);
 
+#[inline(always)]
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
 }
@@ -21,11 +23,16 @@ impl CustomOp1 for RmsNorm {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
         let d = *layout.dims().last().unwrap_or(&1);
-        let mut y = Vec::with_capacity(x.len());
-        for row in x.chunks_exact(d) {
-            let r = inverse_rms(row, self.0);
-            y.extend(row.iter().map(|v| v * r));
-        }
+        let mut y = vec![0f32; x.len()];
+        vectorized(
+            #[inline(always)]
+            || {
+                for (row, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+                    let r = inverse_rms(row, self.0);
+                    y.iter_mut().zip(row).for_each(|(y, v)| *y = v * r);
+                }
+            },
+        );
         output(y, layout.shape().clone())
     }
 
@@ -34,12 +41,18 @@ impl CustomOp1 for RmsNorm {
         let d = *x.dims().last().unwrap_or(&1);
         let grad = grad.contiguous()?;
         let dx = with_elements([x, y, &grad], |[x, y, g]| {
-            let mut dx = Vec::with_capacity(x.len());
-            for ((x, y), g) in x.chunks_exact(d).zip(y.chunks_exact(d)).zip(g.chunks_exact(d)) {
-                let r = inverse_rms(x, self.0);
-                let mean = dot(g, y) / d as f32;
-                dx.extend(g.iter().zip(y).map(|(g, y)| r * (g - y * mean)));
-            }
+            let mut dx = vec![0f32; x.len()];
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = x.chunks_exact(d).zip(y.chunks_exact(d)).zip(g.chunks_exact(d));
+                    for (((x, y), g), dx) in rows.zip(dx.chunks_exact_mut(d)) {
+                        let r = inverse_rms(x, self.0);
+                        let mean = dot(g, y) / d as f32;
+                        dx.iter_mut().zip(g).zip(y).for_each(|((dx, g), y)| *dx = r * (g - y * mean));
+                    }
+                },
+            );
             dx
         })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
