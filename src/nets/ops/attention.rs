@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use super::pointwise::exp;
 use super::product::{View, product};
-use super::simd::vectorized;
+use super::simd::{rows, vectorized};
 use super::{dot, elements, fusible, output, sum, top, wide, with_elements};
 
 struct Attention {
@@ -59,7 +59,8 @@ impl Dims {
         vectorized(
             #[inline(always)]
             || {
-                for (i, row) in p.chunks_exact_mut(to).take(to - from).enumerate() {
+                for (i, at) in rows((to - from) * to, to).enumerate() {
+                    let row = &mut p[at];
                     let (seen, future) = row.split_at_mut(from + i + 1);
                     let (past, seen) = seen.split_at_mut((from + i + 1).saturating_sub(self.window));
                     past.fill(0.0);
@@ -136,10 +137,13 @@ impl CustomOp3 for Attention {
                 vectorized(
                     #[inline(always)]
                     || {
-                        for (i, (ds, p)) in ds.chunks_exact_mut(to).zip(p.chunks_exact(to)).take(n).enumerate() {
+                        for (i, row) in rows(n * to, to).enumerate() {
                             let at = d.at(d.heads, b, h, from + i);
                             let mean = dot(&y[at..at + d.width], &g[at..at + d.width]);
-                            ds.iter_mut().zip(p).for_each(|(s, p)| *s = p * (*s - mean));
+                            let (ds, p) = (&mut ds[row.clone()], &p[row]);
+                            for j in 0..to {
+                                ds[j] = p[j] * (ds[j] - mean);
+                            }
                         }
                     },
                 );

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
 
-use super::simd::vectorized;
+use super::simd::{rows, vectorized};
 use super::{elements, fusible, output, with_elements};
 
 /// x + s∘y.
@@ -27,9 +27,11 @@ impl CustomOp3 for ScaledAdd {
         vectorized(
             #[inline(always)]
             || {
-                let n = s.len();
-                for ((x, y), out) in x.chunks_exact(n).zip(y.chunks_exact(n)).zip(out.chunks_exact_mut(n)) {
-                    out.iter_mut().zip(x).zip(s).zip(y).for_each(|(((out, x), s), y)| *out = x + s * y);
+                for at in rows(x.len(), s.len()) {
+                    let (x, y, out) = (&x[at.clone()], &y[at.clone()], &mut out[at]);
+                    for i in 0..s.len() {
+                        out[i] = x[i] + s[i] * y[i];
+                    }
                 }
             },
         );
@@ -51,10 +53,13 @@ impl CustomOp3 for ScaledAdd {
             vectorized(
                 #[inline(always)]
                 || {
-                    let n = s.len();
-                    for ((y, g), dy) in y.chunks_exact(n).zip(g.chunks_exact(n)).zip(dy.chunks_exact_mut(n)) {
-                        ds.iter_mut().zip(y).zip(g).for_each(|((ds, y), g)| *ds += y * g);
-                        dy.iter_mut().zip(g).zip(s).for_each(|((dy, g), s)| *dy = g * s);
+                    let ds = &mut ds[..s.len()];
+                    for at in rows(g.len(), s.len()) {
+                        let (y, g, dy) = (&y[at.clone()], &g[at.clone()], &mut dy[at]);
+                        for i in 0..s.len() {
+                            ds[i] += y[i] * g[i];
+                            dy[i] = g[i] * s[i];
+                        }
                     }
                 },
             );
@@ -98,10 +103,12 @@ impl CustomOp3 for Blend {
         vectorized(
             #[inline(always)]
             || {
-                let n = a.len();
-                for ((x, y), out) in x.chunks_exact(n).zip(y.chunks_exact(n)).zip(out.chunks_exact_mut(n)) {
-                    let inputs = x.iter().zip(y).zip(a.iter().zip(b));
-                    out.iter_mut().zip(inputs).for_each(|(out, ((x, y), (a, b)))| *out = a * x + b * y);
+                let b = &b[..a.len()];
+                for at in rows(x.len(), a.len()) {
+                    let (x, y, out) = (&x[at.clone()], &y[at.clone()], &mut out[at]);
+                    for i in 0..a.len() {
+                        out[i] = a[i] * x[i] + b[i] * y[i];
+                    }
                 }
             },
         );
@@ -126,13 +133,15 @@ impl CustomOp3 for Blend {
             vectorized(
                 #[inline(always)]
                 || {
-                    let inputs = x.chunks_exact(d).zip(y.chunks_exact(d)).zip(g.chunks_exact(d));
-                    let outputs = dx.chunks_exact_mut(d).zip(dy.chunks_exact_mut(d));
-                    for (((x, y), g), (dx, dy)) in inputs.zip(outputs) {
-                        da.iter_mut().zip(x).zip(g).for_each(|((da, x), g)| *da += x * g);
-                        db.iter_mut().zip(y).zip(g).for_each(|((db, y), g)| *db += y * g);
-                        dx.iter_mut().zip(g).zip(a).for_each(|((dx, g), a)| *dx = g * a);
-                        dy.iter_mut().zip(g).zip(b).for_each(|((dy, g), b)| *dy = g * b);
+                    for at in rows(g.len(), d) {
+                        let [x, y, g] = [x, y, g].map(|all| &all[at.clone()]);
+                        let (dx, dy) = (&mut dx[at.clone()], &mut dy[at]);
+                        for i in 0..d {
+                            da[i] += x[i] * g[i];
+                            db[i] += y[i] * g[i];
+                            dx[i] = g[i] * a[i];
+                            dy[i] = g[i] * b[i];
+                        }
                     }
                 },
             );
@@ -161,9 +170,11 @@ fn scaled_heads(x: &[f32], gain: &[f32], width: usize) -> Vec<f32> {
     vectorized(
         #[inline(always)]
         || {
-            let all = x.chunks_exact(width).zip(y.chunks_exact_mut(width)).zip(gain.iter().cycle());
-            for ((x, y), gain) in all {
-                y.iter_mut().zip(x).for_each(|(y, x)| *y = x * gain);
+            for (head, at) in rows(x.len(), width).enumerate() {
+                let (x, y, gain) = (&x[at.clone()], &mut y[at], gain[head % gain.len()]);
+                for i in 0..width {
+                    y[i] = x[i] * gain;
+                }
             }
         },
     );

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
-use super::simd::vectorized;
+use super::simd::{rows, vectorized};
 use super::{dot, elements, fusible, output, sum, wide, with_elements};
 
 /// PyTorch's default for f32: machine epsilon.
@@ -27,9 +27,12 @@ impl CustomOp1 for RmsNorm {
         vectorized(
             #[inline(always)]
             || {
-                for (row, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
-                    let r = inverse_rms(row, self.0);
-                    y.iter_mut().zip(row).for_each(|(y, v)| *y = v * r);
+                for at in rows(x.len(), d) {
+                    let (x, y) = (&x[at.clone()], &mut y[at]);
+                    let r = inverse_rms(x, self.0);
+                    for i in 0..d {
+                        y[i] = x[i] * r;
+                    }
                 }
             },
         );
@@ -45,11 +48,14 @@ impl CustomOp1 for RmsNorm {
             vectorized(
                 #[inline(always)]
                 || {
-                    let rows = x.chunks_exact(d).zip(y.chunks_exact(d)).zip(g.chunks_exact(d));
-                    for (((x, y), g), dx) in rows.zip(dx.chunks_exact_mut(d)) {
+                    for at in rows(x.len(), d) {
+                        let [x, y, g] = [x, y, g].map(|all| &all[at.clone()]);
+                        let dx = &mut dx[at];
                         let r = inverse_rms(x, self.0);
                         let mean = dot(g, y) / d as f32;
-                        dx.iter_mut().zip(g).zip(y).for_each(|((dx, g), y)| *dx = r * (g - y * mean));
+                        for i in 0..d {
+                            dx[i] = r * (g[i] - y[i] * mean);
+                        }
                     }
                 },
             );

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::simd::vectorized;
+use super::simd::{rows, vectorized};
 use super::{elements, fusible, output, with_elements};
 
 /// Cosines and sines of every position and pair.
@@ -71,11 +71,13 @@ impl Rotary {
         vectorized(
             #[inline(always)]
             || {
-                for (n, (x, y)) in x.chunks_exact(heads * width).zip(y.chunks_exact_mut(heads * width)).enumerate() {
+                for (n, position) in rows(x.len(), heads * width).enumerate() {
                     let p = n % length;
                     let cos = &self.table.0[p * half..(p + 1) * half];
                     let sin = &self.table.1[p * half..(p + 1) * half];
-                    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                    let (x, y) = (&x[position.clone()], &mut y[position]);
+                    for head in rows(x.len(), width) {
+                        let (x, y) = (&x[head.clone()], &mut y[head]);
                         let ((u, x), (first, y)) = (x.split_at(half), y.split_at_mut(half));
                         let ((v, rest), (second, beyond)) = (x.split_at(half), y.split_at_mut(half));
                         for m in 0..half {
