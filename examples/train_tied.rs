@@ -43,6 +43,9 @@ use train_tied::{finish, init, session, shape, state};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // As in the command: pieces of a batch run side by side, and candle's own threads would spin while they wait for work.
+    // SAFETY: no other thread exists yet that could read the environment.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     let args = Args::parse();
     let progress: &dyn Progress = if args.quiet { &Silent } else { &Bars::new() };
     match run(&args, progress) {
