@@ -22,6 +22,7 @@ mod train_tied {
     mod tests;
 }
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use candle_core::Device;
@@ -43,6 +44,9 @@ use train_tied::{finish, init, session, shape, state};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // As in the command: pieces of a batch run side by side, and candle's own threads would spin while they wait for work.
+    // SAFETY: no other thread exists yet that could read the environment.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     let args = Args::parse();
     let progress: &dyn Progress = if args.quiet { &Silent } else { &Bars::new() };
     match run(&args, progress) {
@@ -82,6 +86,10 @@ fn run(args: &Args, progress: &dyn Progress) -> Result<Value> {
     }
     let tokens = shard::read_all(&train, args.vocab)?;
     let validation = shard::read_all(&val, args.vocab)?;
+    finish::rows(&validation, &*net, args.val_rows)?;
+    if args.from.as_ref().is_some_and(|from| same(from, &args.out)) {
+        return Err(Error::usage(format!("--from {0}: OUT would overwrite it", args.out.display())));
+    }
     let tokenizer = folder::tokenizer(&args.data, &Overrides::default())?;
     let table = tokenizer.as_deref().map(|path| TokenBytes::of_model(path, args.vocab)).transpose()?;
     std::fs::create_dir_all(&args.out).map_err(|e| Error::io("make", &args.out, e))?;
@@ -124,6 +132,7 @@ fn run(args: &Args, progress: &dyn Progress) -> Result<Value> {
         "copies": student.copies,
         "decisions": course.decisions,
         "validation": validation,
+        "pack": finish::packing(args, [&train, &val], model.weights()),
     }))
 }
 
@@ -136,13 +145,20 @@ fn told(result: &Value) -> String {
     let number = |at: &str| result.pointer(at).and_then(Value::as_f64);
     let bits = number("/validation/bits_per_byte").map_or(String::new(), |bits| format!(", {bits:.4} bits per byte"));
     format!(
-        "{out}: {} stored weights, width {}, ties {}\nvalidation: {:.6} nats per token{bits} on {} tokens",
+        "{out}: {} stored weights, width {}, ties {}\nvalidation: {:.6} nats per token{bits} on {} tokens\n\npack it:\n\n    {}\n",
         result["weights"],
         result["width"],
         result["copies"],
         number("/validation/nats_per_token").unwrap_or(f64::NAN),
         result["validation"]["tokens"],
+        result["pack"].as_str().unwrap_or_default(),
     )
+}
+
+/// Whether two paths are one folder or file.
+fn same(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(a).is_some() && real(a) == real(b)
 }
 
 /// Of everything that a run depends on.

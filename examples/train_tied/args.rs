@@ -114,7 +114,7 @@ pub struct Args {
     pub pack_aware_from: f64,
 
     /// Evaluate at most so many rows of validation tokens [default: all]
-    #[arg(long, help_heading = "Run")]
+    #[arg(long, value_parser = positive(), help_heading = "Run")]
     #[serde(skip)]
     pub val_rows: Option<usize>,
     /// Steps between two checkpoints; 0: none
@@ -134,7 +134,7 @@ pub struct Args {
     #[serde(skip)]
     pub device: String,
     /// Threads [default: one per core]; the result does not depend on them
-    #[arg(long, help_heading = "Run")]
+    #[arg(long, value_parser = positive(), help_heading = "Run")]
     #[serde(skip)]
     pub threads: Option<usize>,
     /// Steps between two lines on stderr

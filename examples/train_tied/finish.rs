@@ -1,6 +1,6 @@
 //! The trained model as files, and what it loses on validation tokens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tiepack::artifact::save;
@@ -10,8 +10,11 @@ use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
 use tiepack::ingest::TokenBytes;
 use tiepack::model::Model;
+use tiepack::nets::Net;
 use tiepack::progress::Progress;
 use tiepack::unpack::unpack;
+
+use super::args::Args;
 
 /// Writes `model.safetensors`, `config.json`, `ties.json` and a copy of the tokenizer.
 ///
@@ -31,6 +34,42 @@ pub fn write(model: &Model, out: &Path, tokenizer: Option<&Path>) -> Result<()> 
     save::save(&out.join("model.safetensors"), &files.weights)
 }
 
+/// The rows that the model is evaluated on.
+///
+/// # Errors
+/// Input, if there are too few tokens for one.
+pub fn rows<'a>(tokens: &'a [u16], net: &dyn Net, limit: Option<usize>) -> Result<Windows<'a>> {
+    let windows = Windows::new(tokens, net.context(), limit);
+    if windows.rows() == 0 {
+        let (found, wanted) = (tokens.len(), net.context() + 1);
+        return Err(Error::input(format!("{found} validation tokens fill no row, one takes {wanted}"))
+            .hint("give more text in val_*.bin, or a smaller --context"));
+    }
+    Ok(windows)
+}
+
+/// Bits a weight of a packed file, unless --cap says otherwise.
+const BITS: usize = 4;
+
+/// The command that packs the model: calibrated on the text that it was trained on, judged on the validation text.
+pub fn packing(args: &Args, shards: [&[PathBuf]; 2], weights: usize) -> String {
+    // `cargo run` says so in the environment; a binary by itself is found on the path.
+    let tiepack = if std::env::var_os("CARGO").is_some() { "cargo run --release --" } else { "tiepack" };
+    let out = args.out.to_string_lossy();
+    let out = if out.len() > 1 { out.trim_end_matches('/') } else { &out };
+    let cap = args.cap.unwrap_or((weights * BITS / 8) as u64);
+    let [calib, val] = [(shards[0], "--calib"), (shards[1], "--val")].map(|(paths, flag)| {
+        paths.iter().map(|path| format!(" {flag} {}", quoted(&path.to_string_lossy()))).collect::<String>()
+    });
+    format!("{tiepack} pack {} -o {} --cap {cap}{calib}{val}", quoted(out), quoted(&format!("{out}.tiepack")))
+}
+
+/// A word of a shell's command line.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
 /// The loss on validation tokens, as `tiepack eval` measures it.
 ///
 /// # Errors
@@ -43,11 +82,7 @@ pub fn evaluate(
     progress: &dyn Progress,
 ) -> Result<Value> {
     let net = model.network()?;
-    let windows = Windows::new(tokens, net.context(), limit);
-    if windows.rows() == 0 {
-        let (found, wanted) = (tokens.len(), net.context() + 1);
-        return Err(Error::input(format!("{found} validation tokens fill no row, one takes {wanted}")));
-    }
+    let windows = rows(tokens, net, limit)?;
     progress.begin("evaluate on validation", windows.rows() as u64);
     let losses = losses(net, &model.params()?, &windows, &|n| progress.advance(n))?;
     progress.end();

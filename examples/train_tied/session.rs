@@ -53,7 +53,7 @@ pub fn train(
     standing: &mut Standing,
     progress: &dyn Progress,
 ) -> Result<Course> {
-    let piece_rows = (PIECE_TOKENS / args.context).max(1);
+    let piece_rows = (PIECE_TOKENS.min(args.batch) / args.context).max(1);
     let pieces = (args.batch / (piece_rows * args.context)).max(1);
     let step_tokens = pieces * piece_rows * args.context;
     let mut rows = Rows::new(tokens, args.context, piece_rows, args.seed, |_| true);
@@ -75,7 +75,8 @@ pub fn train(
 
     progress.begin("training", args.steps as u64);
     progress.advance(standing.step as u64);
-    let (began, begun, mut kept) = (Instant::now(), standing.step, standing.step);
+    let (began, begun) = (Instant::now(), standing.step);
+    let mut kept = args.resume.then_some(begun);
     let mut times = Vec::with_capacity(end.saturating_sub(begun));
     while standing.step < end {
         let (step, clock) = (standing.step, Instant::now());
@@ -103,8 +104,11 @@ pub fn train(
         }
         let found = gradient(&student.model, &weights, None, &rows.batch(pieces), Objective::Data)?;
         let loss = found.totals.mean_loss();
-        if !loss.is_finite() || found.tensors.iter().flatten().any(|g| !g.is_finite()) {
-            return Err(diverged(args, step, loss, kept));
+        if !loss.is_finite() {
+            return Err(diverged(args, &format!("the loss is {loss}"), step, kept));
+        }
+        if !found.tensors.iter().all(|g| finite(g)) {
+            return Err(diverged(args, "a gradient is not finite", step, kept));
         }
         if let Some(rounding) = &mut standing.rounding {
             rounding.watch(&student.specs, &student.owners, &found.tensors);
@@ -125,11 +129,13 @@ pub fn train(
             progress.note(&format!("step {step:5}  {line}  ties {:?}", student.copies));
         }
         if standing.step == end && end < args.steps || standing.step.is_multiple_of(args.checkpoint_every) {
+            sound(args, student, step, kept)?;
             state::save(&checkpoint(&args.out), student, standing)?;
             log(args, standing, student.copies.len())?;
-            kept = standing.step;
+            kept = Some(standing.step);
         }
     }
+    sound(args, student, standing.step, kept)?;
     progress.end();
     log(args, standing, student.copies.len())?;
     times.sort_by(f64::total_cmp);
@@ -142,6 +148,14 @@ pub fn train(
     })
 }
 
+/// Whether all are numbers: what is not one stays in the sum.
+fn finite(values: &[f32]) -> bool {
+    let mut sums = [0f32; 16];
+    let (chunks, rest) = values.as_chunks::<16>();
+    chunks.iter().for_each(|chunk| sums.iter_mut().zip(chunk).for_each(|(s, v)| *s += 0.0 * v));
+    sums.iter().chain(rest).all(|v| v.is_finite())
+}
+
 /// Decisions as lines of JSON, and a picture of them.
 fn log(args: &Args, standing: &Standing, layers: usize) -> Result<()> {
     let Some(Controller { decisions, .. }) = &standing.controller else { return Ok(()) };
@@ -150,13 +164,20 @@ fn log(args: &Args, standing: &Standing, layers: usize) -> Result<()> {
     save::save(&args.out.join("ties.svg"), picture(decisions, layers, args.steps).as_bytes())
 }
 
-fn diverged(args: &Args, step: usize, loss: f64, kept: usize) -> Error {
-    let path = checkpoint(&args.out);
-    let last = match path.is_file() {
-        true => format!("; {} holds step {kept}", path.display()),
-        false => "; no checkpoint had been written".into(),
+/// Nothing is written of a model that is lost.
+fn sound(args: &Args, student: &Student, step: usize, kept: Option<usize>) -> Result<()> {
+    match student.tensors.iter().all(|tensor| finite(&tensor.values)) {
+        true => Ok(()),
+        false => Err(diverged(args, "a weight is not finite", step, kept)),
+    }
+}
+
+/// `kept` is the step of the last checkpoint of this run.
+fn diverged(args: &Args, what: &str, step: usize, kept: Option<usize>) -> Error {
+    let last = match kept {
+        Some(kept) => format!("; {} holds step {kept}", checkpoint(&args.out).display()),
+        None => "; no checkpoint had been written".into(),
     };
-    let what = if loss.is_finite() { "a gradient is not finite".into() } else { format!("the loss is {loss}") };
     Error::compute(format!("training diverged: {what} at step {step}{last}"))
         .hint("lower --matrix-rate, --embedding-rate or --vector-rate, or lengthen --warmup")
 }

@@ -1,7 +1,7 @@
 """What sharing is worth at equal packed bytes and equal training tokens: trains every shape, packs it, prints a table.
 
   cargo build --release --bins --examples
-  python examples/train_tied/table.py DATA OUT --cap 120000 --steps 300 --seeds 3
+  python examples/train_tied/table.py DATA OUT --cap 120000 --steps 150 --seeds 3
 
 DATA is a folder of token shards (prepare_data makes one). Every model is trained on the same tokens in the same order, packed with
 `--effort fast` to the same cap, and scored by the packed file's bits per byte on the first validation rows. ± is one standard
@@ -9,7 +9,6 @@ error over seeds. It needs Python alone.
 """
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -29,9 +28,7 @@ SHAPES = {
 
 
 def run(*command):
-    # As the binary does for itself: candle's own threads would wait for each other.
-    env = {**os.environ, "CANDLE_NUM_THREADS": "1"}
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True, env=env)
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -58,9 +55,9 @@ def main():
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--cap", type=int, default=120_000)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--val-rows", type=int, default=128)
+    parser.add_argument("--val-rows", type=int, default=512)
     args = parser.parse_args()
     found = {name: [] for name in SHAPES}
     # Seed by seed, so that what is there after an interruption is a table.

@@ -8,7 +8,8 @@ use candle_core::{D, DType, Device, Tensor};
 use super::windows::Windows;
 use crate::error::Result;
 use crate::nets::ops::pointwise::exp;
-use crate::nets::ops::{sum, with_elements};
+use crate::nets::ops::simd::vectorized;
+use crate::nets::ops::{sum, top, with_elements};
 use crate::nets::{Net, Params, Plain, State};
 
 /// A device that is not the CPU works for one thread at a time: CUDA orders what one thread asks for, and nothing else.
@@ -104,7 +105,15 @@ fn normalised(device: &Device, vocab: usize, forward: impl FnOnce() -> Result<Te
 
 /// x − log Σ exp x, in place.
 pub fn log_softmax(x: &mut [f32]) {
-    let top = x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    vectorized(
+        #[inline(always)]
+        || normalise(x),
+    )
+}
+
+#[inline(always)]
+fn normalise(x: &mut [f32]) {
+    let top = top(x);
     let mut exps = [0f32; 256];
     let mut total = 0f64;
     for chunk in x.chunks(256) {

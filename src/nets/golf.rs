@@ -16,7 +16,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::ops::attention::attention;
-use super::ops::mix::{blend, scaled_add};
+use super::ops::mix::{blend, head_gain, scaled_add};
 use super::ops::norm::rms_norm;
 use super::ops::pointwise::{leaky_relu_squared, relu_squared, softcap};
 use super::ops::rope::Rotary;
@@ -228,8 +228,7 @@ impl Golf {
         let q = split(adapted("c_q", &n)?, self.heads)?;
         let k = split(linear("attn.c_k.weight", &n)?, self.kv_heads)?;
         let v = split(adapted("c_v", &n)?, self.kv_heads)?;
-        let gain = get(params, &at("attn.q_gain"))?.reshape((self.heads, 1))?;
-        let q = self.rotary.apply(&rms_norm(&q)?)?.broadcast_mul(&gain)?;
+        let q = head_gain(&self.rotary.apply(&rms_norm(&q)?)?, get(params, &at("attn.q_gain"))?)?;
         let k = self.rotary.apply(&rms_norm(&k)?)?;
         let y = attention(&q, &k, &v)?.reshape((rows, length, width))?;
         let x = scaled_add(&x, get(params, &at("attn_scale"))?, &linear("attn.proj.weight", &y)?)?;

@@ -1,5 +1,7 @@
 //! Adam (Kingma and Ba, arXiv:1412.6980) on a slice.
 
+use crate::nets::ops::simd::vectorized;
+
 /// Decay of the two moments.
 #[derive(Debug, Clone, Copy)]
 pub struct Betas {
@@ -37,11 +39,16 @@ impl Adam {
         self.steps += 1;
         let [a, b] = [betas.first, betas.second].map(|beta| 1.0 / (1.0 - beta.powi(self.steps)));
         let values = x.iter_mut().zip(gradient).zip(&mut self.first).zip(&mut self.second);
-        for (((x, g), m), v) in values {
-            *m += (1.0 - betas.first) * (g - *m);
-            *v += (1.0 - betas.second) * (g * g - *v);
-            *x -= rate * (*m * a) / ((*v * b).sqrt() + TINY);
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (((x, g), m), v) in values {
+                    *m += (1.0 - betas.first) * (g - *m);
+                    *v += (1.0 - betas.second) * (g * g - *v);
+                    *x -= rate * (*m * a) / ((*v * b).sqrt() + TINY);
+                }
+            },
+        );
     }
 }
 

@@ -9,6 +9,8 @@ use crate::eval::logits::{log_probabilities, tokens};
 use crate::eval::windows::Windows;
 use crate::measure::fisher::seed;
 use crate::model::Model;
+use crate::nets::ops::simd::vectorized;
+use crate::nets::ops::{fusible, with_elements};
 use crate::nets::{Params, Plain};
 
 /// Pieces of a batch that run side by side. Fixed, so that sums do not depend on the number of threads.
@@ -67,12 +69,19 @@ pub fn gradient(
         let mut lanes = lanes.into_iter();
         let mut total = lanes.next().unwrap_or_default();
         for lane in lanes {
-            total.iter_mut().zip(lane).for_each(|(a, b)| *a += b);
+            add(&mut total, &lane);
         }
         total.iter_mut().for_each(|v| *v *= scale);
         total
     };
     Ok(Gradient { totals, tensors: of_tensor.into_par_iter().map(sum).collect() })
+}
+
+fn add(sum: &mut [f32], more: &[f32]) {
+    vectorized(
+        #[inline(always)]
+        || sum.iter_mut().zip(more).for_each(|(s, g)| *s += g),
+    );
 }
 
 /// What all pieces of a batch have in common.
@@ -99,8 +108,10 @@ impl Pass<'_> {
         let grads = seed(&logits, cotangent)?.backward()?;
         for (var, sum) in self.vars.iter().zip(&mut sums.tensors) {
             if let Some(g) = grads.get(var) {
-                let g = g.flatten_all()?.to_vec1::<f32>()?;
-                sum.iter_mut().zip(g).for_each(|(s, g)| *s += g);
+                match fusible(g) {
+                    true => with_elements([&g.contiguous()?], |[g]| add(sum, g))?,
+                    false => add(sum, &g.flatten_all()?.to_vec1::<f32>()?),
+                }
             }
         }
         Ok(())

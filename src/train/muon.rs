@@ -1,6 +1,7 @@
 //! Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon): momentum made orthogonal, for matrices.
 
 use crate::nets::ops::product::{View, product};
+use crate::nets::ops::simd::vectorized;
 
 /// Coefficients of the quintic Newton–Schulz iteration, chosen there for the steepest slope at zero, and its iterations.
 const QUINTIC: [f32; 3] = [3.4445, -4.7750, 2.0315];
@@ -30,11 +31,16 @@ impl Muon {
         if n == 0 {
             return;
         }
-        let mut ahead = Vec::with_capacity(n);
-        for (v, g) in self.velocity.iter_mut().zip(gradient) {
-            *v = momentum * *v + g;
-            ahead.push(g + momentum * *v);
-        }
+        let mut ahead = vec![0f32; n];
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((v, g), ahead) in self.velocity.iter_mut().zip(gradient).zip(&mut ahead) {
+                    *v = momentum * *v + g;
+                    *ahead = g + momentum * *v;
+                }
+            },
+        );
         let rows = n / self.cols;
         let size = rate * (rows as f32 / self.cols as f32).max(1.0).sqrt();
         let direction = orthogonal(ahead, rows, self.cols);

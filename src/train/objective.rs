@@ -7,6 +7,7 @@ use crate::eval::compare::divergence;
 use crate::eval::logits::log_softmax;
 use crate::eval::windows::Windows;
 use crate::nets::ops::pointwise::exp;
+use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::{fusible, with_elements};
 
 /// What a student is trained on.
@@ -104,22 +105,41 @@ impl Objective {
             match teacher {
                 Some(teacher) if self.teaches() => {
                     let teacher = &teacher[at * vocab..(at + 1) * vocab];
-                    let mut divergence = [0f32; 8];
-                    for (k, (q, p)) in row.iter_mut().zip(teacher).enumerate() {
-                        let probability = exp(*p);
-                        divergence[k % 8] += probability * (p - *q);
-                        *q = exp(*q) - (1.0 - share) * probability;
-                    }
-                    totals.divergence += f64::from(divergence.iter().sum::<f32>());
+                    totals.divergence += f64::from(distil(row, teacher, share));
                 }
                 None if self.teaches() => candle_core::bail!("there is no teacher"),
-                _ => row.iter_mut().for_each(|q| *q = exp(*q)),
+                _ => vectorized(
+                    #[inline(always)]
+                    || row.iter_mut().for_each(|q| *q = exp(*q)),
+                ),
             }
             row[target] -= share;
             totals.positions += 1;
         }
         Ok((totals, Tensor::from_vec(gradient, logits.shape(), logits.device())?))
     }
+}
+
+/// Turns a student's log-probabilities into its probabilities less (1 − share) times the teacher's. Returns
+/// KL(teacher ‖ student).
+fn distil(student: &mut [f32], teacher: &[f32], share: f32) -> f32 {
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut divergence = [0f32; 8];
+            let mut add = |k: usize, q: &mut f32, p: &f32| {
+                let probability = exp(*p);
+                divergence[k] += probability * (p - *q);
+                *q = exp(*q) - (1.0 - share) * probability;
+            };
+            let ((students, last), (teachers, rest)) = (student.as_chunks_mut::<8>(), teacher.as_chunks::<8>());
+            for (q, p) in students.iter_mut().zip(teachers) {
+                (0..8).for_each(|k| add(k, &mut q[k], &p[k]));
+            }
+            last.iter_mut().zip(rest).enumerate().for_each(|(k, (q, p))| add(k, q, p));
+            divergence.iter().sum()
+        },
+    )
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use super::pointwise::exp;
 use super::product::{View, product};
-use super::{dot, elements, fusible, output, sum, wide, with_elements};
+use super::simd::{rows, vectorized};
+use super::{dot, elements, fusible, output, sum, top, wide, with_elements};
 
 struct Attention {
     /// Positions that a query sees, itself included.
@@ -55,16 +56,22 @@ impl Dims {
     fn probabilities(&self, [q, k]: [&[f32]; 2], b: usize, h: usize, [from, to]: [usize; 2], p: &mut [f32]) {
         let keys = self.head(k, self.kv, b, h * self.kv / self.heads, 0, to);
         product(p, to, self.head(q, self.heads, b, h, from, to), keys.t(), self.scale(), false);
-        for (i, row) in p.chunks_exact_mut(to).take(to - from).enumerate() {
-            let (seen, future) = row.split_at_mut(from + i + 1);
-            let (past, seen) = seen.split_at_mut((from + i + 1).saturating_sub(self.window));
-            past.fill(0.0);
-            let top = seen.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
-            seen.iter_mut().for_each(|v| *v = exp(*v - top));
-            let inverse = 1.0 / sum(seen);
-            seen.iter_mut().for_each(|v| *v *= inverse);
-            future.fill(0.0);
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, at) in rows((to - from) * to, to).enumerate() {
+                    let row = &mut p[at];
+                    let (seen, future) = row.split_at_mut(from + i + 1);
+                    let (past, seen) = seen.split_at_mut((from + i + 1).saturating_sub(self.window));
+                    past.fill(0.0);
+                    let top = top(seen);
+                    seen.iter_mut().for_each(|v| *v = exp(*v - top));
+                    let inverse = 1.0 / sum(seen);
+                    seen.iter_mut().for_each(|v| *v *= inverse);
+                    future.fill(0.0);
+                }
+            },
+        );
     }
 
     /// Calls `f(b, h, from, to)` for every block of queries.
@@ -127,13 +134,19 @@ impl CustomOp3 for Attention {
                 let dy = d.head(g, d.heads, b, h, from, to);
                 product(&mut ds, to, dy, d.head(v, d.kv, b, kv, 0, to).t(), 1.0, false);
                 product(&mut dv[d.at(d.kv, b, kv, 0)..], narrow, View::dense(&p, n, to).t(), dy, 1.0, true);
-                for i in 0..n {
-                    let at = d.at(d.heads, b, h, from + i);
-                    let mean = dot(&y[at..at + d.width], &g[at..at + d.width]);
-                    for (s, p) in ds[i * to..(i + 1) * to].iter_mut().zip(&p[i * to..(i + 1) * to]) {
-                        *s = p * (*s - mean);
-                    }
-                }
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (i, row) in rows(n * to, to).enumerate() {
+                            let at = d.at(d.heads, b, h, from + i);
+                            let mean = dot(&y[at..at + d.width], &g[at..at + d.width]);
+                            let (ds, p) = (&mut ds[row.clone()], &p[row]);
+                            for j in 0..to {
+                                ds[j] = p[j] * (ds[j] - mean);
+                            }
+                        }
+                    },
+                );
                 let ds = View::dense(&ds, n, to);
                 let keys = d.head(k, d.kv, b, kv, 0, to);
                 product(&mut dq[d.at(d.heads, b, h, from)..], wide, ds, keys, d.scale(), false);

@@ -12,6 +12,7 @@ pub mod norm;
 pub mod pointwise;
 pub mod product;
 pub mod rope;
+pub(crate) mod simd;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Tensor};
 
@@ -37,31 +38,48 @@ pub(crate) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&
 }
 
 /// Σ aᵢbᵢ in a fixed order with eight running sums: a plain sum cannot be vectorised without changing its value.
-#[inline]
+#[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a8.zip(b8) {
-        for i in 0..8 {
-            sums[i] += a[i] * b[i];
+    let ((a8, a), (b8, b)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut tail = -0.0;
+    for i in 0..a.len().min(b.len()) {
+        tail += a[i] * b[i];
+    }
+    for i in 0..a8.len().min(b8.len()) {
+        for k in 0..8 {
+            sums[k] += a8[i][k] * b8[i][k];
         }
     }
     sums.iter().sum::<f32>() + tail
 }
 
 /// Σ aᵢ, in the order of [`dot`].
-#[inline]
+#[inline(always)]
 pub(crate) fn sum(a: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
-    let chunks = a.chunks_exact(8);
-    let tail: f32 = chunks.remainder().iter().sum();
-    for a in chunks {
-        for i in 0..8 {
-            sums[i] += a[i];
+    let (a8, a) = a.as_chunks::<8>();
+    let tail: f32 = a.iter().sum();
+    for a in a8 {
+        for k in 0..8 {
+            sums[k] += a[k];
         }
     }
     sums.iter().sum::<f32>() + tail
+}
+
+/// The largest element; −∞ of none. Eight running maxima: a single one waits for itself at every step.
+#[inline(always)]
+pub(crate) fn top(a: &[f32]) -> f32 {
+    let mut tops = [f32::NEG_INFINITY; 8];
+    let (a8, a) = a.as_chunks::<8>();
+    let tail = a.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    for a in a8 {
+        for k in 0..8 {
+            tops[k] = tops[k].max(a[k]);
+        }
+    }
+    tops.iter().fold(tail, |m, v| m.max(*v))
 }
 
 /// What a custom operation returns.

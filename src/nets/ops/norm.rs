@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
+use super::simd::{rows, vectorized};
 use super::{dot, elements, fusible, output, sum, wide, with_elements};
 
 /// PyTorch's default for f32: machine epsilon.
@@ -9,6 +10,7 @@ const EPS: f32 = f32::EPSILON;
 
 struct RmsNorm(f32);
 
+#[inline(always)]
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
 }
@@ -21,11 +23,19 @@ impl CustomOp1 for RmsNorm {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
         let d = *layout.dims().last().unwrap_or(&1);
-        let mut y = Vec::with_capacity(x.len());
-        for row in x.chunks_exact(d) {
-            let r = inverse_rms(row, self.0);
-            y.extend(row.iter().map(|v| v * r));
-        }
+        let mut y = vec![0f32; x.len()];
+        vectorized(
+            #[inline(always)]
+            || {
+                for at in rows(x.len(), d) {
+                    let (x, y) = (&x[at.clone()], &mut y[at]);
+                    let r = inverse_rms(x, self.0);
+                    for i in 0..d {
+                        y[i] = x[i] * r;
+                    }
+                }
+            },
+        );
         output(y, layout.shape().clone())
     }
 
@@ -34,12 +44,21 @@ impl CustomOp1 for RmsNorm {
         let d = *x.dims().last().unwrap_or(&1);
         let grad = grad.contiguous()?;
         let dx = with_elements([x, y, &grad], |[x, y, g]| {
-            let mut dx = Vec::with_capacity(x.len());
-            for ((x, y), g) in x.chunks_exact(d).zip(y.chunks_exact(d)).zip(g.chunks_exact(d)) {
-                let r = inverse_rms(x, self.0);
-                let mean = dot(g, y) / d as f32;
-                dx.extend(g.iter().zip(y).map(|(g, y)| r * (g - y * mean)));
-            }
+            let mut dx = vec![0f32; x.len()];
+            vectorized(
+                #[inline(always)]
+                || {
+                    for at in rows(x.len(), d) {
+                        let [x, y, g] = [x, y, g].map(|all| &all[at.clone()]);
+                        let dx = &mut dx[at];
+                        let r = inverse_rms(x, self.0);
+                        let mean = dot(g, y) / d as f32;
+                        for i in 0..d {
+                            dx[i] = r * (g[i] - y[i] * mean);
+                        }
+                    }
+                },
+            );
             dx
         })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

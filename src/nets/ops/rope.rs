@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use super::simd::{rows, vectorized};
 use super::{elements, fusible, output, with_elements};
 
 /// Cosines and sines of every position and pair.
@@ -67,19 +68,28 @@ impl Rotary {
         let (length, heads, width) = (dims[1], dims[2], dims[3]);
         let half = self.half;
         let mut y = vec![0f32; x.len()];
-        for (n, (x, y)) in x.chunks_exact(heads * width).zip(y.chunks_exact_mut(heads * width)).enumerate() {
-            let p = n % length;
-            let cos = &self.table.0[p * half..(p + 1) * half];
-            let sin = &self.table.1[p * half..(p + 1) * half];
-            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-                for m in 0..half {
-                    let (u, v, s) = (x[m], x[m + half], sign * sin[m]);
-                    y[m] = u * cos[m] + v * s;
-                    y[m + half] = v * cos[m] - u * s;
+        vectorized(
+            #[inline(always)]
+            || {
+                for (n, position) in rows(x.len(), heads * width).enumerate() {
+                    let p = n % length;
+                    let cos = &self.table.0[p * half..(p + 1) * half];
+                    let sin = &self.table.1[p * half..(p + 1) * half];
+                    let (x, y) = (&x[position.clone()], &mut y[position]);
+                    for head in rows(x.len(), width) {
+                        let (x, y) = (&x[head.clone()], &mut y[head]);
+                        let ((u, x), (first, y)) = (x.split_at(half), y.split_at_mut(half));
+                        let ((v, rest), (second, beyond)) = (x.split_at(half), y.split_at_mut(half));
+                        for m in 0..half {
+                            let s = sign * sin[m];
+                            first[m] = u[m] * cos[m] + v[m] * s;
+                            second[m] = v[m] * cos[m] - u[m] * s;
+                        }
+                        beyond.copy_from_slice(rest);
+                    }
                 }
-                y[2 * half..].copy_from_slice(&x[2 * half..]);
-            }
-        }
+            },
+        );
         y
     }
 }
