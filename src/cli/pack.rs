@@ -217,7 +217,9 @@ fn healing(
     (trial, memory): (Option<&Trial>, Option<&Path>),
     progress: &dyn Progress,
 ) -> Result<Healing> {
-    let before = trial.map(|trial| verify::cost(model, &healed.before, (trial, memory), progress)).transpose()?;
+    let before =
+        trial.map(|trial| verify::cost("compare unhealed", (model, &healed.before), (trial, memory), progress));
+    let before = before.transpose()?;
     Ok(Healing { before, course: healed.course.clone() })
 }
 

@@ -81,7 +81,7 @@ impl Effort {
         match self {
             Effort::Fast => 0,
             Effort::Normal | Effort::Max if bits > SCARCE => 0,
-            Effort::Normal => 12,
+            Effort::Normal => 8,
             Effort::Max => 60,
         }
     }
@@ -214,8 +214,8 @@ pub struct Healed {
 }
 
 /// Bits per weight below which sharing what was trained apart may beat coarser grids: on the models that we measured, grids win by
-/// far at 2, and ties at 1.
-const SCARCE: f64 = 1.5;
+/// far at 2, nothing that is shared pays at 1.5, and ties win at 1.
+const SCARCE: f64 = 1.4;
 /// Bits per weight from which an exact copy may fit: trained weights in bf16 carry 10 to 11.
 const MAYBE_EXACT: f64 = 7.0;
 

@@ -29,6 +29,9 @@ use memory::Memory;
 pub use several::several;
 use verdict::{Against, Evaluation, File, Loss, Note, Sample, Verdict};
 
+/// The step of the progress in which losses are compared.
+const COMPARE: &str = "compare on validation";
+
 /// Validation tokens, every id below the model's vocabulary.
 #[derive(Debug, Clone)]
 pub struct Trial {
@@ -111,25 +114,25 @@ pub fn against(
     };
     let evaluation = match trial {
         None => None,
-        Some(trial) => Some(cost(model, &opened.model, (trial, memory), progress)?),
+        Some(trial) => Some(cost(COMPARE, (model, &opened.model), (trial, memory), progress)?),
     };
     let notes = notes(model, trial, evaluation.as_ref());
     let against = Some(against);
     Ok(Verdict { artifact, budget: None, against, evaluation, judged: None, notes, seconds: seconds(started) })
 }
 
-/// What it costs to put `changed` in the place of `model`; what the original predicts is kept in the folder `memory`.
+/// What it costs to put `changed` in the place of `model`, as the step `what` of the progress; what the original predicts is kept in the folder `memory`.
 ///
 /// # Errors
 /// The tokens fill no row, or a forward pass fails.
 pub fn cost(
-    model: &Model,
-    changed: &Model,
+    what: &str,
+    (model, changed): (&Model, &Model),
     (trial, memory): (&Trial, Option<&Path>),
     progress: &dyn Progress,
 ) -> Result<Evaluation> {
     let windows = trial.windows(model.network()?.context())?;
-    progress.begin("compare on validation", windows.rows() as u64);
+    progress.begin(what, windows.rows() as u64);
     let (net, before, after) = (model.network()?, model.params()?, changed.params()?);
     let memory = memory.map(|folder| Memory::open(folder, model, &windows));
     let original = |rows| match &memory {

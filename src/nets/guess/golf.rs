@@ -5,10 +5,13 @@
 //! of two activations an MLP without a gate has, and in which order a loop runs its layers; without `q_gain` neither the
 //! size of a head. These have the values of the challenge's script.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{Guess, Recogniser, Shapes, has, layers, of_any_layer, sides};
 use crate::nets::golf::ARCH;
+use crate::nets::names::split_layer;
 
 /// Width of a head in all records but the low-bit ones.
 const HEAD: usize = 64;
@@ -64,6 +67,9 @@ fn read(shapes: &Shapes) -> Option<Guess> {
     let rank = of_any_layer(shapes, "lora.N.c_q.down.weight").and_then(|shape| shape.first().copied());
     unusual("lora_rank", rank.unwrap_or(0).into(), rank.is_some());
     let steps = steps(shapes).unwrap_or(layers);
+    let special = specialists(shapes);
+    let all = special.len() == steps;
+    unusual("lora_steps", special.into_iter().collect(), rank.is_some() && !all);
     if steps != layers && steps > 0 {
         unusual("loop", (0..steps).map(|step| Value::from(step % layers)).collect(), true);
         // One layer has one order only.
@@ -76,10 +82,22 @@ fn read(shapes: &Shapes) -> Option<Guess> {
 fn steps(shapes: &Shapes) -> Option<usize> {
     let depths = shapes.get("depth_embedding").and_then(|shape| shape.first().copied());
     let rows = || shapes.get("skip_weights").and_then(|shape| shape.first().copied());
-    depths.or_else(|| layers(shapes, "lora.")).or_else(|| {
+    let by_skips = || {
         let (skips, layers) = (rows()?, layers(shapes, "blocks.")?);
         Some(if skips == layers / 2 { layers } else { 2 * skips })
-    })
+    };
+    // Low-rank terms may be those of some steps only, an odd number of steps has one skip less than half.
+    depths.or_else(|| layers(shapes, "lora.").max(by_skips()))
+}
+
+/// Steps that have low-rank terms.
+fn specialists(shapes: &Shapes) -> BTreeSet<usize> {
+    shapes
+        .keys()
+        .filter_map(|name| split_layer(name))
+        .filter(|(stack, ..)| *stack == "lora.")
+        .map(|(_, i, _)| i)
+        .collect()
 }
 
 /// A number that times `width`, rounded down, is `hidden`.
@@ -119,6 +137,12 @@ mod tests {
             (r#", "embedding_dim": 32, "unet_skips": false"#, &GUESSES[..]),
             (r#", "resid_mix": false"#, &GUESSES[..]),
             (r#", "loop": [0, 1, 2, 3, 4, 3, 4, 2], "lora_rank": 4"#, &looped[..]),
+            (r#", "loop": [0, 1, 2, 3, 4, 3, 4, 2], "lora_rank": 4, "lora_steps": [2, 5]"#, &looped[..]),
+            (
+                r#", "loop": [0, 1, 2, 3, 4, 4, 4], "lora_rank": 2, "lora_steps": [5, 6], "unet_skips": false"#,
+                &looped[..],
+            ),
+            (r#", "lora_rank": 2, "lora_steps": [1, 4]"#, &GUESSES[..]),
             (r#", "loop": [0, 1, 2, 3, 4, 0, 1, 2], "depth_embedding": true, "unet_skips": false"#, &looped[..]),
             (r#", "loop": [0, 1, 2, 3, 4, 3, 4, 3]"#, &looped[..]),
         ] {
