@@ -20,8 +20,6 @@ use super::rounding::SETTLE_EVERY;
 use super::state::{self, Standing};
 use super::student::Student;
 
-/// Tokens of a piece: what one forward pass sees, on one thread. A row may be longer.
-const PIECE_TOKENS: usize = 512;
 /// How much of the running mean of the loss a step leaves.
 const TREND: f64 = 0.98;
 
@@ -53,10 +51,10 @@ pub fn train(
     standing: &mut Standing,
     progress: &dyn Progress,
 ) -> Result<Course> {
-    let piece_rows = (PIECE_TOKENS.min(args.batch) / args.context).max(1);
-    let pieces = (args.batch / (piece_rows * args.context)).max(1);
-    let step_tokens = pieces * piece_rows * args.context;
-    let mut rows = Rows::new(tokens, args.context, piece_rows, args.seed, |_| true);
+    // Rows are drawn one by one: neighbours are of one document, and a step of them learns clearly less.
+    let pieces = (args.batch / args.context).max(1);
+    let step_tokens = pieces * args.context;
+    let mut rows = Rows::new(tokens, args.context, 1, args.seed, |_| true);
     if rows.pieces() < pieces {
         let [found, wanted] = [tokens.len(), step_tokens + 1].map(|n| thousands(n as u64));
         return Err(Error::input(format!("{found} training tokens are too few for a step, which takes {wanted}"))

@@ -38,7 +38,7 @@ fn every_shape_trains_and_is_read_back_with_the_same_loss() {
     ];
     for shape in shapes {
         let dir = tempfile::tempdir().unwrap();
-        let result = run(&format!("--steps 12 --shape {shape}"), dir.path()).unwrap();
+        let result = run(&format!("--steps 20 --shape {shape}"), dir.path()).unwrap();
         let source = ingest::read(&folder::locate(dir.path(), &Overrides::default()).unwrap()).unwrap();
         let model = build(source.clone(), nets::build(&source.config).unwrap(), None).unwrap();
         let tokens = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin")).unwrap().tokens;
