@@ -179,7 +179,7 @@ impl Binding {
                 }
             }
         }
-        if bound > 0 {
+        if error.iter().any(|e| *e != 0.0) {
             self.make_good(&error, 0..bound);
         }
     }

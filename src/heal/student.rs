@@ -34,31 +34,34 @@ impl Student {
 
     /// `weights` follow what was learned.
     pub fn refresh(&mut self) {
-        let alone = |s: &Stream| if s.from.is_none() { s.weights(&[]) } else { Vec::new() };
-        let independent: Vec<Vec<Vec<f32>>> = self.streams.par_iter().map(alone).collect();
-        for (stream, own) in self.streams.iter().zip(independent) {
-            let own = if stream.from.is_none() { own } else { stream.weights(&self.weights) };
-            stream.tensors.iter().zip(own).for_each(|(tensor, w)| self.weights[*tensor] = w);
-        }
+        self.follow(|_, _| {});
     }
 
     /// Binds columns of all matrices until `share` of each are, bits at `price` times their usual price.
     pub fn bind(&mut self, share: f64, price: f32) {
+        let before = self.references();
+        self.streams.par_iter_mut().filter(|s| s.from.is_none()).for_each(|s| s.bind(share, price));
+        self.follow(|stream, now| {
+            give_way(stream, now, &before);
+            stream.bind(share, price);
+        });
+    }
+
+    /// The tensors that others start from, as they are now; nothing of all others.
+    fn references(&self) -> Vec<Vec<f32>> {
         let reference = |i: usize| self.streams.iter().any(|s| s.from == Some(i));
-        let before = (0..self.weights.len()).map(|i| if reference(i) { self.weights[i].clone() } else { Vec::new() });
-        let before: Vec<Vec<f32>> = before.collect();
-        let alone = |s: &mut Stream| {
-            if s.from.is_none() {
-                s.bind(share, price, None)
+        (0..self.weights.len()).map(|i| if reference(i) { self.weights[i].clone() } else { Vec::new() }).collect()
+    }
+
+    /// `weights` become those of the streams; of those that start from others after `then`, which gets the weights before them.
+    fn follow(&mut self, then: impl Fn(&mut Stream, &[Vec<f32>])) {
+        let alone = |s: &Stream| if s.from.is_none() { s.weights(&[]) } else { Vec::new() };
+        let independent: Vec<Vec<Vec<f32>>> = self.streams.par_iter().map(alone).collect();
+        for (stream, mut own) in self.streams.iter_mut().zip(independent) {
+            if stream.from.is_some() {
+                then(stream, &self.weights);
+                own = stream.weights(&self.weights);
             }
-        };
-        self.streams.par_iter_mut().for_each(alone);
-        for stream in &mut self.streams {
-            if let Some(from) = stream.from {
-                let change = self.weights[from].iter().zip(&before[from]).map(|(now, before)| now - before).collect();
-                stream.bind(share, price, Some(change));
-            }
-            let own = stream.weights(&self.weights);
             stream.tensors.iter().zip(own).for_each(|(tensor, w)| self.weights[*tensor] = w);
         }
     }
@@ -72,8 +75,9 @@ impl Student {
     /// One step against the gradients of all stored tensors: a rate for weights, one for all else.
     pub fn learn(&mut self, mut gradients: Vec<Vec<f32>>, rates: [f32; 2], betas: Betas) {
         self.streams.iter().rev().for_each(|stream| stream.hand_on(&mut gradients));
+        let before = self.references();
         self.streams.par_iter_mut().for_each(|stream| stream.learn(&gradients, rates, betas));
-        self.refresh();
+        self.follow(|stream, now| give_way(stream, now, &before));
     }
 
     /// The streams once all is bound; those that never change have the bytes that they had `before`.
@@ -89,5 +93,11 @@ impl Student {
     pub fn restore(&mut self, kept: &[Kept]) {
         self.streams.iter_mut().flat_map(Stream::slots).zip(kept).for_each(|(slot, kept)| slot.take_back(kept));
         self.refresh();
+    }
+}
+
+fn give_way(stream: &mut Stream, now: &[Vec<f32>], before: &[Vec<f32>]) {
+    if let Some(from) = stream.from {
+        stream.give_way(now[from].iter().zip(&before[from]).map(|(now, before)| now - before).collect());
     }
 }
