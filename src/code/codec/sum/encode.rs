@@ -225,6 +225,28 @@ mod tests {
         );
     }
 
+    #[test]
+    fn before_a_residual_the_gain_saves_bits() {
+        // Three quarters of P, but its opposite along the one direction that inputs have most of.
+        let (rows, cols) = (48, 40);
+        let (settings, p, own) = (settings(), values(rows * cols, 1), values(rows * cols, 2));
+        let along = |row: &[f32]| row.iter().sum::<f32>() / cols as f32;
+        let grown: Vec<f32> = (0..rows * cols)
+            .map(|k| 0.75 * p[k] + 0.3 * own[k] - 1.75 * along(&p[k / cols * cols..][..cols]))
+            .collect();
+        let input: Vec<f32> = (0..cols * cols).map(|k| if k % (cols + 1) == 0 { 11.0 } else { 10.0 }).collect();
+        let output: Vec<f32> = (0..rows * rows).map(|k| if k % (rows + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        let damping = Damping { input: 1e-4, output: 1e-4 };
+        let metric = Metric::new(Curvature { rows, cols, input: &input, output: &output }, damping);
+        let bytes = |gain: Option<f64>| {
+            let terms = Terms { reference: Some(&p), gain, rank: 0, residual: Some(&settings) };
+            encode(&grown, &metric, 0.05, &terms).bytes.len()
+        };
+        let whitened = super::gain(&metric.whiten(&grown), &metric.whiten(&p));
+        let [nothing, by_loss, found] = [bytes(Some(0.0)), bytes(Some(whitened)), bytes(None)];
+        assert!(whitened < 0.0 && found < nothing && nothing < by_loss, "{found}, {nothing}, {by_loss} at {whitened}");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
