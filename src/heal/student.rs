@@ -112,7 +112,7 @@ mod tests {
     use crate::code::quantize::step_rule::Powers;
     use crate::heal::binding::Binding;
     use crate::heal::sum::Sum;
-    use crate::nets::ops::check::values;
+    use crate::nets::ops::check::{gram, values};
 
     const SIDES: [usize; 2] = [12, 16];
     const STEP: f64 = 0.02;
@@ -130,10 +130,6 @@ mod tests {
     #[test]
     fn a_residual_answers_for_itself() {
         let [rows, cols] = SIDES;
-        let gram = |n: usize, seed: u64| -> Vec<f32> {
-            let x = values(n * (n + 3), seed);
-            (0..n * n).map(|k| (0..n + 3).map(|t| x[t * n + k / n] * x[t * n + k % n]).sum()).collect()
-        };
         let (input, output) = (gram(cols, 3), gram(rows, 4));
         let curvature = Curvature { rows, cols, input: &input, output: &output };
         let metric = Metric::new(curvature, Damping { input: 0.01, output: 0.01 });

@@ -179,14 +179,8 @@ mod tests {
     use crate::code::grid::trellis::{Odd, Trellis};
     use crate::code::quantize::metric::{Curvature, Damping};
     use crate::code::quantize::step_rule::Powers;
-    use crate::nets::ops::check::values;
+    use crate::nets::ops::check::{gram, values};
     use proptest::prelude::*;
-
-    fn gram(n: usize, seed: u64) -> Vec<f32> {
-        let x = values(n * (n + 3), seed);
-        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
-        (0..n * n).map(|k| dot(k / n, k % n)).collect()
-    }
 
     fn metric(rows: usize, cols: usize, seed: u64) -> Metric {
         let (input, output) = (gram(cols, seed), gram(rows, seed + 1));
