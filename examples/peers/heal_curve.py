@@ -42,15 +42,15 @@ def pack(tiepack, model, cap, steps, options):
 
 def draw(points, title):
     """An SVG of KL over seconds; the height is logarithmic."""
-    width, height, left, right, top, bottom = 720, 340, 62, 24, 40, 48
+    width, height, left, right, top, bottom = 720, 320, 62, 44, 40, 48
     longest = max(seconds for *_, seconds in points) or 1.0
     # Room above and below for the bars and the numbers of steps.
-    low, high = (f(kl["value"] for kl, *_ in points) for f in (min, max))
+    low, high = (f(kl["value"] for _, kl, *_ in points) for f in (min, max))
     low, high = math.log(low) - 0.12, math.log(high) + 0.18
     x = lambda seconds: left + seconds / longest * (width - left - right)
     y = lambda kl: top + (high - math.log(kl)) / (high - low) * (height - top - bottom)
     out = [f'<rect class="paper" width="{width}" height="{height}" rx="10"/>',
-           f'<text x="{left}" y="24" class="soft">KL(original ‖ packed), nats a token: {title}</text>',
+           f'<text x="{left}" y="24" class="soft">KL(original ‖ packed), nats a token, by steps: {title}</text>',
            f'<text x="{width - right}" y="{height - 10}" class="soft end">seconds of healing</text>']
     unit = 10 ** math.floor(math.log10(math.exp(high)))
     for mark in (n * scale for scale in (unit / 10, unit) for n in range(1, 10)):
@@ -101,8 +101,7 @@ def main():
         print(f"| {steps or 'off'} | {seconds:.0f} | {size:,} | {kl['value']:.4f} ± {kl['standard_error']:.4f} "
               f"| {loss['value']:+.4f} ± {loss['standard_error']:.4f} |", flush=True)
     if args.svg:
-        args.svg.write_text(draw(points, f"{args.model.name} at {args.cap}"),
-                            encoding="utf-8")
+        args.svg.write_text(draw(points, f"{args.model.name} at {args.cap}"), encoding="utf-8")
 
 
 if __name__ == "__main__":

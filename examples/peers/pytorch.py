@@ -157,7 +157,9 @@ def main():
     model = models.load(args.model)
     if not forward.knows(model.config):
         sys.exit(f"{args.model} is not the challenge's baseline: there is no forward pass of it here")
-    val = args.val or sorted(args.model.glob("val_*.bin"))[0]
+    val = args.val or next(iter(sorted(args.model.glob("val_*.bin"))), None)
+    if not val:
+        sys.exit(f"there is no val_*.bin in {args.model}: name a shard by --val")
     {"sliding": sliding, "speed": speed}[args.what](args, model, val)
 
 

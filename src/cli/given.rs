@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::compile::Source;
+use crate::compile::{Source, check};
 use crate::error::{Error, Result};
 use crate::measure::file::from_bytes;
 use crate::model::Model;
@@ -23,11 +23,12 @@ pub fn curvature(statistics: Option<&Path>, model: &Model) -> Result<Source> {
     }
 }
 
-/// The plan in a file.
+/// The plan in a file, for `model`.
 ///
 /// # Errors
-/// Input, when it cannot be read or is not a plan: names the path.
-pub fn plan(path: &Path) -> Result<Plan> {
+/// Input, when it cannot be read, is not a plan, or not one for the model: names the path.
+pub fn plan(path: &Path, model: &Model) -> Result<Plan> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    Plan::from_json(&text).map_err(|e| e.at(path.display()))
+    let plan = Plan::from_json(&text).and_then(|plan| check(&plan, model).map(|()| plan));
+    plan.map_err(|e| e.at(path.display()))
 }

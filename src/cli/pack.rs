@@ -93,7 +93,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
     let device = args.device.open()?;
     let model = files::read(&located, &args.files)?.on(&device).at(args.precision.dtype());
-    let plan = args.plan.as_deref().map(given::plan).transpose()?;
+    let plan = args.plan.as_deref().map(|path| given::plan(path, &model)).transpose()?;
     let curvature = match args.lossless {
         true => Source::Flat,
         false => measuring.curvature(&model)?,

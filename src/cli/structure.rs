@@ -23,7 +23,7 @@ pub fn text(structure: &Structure) -> String {
             thousands(rows.iter().map(|row| row.bytes).sum()),
             nats(rows.iter().map(|row| row.nats).sum()),
             next.map_or_else(String::new, |(row, next)| better(row, next, rows.len())),
-            next.map_or_else(String::new, |(_, next)| format!("{:+.1e}", next.more)),
+            next.map_or_else(String::new, |(_, next)| more(next.more)),
         ]);
     }
     let sides = [Side::Left, Side::Left, Side::Left, Side::Right, Side::Right, Side::Left, Side::Right];
@@ -39,6 +39,10 @@ fn layers(row: &Row) -> String {
         [] => "-".into(),
         layers => layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
+}
+
+fn more(nats: f64) -> String {
+    if nats == 0.0 { "0".into() } else { format!("{nats:+.1e}") }
 }
 
 /// `mlp.proj.weight: rank 2 + grid (in theory)`.

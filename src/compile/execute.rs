@@ -73,15 +73,10 @@ pub(super) fn execute(plan: &Plan, model: &Model, metrics: &Metrics, progress: &
     Ok(pieces)
 }
 
-/// Whether `plan` can be executed on `model`.
+/// Holds a plan against the model.
 ///
 /// # Errors
-/// As [`execute`].
-pub(super) fn check(plan: &Plan, model: &Model) -> Result<()> {
-    resolve(plan, model).map(drop)
-}
-
-/// Holds a plan against the model.
+/// As [`super::check`].
 pub(super) fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>> {
     let digest = model.digest().to_hex().to_string();
     if plan.model != digest {

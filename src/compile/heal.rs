@@ -45,12 +45,15 @@ pub(super) fn heal(
     progress: &dyn Progress,
 ) -> Result<(Pieces, Course)> {
     progress.begin("preparing to heal", plan.parts.len() as u64);
-    let streams: Vec<Stream> = resolve(plan, model)?
+    let tasks = resolve(plan, model)?;
+    let orders: Vec<Option<Vec<usize>>> = tasks.iter().map(|task| order(task, &tasks, model, metrics)).collect();
+    let streams: Vec<Stream> = tasks
         .into_par_iter()
+        .zip(orders)
         .zip(&pieces.streams)
-        .map(|(task, bytes)| {
+        .map(|((task, order), bytes)| {
             let reference = task.from.map(|from| &pieces.decoded[from][..]);
-            let part = training(&task, model, metrics, (bytes, reference))?;
+            let part = training(&task, model, metrics, order.as_deref(), (bytes, reference))?;
             progress.advance(1);
             Ok(Stream { tensors: task.tensors, from: task.from, part })
         })
@@ -81,11 +84,20 @@ pub(super) fn heal(
     Ok((Pieces { entries: header.streams, streams: healed.streams, decoded }, healed.course))
 }
 
+/// The order in which the columns of a residual are bound: that of the matrix at the start of its chain. A column of it is
+/// settled once those that it starts from are, and then makes good for what rounding did to them.
+fn order(task: &Task, tasks: &[Task], model: &Model, metrics: &Metrics) -> Option<Vec<usize>> {
+    let before = |task: &Task| tasks.iter().find(|other| task.from.is_some_and(|from| other.tensors.contains(&from)));
+    let first = std::iter::successors(before(task), |task| before(task)).last()?;
+    Some(target(model, metrics, first.tensors[0], (&first.mean_of, &first.serves)).metric.order.clone())
+}
+
 /// A stream in training that starts from what its part of a plan made, of which the bytes are known.
 fn training(
     task: &Task,
     model: &Model,
     metrics: &Metrics,
+    order: Option<&[usize]>,
     (bytes, reference): (&[u8], Option<&[f32]>),
 ) -> Result<Part> {
     let first = task.tensors[0];
@@ -109,7 +121,10 @@ fn training(
                 let Target { w, metric, .. } = target();
                 let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
                 let left: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
-                binding(&left, &metric, *step, grid, rest)
+                match order {
+                    Some(order) => binding(&left, &metric.in_order(order), *step, grid, rest),
+                    None => binding(&left, &metric, *step, grid, rest),
+                }
             });
             Part::Sum(Box::new(Sum::new([rows, cols], gain, term, residual.transpose()?)))
         }

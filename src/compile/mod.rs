@@ -219,6 +219,14 @@ const SCARCE: f64 = 1.4;
 /// Bits per weight from which an exact copy may fit: trained weights in bf16 carry 10 to 11.
 const MAYBE_EXACT: f64 = 7.0;
 
+/// Whether `plan` can be executed on `model`.
+///
+/// # Errors
+/// Input, when it was made for another model, or asks for what cannot be: says in which of its parts.
+pub fn check(plan: &Plan, model: &Model) -> Result<()> {
+    execute::resolve(plan, model).map(drop)
+}
+
 /// Packs a model into at most `options.cap` bytes.
 ///
 /// # Errors
@@ -249,7 +257,7 @@ pub fn compile_each(
 ) -> Result<()> {
     let budget = |cap: u64| cap.saturating_sub(options.includes);
     // What can go wrong with a plan goes wrong before anything is measured.
-    options.plan.iter().try_for_each(|plan| execute::check(plan, model))?;
+    options.plan.iter().try_for_each(|plan| check(plan, model))?;
     let mut timer = Timer::default();
     let mut exact: Option<(Plan, Vec<u8>)> = None;
     let mut left = Vec::new();

@@ -1,18 +1,25 @@
 //! What a matrix may be made of beside being stored alone: by one Lagrangian, predicted loss plus the price of its bytes.
 //!
-//! Everything is screened before anything is coded: pairs by their correlation, low-rank terms by the largest singular
-//! value, and what is left by its rate in theory. What looks better is really coded, and kept if it is.
+//! Everything is screened before anything is coded: pairs by their correlation, low-rank terms by the largest singular value,
+//! and what is left by its rate in theory. What looks better is really coded, and kept if it is. A residual's bits depend on how
+//! large it is against its steps, not on what correlations of inputs make of it: with one, terms are judged by
+//! [`Metric::scale`], without one by what is lost, whitened. On really trained layers that theory met what coding then gained
+//! within a few thousandths.
 
 use std::collections::BTreeMap;
 
 use faer::Mat;
+use faer::linalg::solvers::Svd;
 use rayon::prelude::*;
 
 use super::metrics::Metrics;
-use super::parts::{GRANULAR, NATS_PER_BYTE, Parts, Stream};
+use super::parts::{NATS_PER_BYTE, Parts, Stream};
 use super::target::{Target, itself};
 use crate::code::codec::sum;
 use crate::code::codec::vectors::EQUAL_SLOPE;
+#[cfg(doc)]
+use crate::code::quantize::metric::Metric;
+use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::Result;
 use crate::model::Model;
 use crate::plan::scheme::{Choice, Scheme};
@@ -20,8 +27,9 @@ use crate::plan::shape::Table;
 
 /// Bytes that an entry of a sum takes in the header and before its terms.
 const ENTRY: f64 = 8.0;
-/// What an offer must gain in theory to be coded, as a share of what the matrix costs alone, and in bytes.
-const WORTH: (f64, f64) = (0.002, 16.0);
+/// What an offer must gain to be made, and in theory to be coded: as a share of what the matrix costs alone, and in bytes. A matrix
+/// that others start from is worth more to healing free than a few thousandths of their bytes are.
+const WORTH: (f64, f64) = (0.01, 16.0);
 /// Highest rank of a term, as one in so many of the matrix's smaller side.
 const THIN: usize = 4;
 /// Offers coded for a matrix.
@@ -102,35 +110,33 @@ fn one(
     let Target { w, metric, correction } = itself(model, metrics, i);
     let price = NATS_PER_BYTE * c * c;
     let cost = so_far.costs[&i];
-    let scale = correction.sqrt() as f32;
-    let whitened = |w: &[f32]| -> Vec<f32> { metric.whiten(w).into_iter().map(|v| v * scale).collect() };
-    let own = Seen { z: whitened(&w), rows: metric.rows, cols: metric.cols, d: GRANULAR * c * c };
-    let before = own.on_grid();
-    let mut offers = vec![(Choice::Zero, 0.5 * own.energy() - before)];
-    let low_rank = |seen: &Seen, from: Option<usize>, offers: &mut Vec<(Choice, f64)>| {
-        for (rank, residual, estimate) in seen.best() {
-            if from.is_some() || rank > 0 {
-                let entry = price * ENTRY;
-                offers.push((Choice::Sum { from, unit: false, rank, residual }, estimate + entry - before));
-            }
-        }
+    let root = correction.sqrt() as f32;
+    let seen = |z: Vec<f32>| Seen { z, rows: metric.rows, cols: metric.cols, d: GRANULAR * c * c };
+    let scaled = |w: &[f32]| seen(metric.scale(w).into_iter().map(|v| v * root).collect());
+    let whitened = |w: &[f32]| seen(metric.whiten(w).into_iter().map(|v| v * root).collect());
+    let (coded, lost) = (scaled(&w), whitened(&w));
+    // What a residual leaves is theory on both sides; what is lost without one is known, and held against what is.
+    let mut offers = vec![(Choice::Zero, 0.5 * lost.energy() - cost)];
+    let before = coded.on_grid();
+    let sum = |from: Option<usize>, residual: bool, (rank, estimate): (usize, f64)| {
+        let made_of_something = from.is_some() || rank > 0;
+        let choice = Choice::Sum { from, unit: false, rank, residual };
+        made_of_something.then_some((choice, estimate + price * ENTRY - if residual { before } else { cost }))
     };
-    low_rank(&own, None, &mut offers);
+    offers.extend(sum(None, true, coded.with_residual()));
+    offers.extend(sum(None, false, lost.without()));
     // A multiple of P that explains ρ² of the energy saves ½ log₂ 1/(1 − ρ²) bits a weight.
-    let least = WORTH.1 * 8.0 * 2.0 * std::f64::consts::LN_2 / w.len().max(1) as f64;
+    let worth = (WORTH.0 * cost).max(WORTH.1 * price);
+    let least = worth / price * 8.0 * 2.0 * std::f64::consts::LN_2 / w.len().max(1) as f64;
     for &j in earlier {
         let p = &model.stored[j].data;
         if likeness(&w, p, &metric.output) < least / 4.0 {
             continue;
         }
-        let z = whitened(p);
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        let gain = dot(&own.z, &z) / dot(&z, &z).max(f64::MIN_POSITIVE);
-        let rest: Vec<f32> = own.z.iter().zip(&z).map(|(w, p)| w - gain as f32 * p).collect();
-        low_rank(&Seen { z: rest, ..own }, Some(j), &mut offers);
+        offers.extend(sum(Some(j), true, coded.less(scaled(p)).with_residual()));
+        offers.extend(sum(Some(j), false, lost.less(whitened(p)).without()));
     }
     offers.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let worth = (WORTH.0 * cost).max(WORTH.1 * price);
     let mut tried = vec![Offer { choice: Choice::Alone, more: cost, coded: true }];
     let mut best = (Choice::Alone, cost, Vec::new());
     for (choice, _) in offers.iter().take_while(|(_, estimate)| *estimate < -worth).take(CODED) {
@@ -138,7 +144,7 @@ fn one(
         // What it starts from changes as well: it is coded for one more.
         let (mut its, mut costs) = (cost, Vec::new());
         match choice {
-            Choice::Zero => its = 0.5 * own.energy(),
+            Choice::Zero => its = 0.5 * lost.energy(),
             _ => {
                 for (m, stream) in parts.group_under(&scheme, i, c)? {
                     let new = stream.loss + price * (stream.bytes.len() as f64 + if m == i { ENTRY } else { 0.0 });
@@ -184,7 +190,8 @@ fn likeness(a: &[f32], b: &[f32], rows: &[f32]) -> f64 {
     if aa > 0.0 && bb > 0.0 { ab * ab / (aa * bb) } else { 0.0 }
 }
 
-/// A whitened matrix (R, C), seen through theory: distortion `d` a weight is what a grid leaves, twice the loss.
+/// A matrix (R, C), seen through theory: what is coded in the units of [`Metric::scale`], what is lost whitened. Distortion `d` a
+/// weight is what a grid leaves, twice the loss.
 struct Seen {
     z: Vec<f32>,
     rows: usize,
@@ -237,47 +244,80 @@ impl Seen {
         strength
     }
 
-    /// What a component of this squared singular value costs to store, and loses.
-    fn component(&self, square: f64) -> f64 {
-        let c2 = self.d / GRANULAR;
-        let bits = |n: usize| n as f64 * 0.5 * (1.0 + 17.0 * square / (n as f64 * EQUAL_SLOPE.powi(2) * c2)).log2();
+    /// What the best multiple of `p` leaves.
+    fn less(&self, p: Seen) -> Seen {
+        let gain = sum::gain(&self.z, &p.z) as f32;
+        Seen { z: self.z.iter().zip(&p.z).map(|(w, p)| w - gain * p).collect(), ..p }
+    }
+
+    /// What a component of this squared singular value costs to store, and loses; its grids are `coarser` than where nothing follows.
+    fn component(&self, square: f64, coarser: f64) -> f64 {
+        let step2 = (EQUAL_SLOPE * coarser).powi(2) * self.d / GRANULAR;
+        let bits = |n: usize| n as f64 * 0.5 * (1.0 + 17.0 * square / (n as f64 * step2)).log2();
         let sides = (self.rows + self.cols) as f64;
         (bits(self.rows) + bits(self.cols)) * std::f64::consts::LN_2 * self.d + 0.5 * sides * self.d
     }
 
-    /// The best rank, with a residual and without, and what each costs.
-    fn best(&self) -> Vec<(usize, bool, f64)> {
+    /// How much coarser factors may be before a residual of this energy.
+    fn coarser(&self, energy: f64) -> f64 {
+        sum::coarser(energy / (self.rows * self.cols) as f64 / (self.d / GRANULAR))
+    }
+
+    fn svd(&self) -> Option<Svd<f64>> {
+        Mat::<f64>::from_fn(self.rows, self.cols, |i, j| f64::from(self.z[i * self.cols + j])).thin_svd().ok()
+    }
+
+    /// Ranks that are tried.
+    fn ranks(&self) -> std::ops::Range<usize> {
+        0..self.rows.min(self.cols) / THIN
+    }
+
+    /// The best rank before a residual, and what both cost.
+    fn with_residual(&self) -> (usize, f64) {
         let energy = self.energy();
         let (mut rows, mut cols) = self.sides();
-        let mut with = (0, true, cost(&rows, &cols, self.d));
-        let mut without = (0, false, 0.5 * energy);
-        let first = self.strongest();
+        let mut best = (0, cost(&rows, &cols, self.d));
         // Without its strongest component: if that alone does not pay, no rank does.
-        let n = (self.rows * self.cols) as f64;
+        let (first, n) = (self.strongest(), (self.rows * self.cols) as f64);
         let rate = 0.5 * n * self.d * (energy / (energy - first).max(energy * 1e-9)).ln().min(first / (n * self.d));
-        let pays = self.component(first) < rate.max(0.5 * first.min(energy)) && energy > 0.0;
-        if pays
-            && let Ok(svd) =
-                Mat::<f64>::from_fn(self.rows, self.cols, |i, j| f64::from(self.z[i * self.cols + j])).thin_svd()
-        {
-            let (mut spent, mut left) = (0.0, energy);
-            for k in 0..self.rows.min(self.cols) / THIN {
-                let square = svd.S()[k] * svd.S()[k];
-                spent += self.component(square);
-                left -= square;
-                rows.iter_mut().enumerate().for_each(|(i, r)| *r -= square * svd.U()[(i, k)].powi(2));
-                cols.iter_mut().enumerate().for_each(|(j, c)| *c -= square * svd.V()[(j, k)].powi(2));
-                let on_grid = spent + cost(&rows, &cols, self.d);
-                if on_grid < with.2 {
-                    with = (k + 1, true, on_grid);
-                }
-                let bare = spent + 0.5 * left.max(0.0);
-                if bare < without.2 {
-                    without = (k + 1, false, bare);
-                }
+        if energy <= 0.0 || self.component(first, self.coarser(energy - first)) >= rate {
+            return best;
+        }
+        let Some(svd) = self.svd() else { return best };
+        let (mut spent, mut left) = (0.0, energy);
+        for k in self.ranks() {
+            let square = svd.S()[k] * svd.S()[k];
+            left = (left - square).max(0.0);
+            spent += self.component(square, self.coarser(left));
+            rows.iter_mut().enumerate().for_each(|(i, r)| *r -= square * svd.U()[(i, k)].powi(2));
+            cols.iter_mut().enumerate().for_each(|(j, c)| *c -= square * svd.V()[(j, k)].powi(2));
+            let both = spent + cost(&rows, &cols, self.d);
+            if both < best.1 {
+                best = (k + 1, both);
             }
         }
-        vec![with, without]
+        best
+    }
+
+    /// The best rank of a term that nothing follows, and what it costs with what is lost.
+    fn without(&self) -> (usize, f64) {
+        let (mut spent, mut left) = (0.0, self.energy());
+        let mut best = (0, 0.5 * left);
+        let first = self.strongest();
+        if left <= 0.0 || self.component(first, 1.0) >= 0.5 * first.min(left) {
+            return best;
+        }
+        let Some(svd) = self.svd() else { return best };
+        for k in self.ranks() {
+            let square = svd.S()[k] * svd.S()[k];
+            left -= square;
+            spent += self.component(square, 1.0);
+            let both = spent + 0.5 * left.max(0.0);
+            if both < best.1 {
+                best = (k + 1, both);
+            }
+        }
+        best
     }
 }
 

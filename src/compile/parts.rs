@@ -17,6 +17,7 @@ use crate::code::codec::matrix::{self, Coded, price_step};
 use crate::code::codec::{sum, vectors};
 use crate::code::entropy::indices::Prices;
 use crate::code::quantize::metric::Metric;
+use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::nets::Form;
@@ -25,8 +26,6 @@ use crate::plan::scheme::{Choice, Scheme};
 use crate::plan::{Grid, Made, Odd, PLAN_VERSION, Part, Plan};
 use crate::progress::Progress;
 
-/// Mean squared error of a trellis-coded grid in squared steps.
-pub(super) const GRANULAR: f64 = 0.27;
 /// What a byte is worth in units of c²: 8 bits at 2 ln 2 times the loss per weight.
 pub(super) const NATS_PER_BYTE: f64 = 8.0 * 2.0 * std::f64::consts::LN_2 * GRANULAR / 2.0;
 

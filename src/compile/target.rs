@@ -193,13 +193,7 @@ fn mean(factors: &[&Factors], matrices: &[&[f32]]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nets::ops::check::values;
-
-    fn gram(n: usize, seed: u64) -> Vec<f32> {
-        let x = values(n * (n + 3), seed);
-        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
-        (0..n * n).map(|k| dot(k / n, k % n)).collect()
-    }
+    use crate::nets::ops::check::{gram, values};
 
     #[test]
     fn the_mean_loses_least() {

@@ -179,7 +179,7 @@ impl Binding {
                 }
             }
         }
-        if bound > 0 {
+        if error.iter().any(|e| *e != 0.0) {
             self.make_good(&error, 0..bound);
         }
     }
@@ -245,15 +245,9 @@ mod tests {
     use crate::code::grid::trellis::{Odd, Trellis};
     use crate::code::quantize::metric::{Curvature, Damping};
     use crate::code::quantize::step_rule::Powers;
-    use crate::nets::ops::check::values;
+    use crate::nets::ops::check::{gram, values};
 
     const STEP: f64 = 0.7;
-
-    fn gram(n: usize, seed: u64) -> Vec<f32> {
-        let x = values(n * (n + 3), seed);
-        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
-        (0..n * n).map(|k| dot(k / n, k % n)).collect()
-    }
 
     fn whole(rows: usize, cols: usize) -> (Vec<f32>, Metric, Vec<i32>, Binding) {
         let (input, output) = (gram(cols, 1), gram(rows, 2));

@@ -140,13 +140,7 @@ fn scale(x: &mut [f32], output: &Eigenbasis, input: &Eigenbasis) {
 mod tests {
     use super::*;
     use crate::code::quantize::metric::{Curvature, Damping};
-    use crate::nets::ops::check::values;
-
-    fn gram(n: usize, seed: u64) -> Vec<f32> {
-        let x = values(n * (n + 3), seed);
-        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
-        (0..n * n).map(|k| dot(k / n, k % n)).collect()
-    }
+    use crate::nets::ops::check::{gram, values};
 
     /// The whitened gradient, taken back, is the step of Newton's method: O E H = G.
     #[test]

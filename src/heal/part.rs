@@ -55,21 +55,22 @@ impl Stream {
         }
     }
 
-    /// Binds columns until `share` of them are, bits at `price` times their usual price. `change` is that of the tensor that it
-    /// starts from since the last time.
-    pub fn bind(&mut self, share: f64, price: f32, change: Option<Vec<f32>>) {
+    /// Binds columns until `share` of them are, bits at `price` times their usual price.
+    pub fn bind(&mut self, share: f64, price: f32) {
         match &mut self.part {
             Part::Fixed | Part::Vectors(_) => {}
             Part::Matrix(binding) => binding.bind(share, price),
-            Part::Sum(sum) => {
-                let gain = sum.gain();
-                let Some(residual) = &mut sum.residual else { return };
-                if let Some(mut change) = change {
-                    change.iter_mut().for_each(|v| *v *= gain);
-                    residual.give_way(&change);
-                }
-                residual.bind(share, price);
-            }
+            Part::Sum(sum) => sum.residual.iter_mut().for_each(|residual| residual.bind(share, price)),
+        }
+    }
+
+    /// The tensor that this starts from has changed by `change`: a residual takes that back.
+    pub fn give_way(&mut self, mut change: Vec<f32>) {
+        let Part::Sum(sum) = &mut self.part else { return };
+        let gain = sum.gain();
+        if let Some(residual) = &mut sum.residual {
+            change.iter_mut().for_each(|v| *v *= gain);
+            residual.give_way(&change);
         }
     }
 
@@ -84,9 +85,12 @@ impl Stream {
         }
     }
 
-    /// Hands the gradient of a sum on to the tensor that it starts from.
+    /// Hands the gradient of a sum without a residual on to the tensor that it starts from; a residual answers for itself.
     pub fn hand_on(&self, gradients: &mut [Vec<f32>]) {
         let (Part::Sum(sum), Some(from)) = (&self.part, self.from) else { return };
+        if sum.residual.is_some() {
+            return;
+        }
         let own = std::mem::take(&mut gradients[self.tensors[0]]);
         gradients[from].iter_mut().zip(&own).for_each(|(g, own)| *g += sum.gain() * own);
         gradients[self.tensors[0]] = own;

@@ -1,11 +1,14 @@
 //! The run: groups of columns, steps between them, held-out text, bytes.
 
+mod fit;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use self::fit::FITS;
 use super::course::{Course, Length, Point};
 use super::part::Stream;
 use super::state::{Kept, Run, Standing};
@@ -48,15 +51,8 @@ const LOOK_STEPS: f64 = 0.75;
 /// The price of a bit grows by this power of what the loose columns must save, at most by [`TURN`] at a time.
 const STEER: f64 = 20.0;
 const TURN: f64 = 0.2;
-/// Prices tried for the last group, and bytes that may be left over: one in so many.
-const FITS: usize = 9;
-const CLOSE: u64 = 20_000;
-/// How far the first of them are apart, in logarithms.
-const STRIDE: f32 = 0.1;
 /// Squared error of a matrix, over its squares, that is more than arithmetic makes.
 const APART: f32 = 1e-6;
-/// KL on the text itself over that on text set aside, below which the text counts as learned by heart.
-const BY_HEART: f64 = 0.85;
 /// Breakdowns after which a run ends.
 const BREAKDOWNS: usize = 3;
 
@@ -146,13 +142,6 @@ pub fn heal(
     };
     healing.run(&decoded)?;
     Ok(healing.finish(calib.len()))
-}
-
-/// A state that fits.
-struct Fitting {
-    bytes: u64,
-    coded: Vec<Vec<u8>>,
-    weights: Vec<Vec<f32>>,
 }
 
 struct Healing<'a> {
@@ -369,66 +358,6 @@ impl Healing<'_> {
             Objective::Kl => point.kl,
             Objective::Data => point.loss,
             Objective::Both => point.kl + point.loss,
-        }
-    }
-
-    /// Binds all that is loose, at a price at which the file fills its budget, and takes that if it is better than untrained.
-    fn fit(&mut self) -> Result<()> {
-        if self.standing.step == 0 {
-            return Ok(());
-        }
-        let (start, budget) = (self.student.snapshot(), self.options.budget);
-        let (mut dear, mut cheap) = (None, None);
-        let (mut price, mut stride) = (self.standing.price.ln(), STRIDE);
-        let mut fitting: Option<Fitting> = None;
-        for _ in 0..FITS {
-            self.student.restore(&start);
-            self.student.bind(1.0, price.exp());
-            let coded = self.student.coded(&self.coded);
-            let bytes = (self.options.file_size)(&coded.iter().map(Vec::len).collect::<Vec<_>>())?;
-            if bytes <= budget {
-                dear = Some(price);
-                if fitting.as_ref().is_none_or(|f| bytes > f.bytes) {
-                    fitting = Some(Fitting { bytes, coded, weights: self.student.weights.clone() });
-                }
-                if budget - bytes <= budget / CLOSE {
-                    break;
-                }
-            } else {
-                cheap = Some(price);
-            }
-            price = match (cheap, dear) {
-                (Some(cheap), Some(dear)) => 0.5 * (cheap + dear),
-                (None, _) => price - stride,
-                (_, None) => price + stride,
-            };
-            stride *= 2.0;
-        }
-        let Some(Fitting { bytes, coded, weights }) = fitting else {
-            self.progress.note("healing: what was learned does not fit into the cap; packed without it");
-            return Ok(());
-        };
-        self.standing.group = self.groups;
-        self.look(&weights, bytes)?;
-        self.weigh_text();
-        if self.goal(self.standing.course.len() - 1) < self.goal(0) {
-            self.coded = coded;
-        } else {
-            self.standing.group = 0;
-        }
-        Ok(())
-    }
-
-    /// Says so where the text was learned by heart.
-    fn weigh_text(&self) {
-        let seen: Vec<&Point> = self.standing.course.iter().filter(|p| p.bound < 1.0 && p.training_kl > 0.0).collect();
-        let mean = |of: fn(&Point) -> f64| seen.iter().map(|p| of(p)).sum::<f64>() / seen.len().max(1) as f64;
-        let (there, here, passes) = (mean(|p| p.training_kl), mean(|p| p.kl), self.passes());
-        if passes > 1.0 && there < BY_HEART * here {
-            self.progress.note(&format!(
-                "healing went over its text {passes:.1} times: KL {there:.4} there, {here:.4} on text set aside; more \
-                 calibration text would help"
-            ));
         }
     }
 

@@ -1,6 +1,6 @@
 //! A sum in training: a multiple of an earlier matrix, a low-rank term, a residual on a grid.
 //!
-//! The gain stays. Factors of the low-rank term have shadows on the scale of their integers, seen through these as if there
+//! The gain stays. Factors of a low-rank term that no residual follows have shadows on the scale of their integers, seen through these as if there
 //! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432); the residual is a [`Binding`];
 //! what the gradient asks of the earlier matrix is handed on to it.
 
@@ -56,13 +56,13 @@ impl Sum {
         sum::write([self.rows, self.cols], self.gain, low_rank.as_ref(), residual.as_deref())
     }
 
-    /// Moves factors and residual against the gradient (R, C) of the weights.
+    /// Moves the residual against the gradient (R, C) of the weights, or the factors where there is none: coarse factors that
+    /// jump under a residual move columns of it that are bound.
     pub fn learn(&mut self, gradient: &[f32], rates: [f32; 2], betas: Betas) {
-        if let Some(factors) = &mut self.low_rank {
-            factors.learn(gradient, [self.rows, self.cols], FASTER * rates[1], betas);
-        }
-        if let Some(residual) = &mut self.residual {
-            residual.learn(gradient, rates[0], betas);
+        match (&mut self.residual, &mut self.low_rank) {
+            (Some(residual), _) => residual.learn(gradient, rates[0], betas),
+            (None, Some(factors)) => factors.learn(gradient, [self.rows, self.cols], FASTER * rates[1], betas),
+            (None, None) => {}
         }
     }
 

@@ -65,7 +65,7 @@ impl Sums {
     /// # Errors
     /// If a tensor operation fails.
     pub fn record_lookup(&self, ids: &[u32], g: &Tensor) -> Result<()> {
-        let g = g.reshape(((), self.cols))?.to_dtype(DType::F32)?.contiguous()?;
+        let g = constant(&g.reshape(((), self.cols))?)?.contiguous()?;
         let place = |id: u32| id as usize * self.block + id as usize % self.block;
         match &mut *self.lock() {
             Totals::Memory { input, output } => with_elements([&g], |[g]| {
@@ -123,6 +123,11 @@ impl Sums {
     }
 }
 
+/// In f32, and no part of a graph: a sum that remembered where its terms came from would keep every pass alive.
+fn constant(t: &Tensor) -> Result<Tensor> {
+    t.detach().to_dtype(DType::F32)
+}
+
 fn add(totals: &mut Option<(Tensor, Tensor)>, more: (Tensor, Tensor)) -> Result<()> {
     *totals = Some(match totals.take() {
         None => more,
@@ -178,7 +183,7 @@ impl Recorder for Sums {
 impl Sums {
     /// [`Recorder::record`] by candle's operations, for x (N, C) and g (N, R).
     fn record_tensors(&self, x: &Tensor, g: &Tensor) -> Result<()> {
-        let (x, g) = (&x.to_dtype(DType::F32)?, &g.to_dtype(DType::F32)?);
+        let (x, g) = (&constant(x)?, &constant(g)?);
         let norms = |t: &Tensor| t.sqr()?.sum_keepdim(D::Minus1)?.sqrt();
         let (of_x, of_g) = (norms(x)?, norms(g)?);
         let seen = (of_x.ne(0f64)? * of_g.ne(0f64)?)?;
@@ -201,10 +206,23 @@ impl Sums {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{Device, Var};
 
     use super::*;
     use crate::nets::ops::check::values;
+
+    #[test]
+    fn sums_do_not_keep_the_passes_that_they_come_from() {
+        let x = Var::from_vec(values(12, 1), (3, 4), &Device::Cpu).unwrap();
+        let g = (x.as_tensor() * 2.0).unwrap();
+        let sums = Sums { rows: 4, cols: 4, block: 4, totals: Mutex::new(Totals::Device(None)) };
+        for _ in 0..2 {
+            sums.record_tensors(&x, &g).unwrap();
+            sums.record_lookup(&[0, 3, 1], &g).unwrap();
+        }
+        let Totals::Device(Some((input, output))) = &*sums.lock() else { panic!("sums of a device") };
+        assert!(!input.track_op() && !output.track_op());
+    }
 
     #[test]
     fn tensors_sum_to_what_slices_sum_to() {

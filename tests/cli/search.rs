@@ -109,7 +109,7 @@ fn a_planted_structure_is_found() {
     fs::create_dir(dir.path().join("model")).unwrap();
     planted(&dir.path().join("model"));
     let pack = |out: &str, more: &str| {
-        let options = "--cap 70000 --effort fast --no-eval --cache {}/cache";
+        let options = "--cap 73000 --effort fast --no-eval --cache {}/cache";
         run(&format!("pack {{}}/model -o {{}}/{out}.tiepack {options} --write-plan {{}}/{out}.json {more}"), dir.path())
     };
     let searched = pack("searched", "--json").good().json();
@@ -138,7 +138,7 @@ fn a_planted_structure_is_found() {
     assert!(lost(&declared) > 2.0 * lost(&searched), "{} against {}", lost(&declared), lost(&searched));
 
     // The plan is the structure: executing it gives the same file.
-    let line = "pack {}/model -o {}/again.tiepack --cap 70000 --effort fast --no-eval --cache {}/cache --plan {}/searched.json";
+    let line = "pack {}/model -o {}/again.tiepack --cap 73000 --effort fast --no-eval --cache {}/cache --plan {}/searched.json";
     run(line, dir.path()).good();
     let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
     assert!(read("searched.tiepack") == read("again.tiepack"), "the plan gave another file");

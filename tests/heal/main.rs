@@ -44,15 +44,22 @@ fn settings() -> Settings {
     Settings { trellis, powers: Powers { rows: 0.75, cols: 1.0 }, lambda: 0.3 }
 }
 
-/// A model in training, the bytes of its streams, and what they decode to. Matrices of layer 2 start from those of layer 1
-/// where `copies`: a multiple and a term of rank 2.
+/// What matrices of layer 2 are made of: themselves, or a multiple of those of layer 1 with a term of rank 2 or a residual.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Second {
+    Alone,
+    LowRank,
+    Residual,
+}
+
+/// A model in training, the bytes of its streams, and what they decode to.
 struct Start {
     streams: Vec<Stream>,
     coded: Vec<Vec<u8>>,
     decoded: Vec<Vec<f32>>,
 }
 
-fn start(model: &Model, copies: bool) -> Start {
+fn start(model: &Model, second: Second) -> Start {
     let mut out = Start { streams: Vec::new(), coded: Vec::new(), decoded: vec![Vec::new(); model.stored.len()] };
     let flat = |i: usize| {
         let (rows, cols) = model.sides(i);
@@ -67,7 +74,7 @@ fn start(model: &Model, copies: bool) -> Start {
             continue;
         }
         let (rows, cols) = model.sides(i);
-        let from = (copies && spec.layer == Some(2)).then(|| find(&format!("blocks.1.{}", spec.role)));
+        let from = (second != Second::Alone && spec.layer == Some(2)).then(|| find(&format!("blocks.1.{}", spec.role)));
         let metric = flat(i);
         let (bytes, part) = match from {
             None => {
@@ -78,10 +85,20 @@ fn start(model: &Model, copies: bool) -> Start {
             }
             Some(from) => {
                 let reference = Some(&out.decoded[from][..]);
-                let bytes =
-                    sum::encode(w, &metric, STEP, &sum::Terms { reference, gain: None, rank: 2, residual: None }).bytes;
-                let (gain, term, _) = sum::read_start(&bytes, rows, cols).unwrap();
-                (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, None))))
+                let settings = settings();
+                let (rank, residual) = match second {
+                    Second::Residual => (0, Some(&settings)),
+                    _ => (2, None),
+                };
+                let bytes = sum::encode(w, &metric, STEP, &sum::Terms { reference, gain: None, rank, residual }).bytes;
+                let (gain, term, rest) = sum::read_start(&bytes, rows, cols).unwrap();
+                let residual = residual.map(|_| {
+                    let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
+                    let left: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
+                    let indices = matrix::integers(rest, rows, cols).unwrap();
+                    Binding::new(&left, &metric, STEP, self::settings(), &indices)
+                });
+                (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, residual))))
             }
         };
         out.decoded[i] = match from {
@@ -113,8 +130,8 @@ fn size(sizes: &[usize]) -> Result<u64> {
 }
 
 /// Heals for `steps` steps, or until it is asked for the `stop`-th time whether to stop.
-fn run(model: &Model, copies: bool, steps: usize, stop: usize, checkpoint: Option<&Path>) -> Result<Healed> {
-    let Start { streams, coded, decoded } = start(model, copies);
+fn run(model: &Model, second: Second, steps: usize, stop: usize, checkpoint: Option<&Path>) -> Result<Healed> {
+    let Start { streams, coded, decoded } = start(model, second);
     let budget = size(&coded.iter().map(Vec::len).collect::<Vec<_>>())?;
     let asked = AtomicUsize::new(0);
     let options = Options {
@@ -124,7 +141,7 @@ fn run(model: &Model, copies: bool, steps: usize, stop: usize, checkpoint: Optio
         budget,
         checkpoint: checkpoint.map(Path::to_path_buf),
         resume: checkpoint.is_some(),
-        key: format!("{copies} {steps}"),
+        key: format!("{second:?} {steps}"),
         stop: &|| asked.fetch_add(1, Ordering::Relaxed) == stop,
         file_size: &size,
     };
@@ -137,10 +154,10 @@ fn run(model: &Model, copies: bool, steps: usize, stop: usize, checkpoint: Optio
 #[test]
 fn gains_and_keeps_to_its_bytes() {
     let model = model();
-    for copies in [false, true] {
-        let course = run(&model, copies, 40, usize::MAX, None).unwrap().course;
+    for second in [Second::Alone, Second::LowRank, Second::Residual] {
+        let course = run(&model, second, 40, usize::MAX, None).unwrap().course;
         let (first, best) = (&course.points[0], &course.points[course.best]);
-        assert!(best.kl < 0.9 * first.kl, "{copies}: KL {} after {}", best.kl, first.kl);
+        assert!(best.kl < 0.9 * first.kl, "{second:?}: KL {} after {}", best.kl, first.kl);
         assert_eq!((course.steps, course.step_tokens), (40, 3_696));
     }
 }
@@ -150,18 +167,21 @@ fn a_run_that_was_broken_off_goes_on_to_the_same_streams_on_any_number_of_thread
     let model = model();
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = folder.path().join("state.safetensors");
-    let whole = run(&model, true, 28, usize::MAX, None).unwrap();
-    let broken = run(&model, true, 28, 23, Some(&checkpoint)).unwrap();
-    assert_eq!(broken.course.steps, 23);
-    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let resumed = one.install(|| run(&model, true, 28, usize::MAX, Some(&checkpoint))).unwrap();
-    assert!(resumed.streams == whole.streams, "the streams differ");
-    assert_eq!(resumed.course.best, whole.course.best);
+    for second in [Second::Residual, Second::LowRank] {
+        let _ = std::fs::remove_file(&checkpoint);
+        let whole = run(&model, second, 28, usize::MAX, None).unwrap();
+        let broken = run(&model, second, 28, 23, Some(&checkpoint)).unwrap();
+        assert_eq!(broken.course.steps, 23);
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let resumed = one.install(|| run(&model, second, 28, usize::MAX, Some(&checkpoint))).unwrap();
+        assert!(resumed.streams == whole.streams, "{second:?}: the streams differ");
+        assert_eq!(resumed.course.best, whole.course.best);
+    }
 
     let told = |e: Error| format!("{e}\n{}", e.hint.clone().unwrap_or_default());
-    let other = run(&model, false, 28, usize::MAX, Some(&checkpoint)).map(|_| ()).unwrap_err();
+    let other = run(&model, Second::Alone, 28, usize::MAX, Some(&checkpoint)).map(|_| ()).unwrap_err();
     std::fs::write(&checkpoint, "nothing of the kind").unwrap();
-    let nothing = run(&model, true, 28, usize::MAX, Some(&checkpoint)).map(|_| ()).unwrap_err();
+    let nothing = run(&model, Second::LowRank, 28, usize::MAX, Some(&checkpoint)).map(|_| ()).unwrap_err();
     let words = [told(other), told(nothing)].join("\n").replace(&*folder.path().to_string_lossy(), "[dir]");
     insta::assert_snapshot!(words);
 }
@@ -169,7 +189,7 @@ fn a_run_that_was_broken_off_goes_on_to_the_same_streams_on_any_number_of_thread
 #[test]
 fn too_little_text_is_refused() {
     let model = model();
-    let Start { streams, coded, decoded } = start(&model, false);
+    let Start { streams, coded, decoded } = start(&model, Second::Alone);
     let (length, objective, stop) = (Length::Steps(5), Objective::Both, &|| false);
     let (checkpoint, key) = (None, String::new());
     let options =

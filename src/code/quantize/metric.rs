@@ -144,6 +144,37 @@ impl Metric {
         out
     }
 
+    /// The same curvature with columns rounded in another order.
+    pub fn in_order(&self, order: &[usize]) -> Metric {
+        let n = self.cols;
+        let mut place = vec![0; n];
+        self.order.iter().enumerate().for_each(|(k, j)| place[*j] = k);
+        let r = |j: usize, k: usize| {
+            let relative = if j == k { 1.0 } else { f64::from(self.feed[j * n + k]) };
+            if j <= k { relative * f64::from(self.input[k]).sqrt() } else { 0.0 }
+        };
+        let upper = Mat::<f64>::from_fn(n, n, r);
+        let curvature = &upper * upper.transpose();
+        let natural: Vec<f32> = (0..n * n).map(|k| curvature[(place[k / n], place[k % n])] as f32).collect();
+        let (input, feed) = upper_factor(&natural, order, 1.0, 0.0);
+        Metric { order: order.to_vec(), input, feed, ..self.clone() }
+    }
+
+    /// A change E (R, C) row-major with every weight in units of its conditional curvature: E_ij √(o_i d_j), columns in natural
+    /// order. What is coded with feedback takes as many bits as this is large; correlations do not matter for it.
+    pub fn scale(&self, e: &[f32]) -> Vec<f32> {
+        let [rows, cols] = self.scales();
+        let row = |(e, o): (&[f32], &f32)| e.iter().zip(&cols).map(|(e, d)| e * o * d).collect::<Vec<_>>();
+        e.chunks_exact(self.cols).zip(&rows).flat_map(row).collect()
+    }
+
+    /// √o of the rows and √d of the columns, both in natural order.
+    pub fn scales(&self) -> [Vec<f32>; 2] {
+        let mut cols = vec![0f32; self.cols];
+        self.order.iter().zip(&self.input).for_each(|(j, d)| cols[*j] = d.sqrt());
+        [self.output.iter().map(|o| o.sqrt()).collect(), cols]
+    }
+
     /// x (R) with Pᵀ x = `u`: what a left factor of a whitened matrix stands for.
     pub fn unwhiten_output(&self, u: &[f64]) -> Vec<f64> {
         let mut x: Vec<f64> = u.iter().zip(&self.output).map(|(u, o)| u / f64::from(*o).sqrt()).collect();
@@ -277,6 +308,11 @@ mod tests {
         assert!((direct - factored).abs() < 1e-5, "{direct} against {factored}");
         let whitened = m.whiten(e.as_flattened());
         assert!((direct - whitened.iter().map(|v| v * v).sum::<f32>()).abs() < 1e-5);
+        // In another order it is the same form.
+        let turned = m.in_order(&[1, 2, 0]);
+        let other = turned.whiten(e.as_flattened());
+        assert_eq!(turned.order, [1, 2, 0]);
+        assert!((direct - other.iter().map(|v| v * v).sum::<f32>()).abs() < 1e-5);
         // An outer product of unwhitened vectors is that of the vectors themselves once whitened.
         let (u, v) = ([0.3, -0.7], [0.2, 0.5, -0.4]);
         let (a, b) = (m.unwhiten_output(&u), m.unwhiten_input(&v));

@@ -9,6 +9,9 @@
 use super::metric::Metric;
 use crate::code::grid::step_sizes::{BASE_LIMIT, FINE, SCALE_LIMIT as LIMIT, StepSizes};
 
+/// Mean squared error of a trellis-coded grid in squared steps.
+pub const GRANULAR: f64 = 0.27;
+
 /// How closely scales follow the curvature: 1 is the rule of high-rate theory, 0 gives one step per matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Powers {

@@ -309,13 +309,7 @@ impl Scale {
 mod tests {
     use super::*;
     use crate::code::quantize::metric::{Curvature, Damping};
-    use crate::nets::ops::check::values;
-
-    fn gram(n: usize, seed: u64) -> Vec<f32> {
-        let x = values(n * (n + 3), seed);
-        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
-        (0..n * n).map(|k| dot(k / n, k % n)).collect()
-    }
+    use crate::nets::ops::check::{gram, values};
 
     /// tr(O E H Eᵀ) by definition.
     fn quadratic(e: &[f32], f: &Curvature) -> f64 {

@@ -118,6 +118,13 @@ pub(crate) mod check {
             .collect()
     }
 
+    /// A symmetric (n, n) matrix, positive definite: inner products of columns of [`values`].
+    pub fn gram(n: usize, seed: u64) -> Vec<f32> {
+        let x = values(n * (n + 3), seed);
+        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
+        (0..n * n).map(|k| dot(k / n, k % n)).collect()
+    }
+
     /// Value of `f` and gradients of sum(f(x) * c) for every argument, flattened.
     fn run(shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> candle_core::Result<Tensor>) -> Vec<Vec<f32>> {
         let argument = |(i, s): (usize, &&[usize])| {

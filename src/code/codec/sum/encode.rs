@@ -7,6 +7,7 @@ use super::{GAIN_ONE, add, kind, scaled};
 use crate::code::codec::matrix::{self, Settings};
 use crate::code::codec::vectors::EQUAL_SLOPE;
 use crate::code::quantize::metric::Metric;
+use crate::code::quantize::step_rule::GRANULAR;
 
 /// What a matrix is to be made of.
 pub struct Terms<'a> {
@@ -29,8 +30,10 @@ pub struct Coded {
 
 /// Codes `w` (R, C) row-major as a sum at step size `c` (nats^½).
 ///
-/// Each term takes what the earlier ones left, under the metric: the gain by least squares, the low-rank term by the
-/// singular values of the whitened rest (LQER, arXiv:2402.02446; EoRA, arXiv:2410.21271), the residual as codec 1 does.
+/// Each term takes what the earlier ones left: the gain by least squares, the low-rank term by singular values, the residual as
+/// codec 1 does. Without a residual what is left is lost, and squares are those of the whitened rest (LQER, arXiv:2402.02446;
+/// EoRA, arXiv:2410.21271). With one what is left is coded, and squares are those that its bits depend on, of
+/// [`Metric::scale`].
 pub fn encode(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Coded {
     let Start { mut bytes, rest } = start(w, metric, c, terms);
     let loss = match terms.residual {
@@ -59,13 +62,13 @@ pub fn start(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Start {
     if let Some(reference) = terms.reference {
         let gain = match terms.gain {
             Some(gain) => fixed(gain),
-            None => gain(w, reference, metric),
+            None => fixed(gain(&seen(w, metric, terms), &seen(reference, metric, terms))),
         };
         bytes.extend(gain.to_le_bytes());
         sum = Some(scaled(reference, gain));
     }
     if terms.rank > 0 {
-        let term = low_rank(&rest(w, &sum), metric, c, terms.rank);
+        let term = low_rank(&rest(w, &sum), metric, c, terms);
         term.encode(&mut bytes, rows, cols);
         add(&mut sum, term.product(rows, cols));
     }
@@ -88,33 +91,56 @@ fn rest(w: &[f32], sum: &Option<Vec<f32>>) -> Vec<f32> {
     }
 }
 
-/// The multiple of `reference` that is nearest to `w` under the metric.
-fn gain(w: &[f32], reference: &[f32], metric: &Metric) -> i16 {
-    let (w, p) = (metric.whiten(w), metric.whiten(reference));
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let energy = dot(&p, &p);
-    let slope = if energy > 0.0 { dot(&w, &p) / energy } else { 0.0 };
-    fixed(slope)
+/// `w` (R, C) in the units that the first terms make small.
+fn seen(w: &[f32], metric: &Metric, terms: &Terms) -> Vec<f32> {
+    if terms.residual.is_some() { metric.scale(w) } else { metric.whiten(w) }
 }
 
-/// The first `rank` components of `w` under the metric, on grids of equal slope with step size `c`.
-fn low_rank(w: &[f32], metric: &Metric, c: f64, rank: usize) -> LowRank {
+/// The multiple of `reference` that is nearest to `w`, both as they are seen.
+pub fn gain(w: &[f32], reference: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let energy = dot(reference, reference);
+    if energy > 0.0 { dot(w, reference) / energy } else { 0.0 }
+}
+
+/// How much coarser the factors of a low-rank term may be where a residual follows whose weights have the mean square
+/// `left` in units of c²: their errors are coded, not lost, and a bit more of a weight costs less the more bits it has.
+pub fn coarser(left: f64) -> f64 {
+    (1.0 + left / GRANULAR).sqrt()
+}
+
+/// The first components of `w`, as many as the rank, on grids of equal slope with step size `c`.
+fn low_rank(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> LowRank {
     let (rows, cols) = (metric.rows, metric.cols);
-    let whitened = metric.whiten(w);
-    let matrix = Mat::<f64>::from_fn(rows, cols, |i, j| f64::from(whitened[i * cols + j]));
+    let seen = seen(w, metric, terms);
+    let matrix = Mat::<f64>::from_fn(rows, cols, |i, j| f64::from(seen[i * cols + j]));
     let mean = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
     let energies = [mean(&metric.output), mean(&metric.input)];
+    let scales = metric.scales();
+    let over = |x: &[f64], scales: &[f32]| x.iter().zip(scales).map(|(x, s)| x / f64::from(*s)).collect();
     let mut out = LowRank { exponents: Vec::new(), a: Vec::new(), b: Vec::new() };
     let mut components = Vec::new();
     if let Ok(svd) = matrix.thin_svd() {
-        for k in 0..rank.min(rows).min(cols) {
+        let rank = terms.rank.min(rows).min(cols);
+        let squares = |k: usize| svd.S()[k] * svd.S()[k];
+        let coarser = match terms.residual {
+            Some(_) => {
+                let left = (rank..rows.min(cols)).map(squares).sum::<f64>();
+                coarser(left / (rows * cols) as f64 / (c * c))
+            }
+            None => 1.0,
+        };
+        for k in 0..rank {
             let root = svd.S()[k].max(0.0).sqrt();
             let u: Vec<f64> = (0..rows).map(|i| svd.U()[(i, k)] * root).collect();
             let v: Vec<f64> = (0..cols).map(|j| svd.V()[(j, k)] * root).collect();
-            let factors = [metric.unwhiten_output(&u), metric.unwhiten_input(&v)];
-            // An error in one factor is multiplied by the other, whose whitened norm is `root`.
-            let steps =
-                [0, 1].map(|side: usize| exponent(&factors[side], EQUAL_SLOPE * c / (root * energies[side].sqrt())));
+            let factors: [Vec<f64>; 2] = match terms.residual {
+                Some(_) => [over(&u, &scales[0]), over(&v, &scales[1])],
+                None => [metric.unwhiten_output(&u), metric.unwhiten_input(&v)],
+            };
+            // An error in one factor is multiplied by the other, whose norm as it is seen is `root`.
+            let step = |side: usize| coarser * EQUAL_SLOPE * c / (root * energies[side].sqrt());
+            let steps = [0, 1].map(|side: usize| exponent(&factors[side], step(side)));
             components.push((factors, steps));
         }
     }
@@ -153,14 +179,8 @@ mod tests {
     use crate::code::grid::trellis::{Odd, Trellis};
     use crate::code::quantize::metric::{Curvature, Damping};
     use crate::code::quantize::step_rule::Powers;
-    use crate::nets::ops::check::values;
+    use crate::nets::ops::check::{gram, values};
     use proptest::prelude::*;
-
-    fn gram(n: usize, seed: u64) -> Vec<f32> {
-        let x = values(n * (n + 3), seed);
-        let dot = |i: usize, j: usize| (0..n + 3).map(|k| x[k * n + i] * x[k * n + j]).sum();
-        (0..n * n).map(|k| dot(k / n, k % n)).collect()
-    }
 
     fn metric(rows: usize, cols: usize, seed: u64) -> Metric {
         let (input, output) = (gram(cols, seed), gram(rows, seed + 1));
@@ -197,6 +217,28 @@ mod tests {
             two < 0.2 * alone && two < 0.2 * none,
             "{two}, without the reference {alone}, without the ranks {none}"
         );
+    }
+
+    #[test]
+    fn before_a_residual_the_gain_saves_bits() {
+        // Three quarters of P, but its opposite along the one direction that inputs have most of.
+        let (rows, cols) = (48, 40);
+        let (settings, p, own) = (settings(), values(rows * cols, 1), values(rows * cols, 2));
+        let along = |row: &[f32]| row.iter().sum::<f32>() / cols as f32;
+        let grown: Vec<f32> = (0..rows * cols)
+            .map(|k| 0.75 * p[k] + 0.3 * own[k] - 1.75 * along(&p[k / cols * cols..][..cols]))
+            .collect();
+        let input: Vec<f32> = (0..cols * cols).map(|k| if k % (cols + 1) == 0 { 11.0 } else { 10.0 }).collect();
+        let output: Vec<f32> = (0..rows * rows).map(|k| if k % (rows + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        let damping = Damping { input: 1e-4, output: 1e-4 };
+        let metric = Metric::new(Curvature { rows, cols, input: &input, output: &output }, damping);
+        let bytes = |gain: Option<f64>| {
+            let terms = Terms { reference: Some(&p), gain, rank: 0, residual: Some(&settings) };
+            encode(&grown, &metric, 0.05, &terms).bytes.len()
+        };
+        let whitened = super::gain(&metric.whiten(&grown), &metric.whiten(&p));
+        let [nothing, by_loss, found] = [bytes(Some(0.0)), bytes(Some(whitened)), bytes(None)];
+        assert!(whitened < 0.0 && found < nothing && nothing < by_loss, "{found}, {nothing}, {by_loss} at {whitened}");
     }
 
     proptest! {
