@@ -117,8 +117,10 @@ fn training(
         }
         Made::Sum { step, residual, .. } => {
             let (gain, term, rest) = sum::read_start(bytes, rows, cols).ok_or_else(unreadable)?;
+            let mut coarse = false;
             let residual = residual.map(|grid| {
                 let Target { w, metric, .. } = target();
+                coarse = sum::is_coarse(&w, &metric, *step);
                 let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
                 let left: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
                 match order {
@@ -126,7 +128,8 @@ fn training(
                     None => binding(&left, &metric, *step, grid, rest),
                 }
             });
-            Part::Sum(Box::new(Sum::new([rows, cols], gain, term, residual.transpose()?)))
+            let residual = residual.transpose()?;
+            Part::Sum(Box::new(Sum::new([rows, cols], gain, term, (residual, coarse))))
         }
     })
 }

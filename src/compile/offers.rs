@@ -114,7 +114,10 @@ fn one(
     let seen = |z: Vec<f32>| Seen { z, rows: metric.rows, cols: metric.cols, d: GRANULAR * c * c };
     let scaled = |w: &[f32]| seen(metric.scale(w).into_iter().map(|v| v * root).collect());
     let whitened = |w: &[f32]| seen(metric.whiten(w).into_iter().map(|v| v * root).collect());
-    let (coded, lost) = (scaled(&w), whitened(&w));
+    // As the terms of a sum will be found.
+    let coarse = sum::is_coarse(&w, &metric, c / correction.sqrt());
+    let before_a_residual = |w: &[f32]| if coarse { whitened(w) } else { scaled(w) };
+    let (coded, lost) = (before_a_residual(&w), whitened(&w));
     // What a residual leaves is theory on both sides; what is lost without one is known, and held against what is.
     let mut offers = vec![(Choice::Zero, 0.5 * lost.energy() - cost)];
     let before = coded.on_grid();
@@ -123,7 +126,7 @@ fn one(
         let choice = Choice::Sum { from, unit: false, rank, residual };
         made_of_something.then_some((choice, estimate + price * ENTRY - if residual { before } else { cost }))
     };
-    offers.extend(sum(None, true, coded.with_residual()));
+    offers.extend(sum(None, true, coded.with_residual(coarse)));
     offers.extend(sum(None, false, lost.without()));
     // A multiple of P that explains ρ² of the energy saves ½ log₂ 1/(1 − ρ²) bits a weight.
     let worth = (WORTH.0 * cost).max(WORTH.1 * price);
@@ -133,7 +136,7 @@ fn one(
         if likeness(&w, p, &metric.output) < least / 4.0 {
             continue;
         }
-        offers.extend(sum(Some(j), true, coded.less(scaled(p)).with_residual()));
+        offers.extend(sum(Some(j), true, coded.less(before_a_residual(p)).with_residual(coarse)));
         offers.extend(sum(Some(j), false, lost.less(whitened(p)).without()));
     }
     offers.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -259,7 +262,10 @@ impl Seen {
     }
 
     /// How much coarser factors may be before a residual of this energy.
-    fn coarser(&self, energy: f64) -> f64 {
+    fn coarser(&self, energy: f64, coarse: bool) -> f64 {
+        if coarse {
+            return 1.0;
+        }
         sum::coarser(energy / (self.rows * self.cols) as f64 / (self.d / GRANULAR))
     }
 
@@ -272,15 +278,15 @@ impl Seen {
         0..self.rows.min(self.cols) / THIN
     }
 
-    /// The best rank before a residual, and what both cost.
-    fn with_residual(&self) -> (usize, f64) {
+    /// The best rank before a residual, on a coarse grid or not, and what both cost.
+    fn with_residual(&self, coarse: bool) -> (usize, f64) {
         let energy = self.energy();
         let (mut rows, mut cols) = self.sides();
         let mut best = (0, cost(&rows, &cols, self.d));
         // Without its strongest component: if that alone does not pay, no rank does.
         let (first, n) = (self.strongest(), (self.rows * self.cols) as f64);
         let rate = 0.5 * n * self.d * (energy / (energy - first).max(energy * 1e-9)).ln().min(first / (n * self.d));
-        if energy <= 0.0 || self.component(first, self.coarser(energy - first)) >= rate {
+        if energy <= 0.0 || self.component(first, self.coarser(energy - first, coarse)) >= rate {
             return best;
         }
         let Some(svd) = self.svd() else { return best };
@@ -288,7 +294,7 @@ impl Seen {
         for k in self.ranks() {
             let square = svd.S()[k] * svd.S()[k];
             left = (left - square).max(0.0);
-            spent += self.component(square, self.coarser(left));
+            spent += self.component(square, self.coarser(left, coarse));
             rows.iter_mut().enumerate().for_each(|(i, r)| *r -= square * svd.U()[(i, k)].powi(2));
             cols.iter_mut().enumerate().for_each(|(j, c)| *c -= square * svd.V()[(j, k)].powi(2));
             let both = spent + cost(&rows, &cols, self.d);

@@ -136,7 +136,7 @@ mod tests {
         let (first, second, gain) = (values(rows * cols, 1), values(rows * cols, 2), 2048);
         let half = add_up(SIDES, Some((&first, gain)), None, None);
         let left: Vec<f32> = second.iter().zip(&half).map(|(w, h)| w - h).collect();
-        let residual = Sum::new(SIDES, Some(gain), None, Some(binding(&left, &metric)));
+        let residual = Sum::new(SIDES, Some(gain), None, (Some(binding(&left, &metric)), false));
         let stream = |tensor: usize, from: Option<usize>, part: Part| Stream { tensors: vec![tensor], from, part };
         let streams = vec![
             stream(0, None, Part::Matrix(Box::new(binding(&first, &metric)))),

@@ -1,6 +1,6 @@
 //! A sum in training: a multiple of an earlier matrix, a low-rank term, a residual on a grid.
 //!
-//! The gain stays. Factors of a low-rank term that no residual follows have shadows on the scale of their integers, seen through these as if there
+//! The gain stays. Factors of a low-rank term that learn have shadows on the scale of their integers, seen through these as if there
 //! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432); the residual is a [`Binding`];
 //! what the gradient asks of the earlier matrix is handed on to it.
 
@@ -19,6 +19,8 @@ pub struct Sum {
     cols: usize,
     gain: Option<i16>,
     low_rank: Option<Factors>,
+    /// Whether factors learn. Under a fine residual they stay: their grids are coarse, and what they jump moves bound columns.
+    factors_learn: bool,
     pub residual: Option<Binding>,
 }
 
@@ -30,11 +32,17 @@ struct Factors {
 }
 
 impl Sum {
-    /// From a gain, a low-rank term and a residual, each if there is one.
-    pub fn new([rows, cols]: [usize; 2], gain: Option<i16>, term: Option<LowRank>, residual: Option<Binding>) -> Self {
+    /// From a gain, a low-rank term and a residual, each if there is one; `coarse` says whether that of the residual is a grid
+    /// that leaves out most ([`sum::is_coarse`]).
+    pub fn new(
+        [rows, cols]: [usize; 2],
+        gain: Option<i16>,
+        term: Option<LowRank>,
+        (residual, coarse): (Option<Binding>, bool),
+    ) -> Self {
         let shadow = |x: &[i32]| (x.iter().map(|v| *v as f32).collect::<Vec<_>>(), Adam::new(x.len()));
         let low_rank = term.map(|t| Factors { a: shadow(&t.a), b: shadow(&t.b), exponents: t.exponents });
-        Sum { rows, cols, gain, low_rank, residual }
+        Sum { rows, cols, gain, low_rank, factors_learn: coarse || residual.is_none(), residual }
     }
 
     /// α, 0 where there is no such term.
@@ -56,13 +64,13 @@ impl Sum {
         sum::write([self.rows, self.cols], self.gain, low_rank.as_ref(), residual.as_deref())
     }
 
-    /// Moves the residual against the gradient (R, C) of the weights, or the factors where there is none: coarse factors that
-    /// jump under a residual move columns of it that are bound.
+    /// Moves factors and residual against the gradient (R, C) of the weights.
     pub fn learn(&mut self, gradient: &[f32], rates: [f32; 2], betas: Betas) {
-        match (&mut self.residual, &mut self.low_rank) {
-            (Some(residual), _) => residual.learn(gradient, rates[0], betas),
-            (None, Some(factors)) => factors.learn(gradient, [self.rows, self.cols], FASTER * rates[1], betas),
-            (None, None) => {}
+        if let (Some(factors), true) = (&mut self.low_rank, self.factors_learn) {
+            factors.learn(gradient, [self.rows, self.cols], FASTER * rates[1], betas);
+        }
+        if let Some(residual) = &mut self.residual {
+            residual.learn(gradient, rates[0], betas);
         }
     }
 

@@ -98,7 +98,7 @@ fn start(model: &Model, second: Second) -> Start {
                     let indices = matrix::integers(rest, rows, cols).unwrap();
                     Binding::new(&left, &metric, STEP, self::settings(), &indices)
                 });
-                (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, residual))))
+                (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, (residual, false)))))
             }
         };
         out.decoded[i] = match from {
