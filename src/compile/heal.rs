@@ -1,5 +1,7 @@
 //! Healing as packing wants it: from a plan to streams in training, from the best of these to the pieces of a file.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::execute::{Task, resolve};
@@ -46,16 +48,14 @@ pub(super) fn heal(
 ) -> Result<(Pieces, Course)> {
     progress.begin("preparing to heal", plan.parts.len() as u64);
     let tasks = resolve(plan, model)?;
-    let orders: Vec<Option<Vec<usize>>> = tasks.iter().map(|task| order(task, &tasks, model, metrics)).collect();
     let streams: Vec<Stream> = tasks
-        .into_par_iter()
-        .zip(orders)
+        .par_iter()
         .zip(&pieces.streams)
-        .map(|((task, order), bytes)| {
+        .map(|(task, bytes)| {
             let reference = task.from.map(|from| &pieces.decoded[from][..]);
-            let part = training(&task, model, metrics, order.as_deref(), (bytes, reference))?;
+            let part = training(task, &tasks, (model, metrics), (bytes, reference))?;
             progress.advance(1);
-            Ok(Stream { tensors: task.tensors, from: task.from, part })
+            Ok(Stream { tensors: task.tensors.clone(), from: task.from, part })
         })
         .collect::<Result<_>>()?;
     let entries = pieces.entries;
@@ -86,18 +86,17 @@ pub(super) fn heal(
 
 /// The order in which the columns of a residual are bound: that of the matrix at the start of its chain. A column of it is
 /// settled once those that it starts from are, and then makes good for what rounding did to them.
-fn order(task: &Task, tasks: &[Task], model: &Model, metrics: &Metrics) -> Option<Vec<usize>> {
+fn order(task: &Task, tasks: &[Task], (model, metrics): (&Model, &Metrics)) -> Option<Vec<usize>> {
     let before = |task: &Task| tasks.iter().find(|other| task.from.is_some_and(|from| other.tensors.contains(&from)));
     let first = std::iter::successors(before(task), |task| before(task)).last()?;
     Some(target(model, metrics, first.tensors[0], (&first.mean_of, &first.serves)).metric.order.clone())
 }
 
-/// A stream in training that starts from what its part of a plan made, of which the bytes are known.
+/// A stream in training that starts from what its part of a plan made, of which the bytes are known; `tasks` are all of the plan.
 fn training(
     task: &Task,
-    model: &Model,
-    metrics: &Metrics,
-    order: Option<&[usize]>,
+    tasks: &[Task],
+    (model, metrics): (&Model, &Metrics),
     (bytes, reference): (&[u8], Option<&[f32]>),
 ) -> Result<Part> {
     let first = task.tensors[0];
@@ -123,10 +122,11 @@ fn training(
                 coarse = sum::is_coarse(&w, &metric, *step);
                 let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
                 let left: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
-                match order {
-                    Some(order) => binding(&left, &metric.in_order(order), *step, grid, rest),
-                    None => binding(&left, &metric, *step, grid, rest),
-                }
+                let metric = match order(task, tasks, (model, metrics)) {
+                    Some(order) => Cow::Owned(metric.in_order(&order)),
+                    None => metric,
+                };
+                binding(&left, &metric, *step, grid, rest)
             });
             let residual = residual.transpose()?;
             Part::Sum(Box::new(Sum::new([rows, cols], gain, term, (residual, coarse))))

@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 
 use faer::Mat;
-use faer::linalg::solvers::Svd;
 use rayon::prelude::*;
 
 use super::metrics::Metrics;
@@ -112,22 +111,27 @@ fn one(
     let cost = so_far.costs[&i];
     let root = correction.sqrt() as f32;
     let seen = |z: Vec<f32>| Seen { z, rows: metric.rows, cols: metric.cols, d: GRANULAR * c * c };
-    let scaled = |w: &[f32]| seen(metric.scale(w).into_iter().map(|v| v * root).collect());
-    let whitened = |w: &[f32]| seen(metric.whiten(w).into_iter().map(|v| v * root).collect());
-    // As the terms of a sum will be found.
+    // As the terms of a sum will be found: before a residual, and where none follows.
     let coarse = sum::is_coarse(&w, &metric, c / correction.sqrt());
-    let before_a_residual = |w: &[f32]| if coarse { whitened(w) } else { scaled(w) };
-    let (coded, lost) = (before_a_residual(&w), whitened(&w));
+    let both = |w: &[f32]| {
+        let units = |w: Vec<f32>| seen(w.into_iter().map(|v| v * root).collect());
+        let lost = units(metric.whiten(w));
+        (if coarse { lost.clone() } else { units(metric.scale(w)) }, lost)
+    };
+    let (coded, lost) = both(&w);
     // What a residual leaves is theory on both sides; what is lost without one is known, and held against what is.
     let mut offers = vec![(Choice::Zero, 0.5 * lost.energy() - cost)];
     let before = coded.on_grid();
-    let sum = |from: Option<usize>, residual: bool, (rank, estimate): (usize, f64)| {
-        let made_of_something = from.is_some() || rank > 0;
+    let offer = |from: Option<usize>, rest: Rest, seen: &Seen| {
+        let (rank, estimate) = seen.best(rest);
+        let residual = rest != Rest::Lost;
         let choice = Choice::Sum { from, unit: false, rank, residual };
-        made_of_something.then_some((choice, estimate + price * ENTRY - if residual { before } else { cost }))
+        let instead = if residual { before } else { cost };
+        (from.is_some() || rank > 0).then_some((choice, estimate + price * ENTRY - instead))
     };
-    offers.extend(sum(None, true, coded.with_residual(coarse)));
-    offers.extend(sum(None, false, lost.without()));
+    let on_grid = Rest::OnGrid { coarse };
+    offers.extend(offer(None, on_grid, &coded));
+    offers.extend(offer(None, Rest::Lost, &lost));
     // A multiple of P that explains ρ² of the energy saves ½ log₂ 1/(1 − ρ²) bits a weight.
     let worth = (WORTH.0 * cost).max(WORTH.1 * price);
     let least = worth / price * 8.0 * 2.0 * std::f64::consts::LN_2 / w.len().max(1) as f64;
@@ -136,8 +140,9 @@ fn one(
         if likeness(&w, p, &metric.output) < least / 4.0 {
             continue;
         }
-        offers.extend(sum(Some(j), true, coded.less(before_a_residual(p)).with_residual(coarse)));
-        offers.extend(sum(Some(j), false, lost.less(whitened(p)).without()));
+        let (p_coded, p_lost) = both(p);
+        offers.extend(offer(Some(j), on_grid, &coded.less(p_coded)));
+        offers.extend(offer(Some(j), Rest::Lost, &lost.less(p_lost)));
     }
     offers.sort_by(|a, b| a.1.total_cmp(&b.1));
     let mut tried = vec![Offer { choice: Choice::Alone, more: cost, coded: true }];
@@ -195,11 +200,22 @@ fn likeness(a: &[f32], b: &[f32], rows: &[f32]) -> f64 {
 
 /// A matrix (R, C), seen through theory: what is coded in the units of [`Metric::scale`], what is lost whitened. Distortion `d` a
 /// weight is what a grid leaves, twice the loss.
+#[derive(Clone)]
 struct Seen {
     z: Vec<f32>,
     rows: usize,
     cols: usize,
     d: f64,
+}
+
+/// What becomes of what a low-rank term leaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Rest {
+    Lost,
+    /// It is coded, on a grid that leaves out most of it or not.
+    OnGrid {
+        coarse: bool,
+    },
 }
 
 impl Seen {
@@ -261,64 +277,40 @@ impl Seen {
         (bits(self.rows) + bits(self.cols)) * std::f64::consts::LN_2 * self.d + 0.5 * sides * self.d
     }
 
-    /// How much coarser factors may be before a residual of this energy.
-    fn coarser(&self, energy: f64, coarse: bool) -> f64 {
-        if coarse {
-            return 1.0;
-        }
-        sum::coarser(energy / (self.rows * self.cols) as f64 / (self.d / GRANULAR))
-    }
-
-    fn svd(&self) -> Option<Svd<f64>> {
-        Mat::<f64>::from_fn(self.rows, self.cols, |i, j| f64::from(self.z[i * self.cols + j])).thin_svd().ok()
-    }
-
-    /// Ranks that are tried.
-    fn ranks(&self) -> std::ops::Range<usize> {
-        0..self.rows.min(self.cols) / THIN
-    }
-
-    /// The best rank before a residual, on a coarse grid or not, and what both cost.
-    fn with_residual(&self, coarse: bool) -> (usize, f64) {
-        let energy = self.energy();
+    /// The best rank of a low-rank term, and what it costs with what becomes of the rest.
+    fn best(&self, rest: Rest) -> (usize, f64) {
+        let (energy, n) = (self.energy(), (self.rows * self.cols) as f64);
         let (mut rows, mut cols) = self.sides();
-        let mut best = (0, cost(&rows, &cols, self.d));
+        let of_rest = |left: f64, rows: &[f64], cols: &[f64]| match rest {
+            Rest::Lost => 0.5 * left,
+            Rest::OnGrid { .. } => cost(rows, cols, self.d),
+        };
+        let coarser = |left: f64| match rest {
+            Rest::OnGrid { coarse: false } => sum::coarser(left / n / (self.d / GRANULAR)),
+            _ => 1.0,
+        };
+        let mut best = (0, of_rest(energy, &rows, &cols));
         // Without its strongest component: if that alone does not pay, no rank does.
-        let (first, n) = (self.strongest(), (self.rows * self.cols) as f64);
-        let rate = 0.5 * n * self.d * (energy / (energy - first).max(energy * 1e-9)).ln().min(first / (n * self.d));
-        if energy <= 0.0 || self.component(first, self.coarser(energy - first, coarse)) >= rate {
+        let first = self.strongest();
+        let saved = match rest {
+            Rest::Lost => 0.5 * first.min(energy),
+            Rest::OnGrid { .. } => {
+                0.5 * n * self.d * (energy / (energy - first).max(energy * 1e-9)).ln().min(first / (n * self.d))
+            }
+        };
+        if energy <= 0.0 || self.component(first, coarser(energy - first)) >= saved {
             return best;
         }
-        let Some(svd) = self.svd() else { return best };
+        let whole = Mat::<f64>::from_fn(self.rows, self.cols, |i, j| f64::from(self.z[i * self.cols + j]));
+        let Ok(svd) = whole.thin_svd() else { return best };
         let (mut spent, mut left) = (0.0, energy);
-        for k in self.ranks() {
+        for k in 0..self.rows.min(self.cols) / THIN {
             let square = svd.S()[k] * svd.S()[k];
             left = (left - square).max(0.0);
-            spent += self.component(square, self.coarser(left, coarse));
+            spent += self.component(square, coarser(left));
             rows.iter_mut().enumerate().for_each(|(i, r)| *r -= square * svd.U()[(i, k)].powi(2));
             cols.iter_mut().enumerate().for_each(|(j, c)| *c -= square * svd.V()[(j, k)].powi(2));
-            let both = spent + cost(&rows, &cols, self.d);
-            if both < best.1 {
-                best = (k + 1, both);
-            }
-        }
-        best
-    }
-
-    /// The best rank of a term that nothing follows, and what it costs with what is lost.
-    fn without(&self) -> (usize, f64) {
-        let (mut spent, mut left) = (0.0, self.energy());
-        let mut best = (0, 0.5 * left);
-        let first = self.strongest();
-        if left <= 0.0 || self.component(first, 1.0) >= 0.5 * first.min(left) {
-            return best;
-        }
-        let Some(svd) = self.svd() else { return best };
-        for k in self.ranks() {
-            let square = svd.S()[k] * svd.S()[k];
-            left -= square;
-            spent += self.component(square, 1.0);
-            let both = spent + 0.5 * left.max(0.0);
+            let both = spent + of_rest(left, &rows, &cols);
             if both < best.1 {
                 best = (k + 1, both);
             }

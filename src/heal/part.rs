@@ -64,6 +64,14 @@ impl Stream {
         }
     }
 
+    /// The tensor whose changes a residual takes back: the one that it starts from.
+    pub fn gives_way_to(&self) -> Option<usize> {
+        match &self.part {
+            Part::Sum(sum) if sum.residual.is_some() => self.from,
+            _ => None,
+        }
+    }
+
     /// The tensor that this starts from has changed by `change`: a residual takes that back.
     pub fn give_way(&mut self, mut change: Vec<f32>) {
         let Part::Sum(sum) = &mut self.part else { return };
@@ -87,10 +95,7 @@ impl Stream {
 
     /// Hands the gradient of a sum without a residual on to the tensor that it starts from; a residual answers for itself.
     pub fn hand_on(&self, gradients: &mut [Vec<f32>]) {
-        let (Part::Sum(sum), Some(from)) = (&self.part, self.from) else { return };
-        if sum.residual.is_some() {
-            return;
-        }
+        let (Part::Sum(sum), Some(from), None) = (&self.part, self.from, self.gives_way_to()) else { return };
         let own = std::mem::take(&mut gradients[self.tensors[0]]);
         gradients[from].iter_mut().zip(&own).for_each(|(g, own)| *g += sum.gain() * own);
         gradients[self.tensors[0]] = own;

@@ -47,9 +47,9 @@ impl Student {
         });
     }
 
-    /// The tensors that others start from, as they are now; nothing of all others.
+    /// The tensors that residuals start from, as they are now; nothing of all others.
     fn references(&self) -> Vec<Vec<f32>> {
-        let reference = |i: usize| self.streams.iter().any(|s| s.from == Some(i));
+        let reference = |i: usize| self.streams.iter().any(|s| s.gives_way_to() == Some(i));
         (0..self.weights.len()).map(|i| if reference(i) { self.weights[i].clone() } else { Vec::new() }).collect()
     }
 
@@ -97,7 +97,7 @@ impl Student {
 }
 
 fn give_way(stream: &mut Stream, now: &[Vec<f32>], before: &[Vec<f32>]) {
-    if let Some(from) = stream.from {
+    if let Some(from) = stream.gives_way_to() {
         stream.give_way(now[from].iter().zip(&before[from]).map(|(now, before)| now - before).collect());
     }
 }
@@ -106,10 +106,10 @@ fn give_way(stream: &mut Stream, now: &[Vec<f32>], before: &[Vec<f32>]) {
 mod tests {
     use super::*;
     use crate::code::codec::matrix::{self, Settings};
-    use crate::code::codec::sum::add_up;
+    use crate::code::codec::sum::{add_up, loss};
     use crate::code::grid::trellis::{Odd, Trellis};
     use crate::code::quantize::metric::{Curvature, Damping, Metric};
-    use crate::code::quantize::step_rule::Powers;
+    use crate::code::quantize::step_rule::{GRANULAR, Powers};
     use crate::heal::binding::Binding;
     use crate::heal::sum::Sum;
     use crate::nets::ops::check::{gram, values};
@@ -154,12 +154,10 @@ mod tests {
             student.bind((group + 1) as f64 / 4.0, 1.0);
             bound.push(apart(&second, &student.weights[1]));
         }
-        let lost = crate::code::codec::sum::loss(
-            &second.iter().zip(&student.weights[1]).map(|(a, b)| a - b).collect::<Vec<_>>(),
-            &metric,
-        );
+        let error: Vec<f32> = second.iter().zip(&student.weights[1]).map(|(a, b)| a - b).collect();
+        let lost = loss(&error, &metric);
         // What a grid alone loses: the rounding of the first, and its learning, are made good for.
-        let usual = 0.5 * 0.27 * STEP * STEP * (rows * cols) as f64;
+        let usual = 0.5 * GRANULAR * STEP * STEP * (rows * cols) as f64;
         assert!(lost < 2.0 * usual, "{lost}, a grid alone {usual}; {bound:?}");
     }
 }

@@ -1,8 +1,8 @@
 //! A sum in training: a multiple of an earlier matrix, a low-rank term, a residual on a grid.
 //!
 //! The gain stays. Factors of a low-rank term that learn have shadows on the scale of their integers, seen through these as if there
-//! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432); the residual is a [`Binding`];
-//! what the gradient asks of the earlier matrix is handed on to it.
+//! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432). The residual is a [`Binding`] and takes back
+//! what the earlier matrix learns; where there is none, what the gradient asks of that matrix is handed on to it.
 
 use super::binding::Binding;
 use super::state::{Slot, adam};

@@ -59,17 +59,17 @@ pub fn start(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Start {
     let (rows, cols) = (metric.rows, metric.cols);
     let mut bytes = vec![kind(terms.reference.is_some(), terms.rank > 0, terms.residual.is_some())];
     let mut sum = None;
-    let seen = if terms.residual.is_none() || is_coarse(w, metric, c) { Seen::Lost } else { Seen::Coded };
+    let small = if terms.residual.is_none() || is_coarse(w, metric, c) { Small::Loss } else { Small::Bits };
     if let Some(reference) = terms.reference {
         let gain = match terms.gain {
             Some(gain) => fixed(gain),
-            None => fixed(gain(&seen.of(w, metric), &seen.of(reference, metric))),
+            None => fixed(gain(&small.units(w, metric), &small.units(reference, metric))),
         };
         bytes.extend(gain.to_le_bytes());
         sum = Some(scaled(reference, gain));
     }
     if terms.rank > 0 {
-        let term = low_rank(&rest(w, &sum), metric, c, (terms.rank, seen));
+        let term = low_rank(&rest(w, &sum), metric, c, (terms.rank, small));
         term.encode(&mut bytes, rows, cols);
         add(&mut sum, term.product(rows, cols));
     }
@@ -94,19 +94,19 @@ fn rest(w: &[f32], sum: &Option<Vec<f32>>) -> Vec<f32> {
 
 /// What the terms before a residual, or instead of one, make small.
 #[derive(Clone, Copy, PartialEq)]
-enum Seen {
+enum Small {
     /// What is lost.
-    Lost,
+    Loss,
     /// What has to be coded.
-    Coded,
+    Bits,
 }
 
-impl Seen {
-    /// `w` (R, C) in units of what is to be small.
-    fn of(self, w: &[f32], metric: &Metric) -> Vec<f32> {
+impl Small {
+    /// `w` (R, C) in the units in which that is a sum of squares.
+    fn units(self, w: &[f32], metric: &Metric) -> Vec<f32> {
         match self {
-            Seen::Lost => metric.whiten(w),
-            Seen::Coded => metric.scale(w),
+            Small::Loss => metric.whiten(w),
+            Small::Bits => metric.scale(w),
         }
     }
 }
@@ -121,7 +121,7 @@ pub fn is_coarse(w: &[f32], metric: &Metric, c: f64) -> bool {
     energy < COARSE * GRANULAR * c * c * w.len() as f64
 }
 
-/// The multiple of `reference` that is nearest to `w`, both as they are seen.
+/// The multiple of `reference` that is nearest to `w`.
 pub fn gain(w: &[f32], reference: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let energy = dot(reference, reference);
@@ -135,35 +135,37 @@ pub fn coarser(left: f64) -> f64 {
 }
 
 /// The first components of `w`, as many as the rank, on grids of equal slope with step size `c`.
-fn low_rank(w: &[f32], metric: &Metric, c: f64, (rank, seen): (usize, Seen)) -> LowRank {
+fn low_rank(w: &[f32], metric: &Metric, c: f64, (rank, small): (usize, Small)) -> LowRank {
     let (rows, cols) = (metric.rows, metric.cols);
-    let small = seen.of(w, metric);
-    let matrix = Mat::<f64>::from_fn(rows, cols, |i, j| f64::from(small[i * cols + j]));
+    let w = small.units(w, metric);
+    let matrix = Mat::<f64>::from_fn(rows, cols, |i, j| f64::from(w[i * cols + j]));
     let mean = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
     let energies = [mean(&metric.output), mean(&metric.input)];
-    let scales = metric.scales();
     let over = |x: &[f64], scales: &[f32]| x.iter().zip(scales).map(|(x, s)| x / f64::from(*s)).collect();
     let mut out = LowRank { exponents: Vec::new(), a: Vec::new(), b: Vec::new() };
     let mut components = Vec::new();
     if let Ok(svd) = matrix.thin_svd() {
         let rank = rank.min(rows).min(cols);
         let squares = |k: usize| svd.S()[k] * svd.S()[k];
-        let coarser = match seen {
-            Seen::Coded => {
+        let coarser = match small {
+            Small::Bits => {
                 let left = (rank..rows.min(cols)).map(squares).sum::<f64>();
                 coarser(left / (rows * cols) as f64 / (c * c))
             }
-            Seen::Lost => 1.0,
+            Small::Loss => 1.0,
         };
         for k in 0..rank {
             let root = svd.S()[k].max(0.0).sqrt();
             let u: Vec<f64> = (0..rows).map(|i| svd.U()[(i, k)] * root).collect();
             let v: Vec<f64> = (0..cols).map(|j| svd.V()[(j, k)] * root).collect();
-            let factors: [Vec<f64>; 2] = match seen {
-                Seen::Coded => [over(&u, &scales[0]), over(&v, &scales[1])],
-                Seen::Lost => [metric.unwhiten_output(&u), metric.unwhiten_input(&v)],
+            let factors: [Vec<f64>; 2] = match small {
+                Small::Bits => {
+                    let [rows, cols] = metric.scales();
+                    [over(&u, &rows), over(&v, &cols)]
+                }
+                Small::Loss => [metric.unwhiten_output(&u), metric.unwhiten_input(&v)],
             };
-            // An error in one factor is multiplied by the other, whose norm as it is seen is `root`.
+            // An error in one factor is multiplied by the other, whose norm in these units is `root`.
             let step = |side: usize| coarser * EQUAL_SLOPE * c / (root * energies[side].sqrt());
             let steps = [0, 1].map(|side: usize| exponent(&factors[side], step(side)));
             components.push((factors, steps));
