@@ -4,14 +4,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::logits::log_probabilities;
+use super::logits::{log_probabilities, rows_at_once};
 use super::windows::Windows;
 use crate::error::Result;
 use crate::nets::ops::pointwise::exp;
 use crate::nets::{Net, Params};
-
-/// Rows evaluated at once by one thread: activations of a few rows stay in the processor's cache.
-pub(super) const BATCH: usize = 2;
 
 /// What a network loses, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +55,7 @@ fn row_loss(log_probabilities: &[f32], targets: &[u16], vocab: usize) -> f64 {
 pub fn losses(net: &dyn Net, params: &Params, windows: &Windows, progress: &(dyn Fn(u64) + Sync)) -> Result<Losses> {
     let vocab = net.vocab_size();
     let batches: Vec<Vec<f64>> = windows
-        .batches(BATCH)
+        .batches(rows_at_once(params, windows.length()))
         .into_par_iter()
         .map(|rows| {
             let lp = log_probabilities(net, params, windows, rows.clone())?;
@@ -83,7 +80,7 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// If the forward pass fails.
     pub fn new(net: &dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
-        let ranges = windows.batches(BATCH);
+        let ranges = windows.batches(rows_at_once(params, windows.length()));
         let batches =
             ranges.into_par_iter().map(|r| log_probabilities(net, params, &windows, r)).collect::<Result<_>>()?;
         Ok(Reference { windows, batches })
@@ -94,7 +91,7 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// If the forward pass fails.
     pub fn divergence(&self, net: &dyn Net, params: &Params) -> Result<f64> {
-        let ranges = self.windows.batches(BATCH);
+        let ranges = self.windows.batches(rows_at_once(params, self.windows.length()));
         let sums: Vec<f64> = ranges
             .into_par_iter()
             .zip(&self.batches)
@@ -183,8 +180,9 @@ pub fn compare_all(
             .collect(),
         length: windows.length(),
     };
+    let at_once = changed.first().map_or(1, |(_, params)| rows_at_once(params, windows.length()));
     let batches: Vec<Vec<Comparison>> = windows
-        .batches(BATCH)
+        .batches(at_once)
         .into_par_iter()
         .map(|rows| {
             let a = original(rows.clone())?;

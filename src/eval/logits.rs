@@ -15,10 +15,25 @@ use crate::nets::{Net, Params, Plain, State};
 /// A device that is not the CPU works for one thread at a time: CUDA orders what one thread asks for, and nothing else.
 static DEVICE: Mutex<()> = Mutex::new(());
 
+/// Rows that one thread evaluates at once on a CPU: activations of a few rows stay in the processor's cache.
+const CPU_ROWS: usize = 2;
+/// Tokens of a batch on another device: enough to keep it busy, few enough that several threads share what follows.
+const DEVICE_TOKENS: usize = 4096;
+
+/// Rows of `length` tokens to evaluate at once where these parameters are.
+pub fn rows_at_once(params: &Params, length: usize) -> usize {
+    if device(params).is_cpu() { CPU_ROWS } else { (DEVICE_TOKENS / length).max(CPU_ROWS) }
+}
+
 /// Token ids of `rows` as a (rows, T) u32 tensor.
 pub fn tokens(windows: &Windows, rows: Range<usize>, device: &Device) -> Result<Tensor> {
-    let shape = (rows.len(), windows.length());
-    let ids: Vec<u32> = rows.flat_map(|r| windows.input(r).iter().map(|t| u32::from(*t))).collect();
+    tokens_of(rows.map(|r| windows.input(r)), windows.length(), device)
+}
+
+/// Token ids of some inputs of `length` tokens as a (rows, T) u32 tensor.
+pub fn tokens_of<'a>(inputs: impl Iterator<Item = &'a [u16]>, length: usize, device: &Device) -> Result<Tensor> {
+    let ids: Vec<u32> = inputs.flatten().map(|t| u32::from(*t)).collect();
+    let shape = (ids.len() / length, length);
     Ok(Tensor::from_vec(ids, shape, device)?)
 }
 
@@ -90,17 +105,21 @@ fn alone(device: &Device) -> Option<MutexGuard<'static, ()>> {
 }
 
 fn normalised(device: &Device, vocab: usize, forward: impl FnOnce() -> Result<Tensor>) -> Result<Vec<f32>> {
-    let mut out = {
+    if !device.is_cpu() {
         let _alone = alone(device);
-        let logits = forward()?.to_dtype(DType::F32)?;
-        if device.is_cpu() {
-            with_elements([&logits], |[x]| x.to_vec())?
-        } else {
-            logits.flatten_all()?.to_vec1::<f32>()?
-        }
-    };
+        return Ok(composed_log_softmax(&forward()?)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    let logits = forward()?.to_dtype(DType::F32)?;
+    let mut out = with_elements([&logits], |[x]| x.to_vec())?;
     out.chunks_exact_mut(vocab).for_each(log_softmax);
     Ok(out)
+}
+
+/// [`log_softmax`] over the last axis by candle's operations, where the logits are; in f32.
+pub fn composed_log_softmax(logits: &Tensor) -> candle_core::Result<Tensor> {
+    let x = logits.to_dtype(DType::F32)?;
+    let x = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?;
+    x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
 /// x − log Σ exp x, in place.

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
-use super::compare::{BATCH, divergence};
-use super::logits::{log_probabilities, log_probabilities_from, states};
+use super::compare::divergence;
+use super::logits::{log_probabilities, log_probabilities_from, rows_at_once, states};
 use super::windows::Windows;
 use crate::error::Result;
 use crate::nets::{Net, Params, State};
@@ -48,6 +48,8 @@ impl Measured {
 /// The original's log-probabilities on some rows: what everything is measured against.
 pub struct Original<'a> {
     windows: Windows<'a>,
+    /// Rows of a batch.
+    at_once: usize,
     batches: Vec<Vec<f32>>,
 }
 
@@ -57,10 +59,11 @@ impl<'a> Original<'a> {
     /// # Errors
     /// If the forward pass fails.
     pub fn new(net: &dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
-        let ranges = windows.batches(BATCH);
+        let at_once = rows_at_once(params, windows.length());
+        let ranges = windows.batches(at_once);
         let batches =
             ranges.into_par_iter().map(|r| log_probabilities(net, params, &windows, r)).collect::<Result<_>>()?;
-        Ok(Original { windows, batches })
+        Ok(Original { windows, at_once, batches })
     }
 }
 
@@ -84,7 +87,7 @@ impl Original<'_> {
         let (windows, length) = (&self.windows, self.windows.length());
         let vocab = net.vocab_size();
         let mut measured = Measured { rows: Vec::with_capacity(windows.rows()), complete: true };
-        let ranges = windows.batches(BATCH);
+        let ranges = windows.batches(self.at_once);
         for round in (0..ranges.len()).collect::<Vec<_>>().chunks(ROUND) {
             let done: Vec<Vec<f64>> = round
                 .par_iter()
@@ -127,7 +130,7 @@ impl<'a> Base<'a> {
     /// # Errors
     /// If the forward pass fails.
     pub fn new(net: &'a dyn Net, original: &'a Original<'a>, params: Params) -> Result<Self> {
-        let ranges = original.windows.batches(BATCH);
+        let ranges = original.windows.batches(original.at_once);
         let states =
             ranges.into_par_iter().map(|r| states(net, &params, &original.windows, r)).collect::<Result<Vec<_>>>()?;
         Ok(Base { net, original, params, states })

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 
+use super::joined::join;
 use super::objective::{Objective, Totals};
 use crate::error::Result;
 use crate::eval::logits::{log_probabilities, tokens};
@@ -10,7 +11,7 @@ use crate::eval::windows::Windows;
 use crate::measure::fisher::seed;
 use crate::model::Model;
 use crate::nets::ops::simd::vectorized;
-use crate::nets::ops::{fusible, with_elements};
+use crate::nets::ops::with_elements;
 use crate::nets::{Params, Plain};
 
 /// Pieces of a batch that run side by side. Fixed, so that sums do not depend on the number of threads.
@@ -40,25 +41,18 @@ pub fn gradient(
     batch: &Batch,
     objective: Objective,
 ) -> Result<Gradient> {
-    let device = model.device();
-    let mut vars = Vec::with_capacity(weights.len());
-    for (i, data) in weights.iter().enumerate() {
-        vars.push(Var::from_tensor(&Tensor::from_slice(data, model.shape(i), device)?)?);
-    }
-    let named = model.specs.iter().zip(&model.source);
-    let params: Params = named.map(|(spec, i)| (spec.name.clone(), vars[*i].as_tensor().clone())).collect();
+    let (vars, params) = variables(model, weights)?;
     let pass = Pass { model, params: &params, vars: &vars, teacher, objective };
+    if !model.device().is_cpu() {
+        return pass.composed(batch);
+    }
     let lane = |l: usize| {
         let mut sums =
             Gradient { totals: Totals::default(), tensors: weights.iter().map(|w| vec![0.0; w.len()]).collect() };
-        batch.iter().skip(l).step_by(LANES).try_for_each(|piece| pass.add(&mut sums, piece, device))?;
+        batch.iter().skip(l).step_by(LANES).try_for_each(|piece| pass.add(&mut sums, piece))?;
         Ok(sums)
     };
-    let lanes = LANES.min(batch.len());
-    let done: Vec<Gradient> = match device.is_cpu() {
-        true => (0..lanes).into_par_iter().map(lane).collect::<Result<_>>()?,
-        false => (0..lanes).map(lane).collect::<Result<_>>()?,
-    };
+    let done: Vec<Gradient> = (0..LANES.min(batch.len())).into_par_iter().map(lane).collect::<Result<_>>()?;
     let mut totals = Totals::default();
     done.iter().for_each(|lane| totals.add(lane.totals));
     let scale = 1.0 / totals.positions.max(1) as f32;
@@ -75,6 +69,17 @@ pub fn gradient(
         total
     };
     Ok(Gradient { totals, tensors: of_tensor.into_par_iter().map(sum).collect() })
+}
+
+/// Weights as variables on the device of the model, by stored tensor and by name.
+fn variables(model: &Model, weights: &[Vec<f32>]) -> Result<(Vec<Var>, Params)> {
+    let var = |(i, data): (usize, &Vec<f32>)| -> Result<Var> {
+        Ok(Var::from_tensor(&Tensor::from_slice(data, model.shape(i), model.device())?)?)
+    };
+    let vars = weights.iter().enumerate().map(var).collect::<Result<Vec<_>>>()?;
+    let named = model.specs.iter().zip(&model.source);
+    let params = named.map(|(spec, i)| (spec.name.clone(), vars[*i].as_tensor().clone())).collect();
+    Ok((vars, params))
 }
 
 fn add(sum: &mut [f32], more: &[f32]) {
@@ -94,7 +99,38 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn add(&self, sums: &mut Gradient, piece: &Windows, device: &Device) -> Result<()> {
+    /// A batch where the model is: sums stay there until the end.
+    fn composed(&self, batch: &Batch) -> Result<Gradient> {
+        let (net, device) = (self.model.network()?, self.model.device());
+        let (mut totals, mut sums) = (Totals::default(), vec![None::<Tensor>; self.vars.len()]);
+        for pieces in join(batch, device)? {
+            let teacher = self.teacher.filter(|_| self.objective.teaches());
+            let teacher = teacher.map(|params| pieces.log_probabilities(net, params)).transpose()?;
+            let logits = pieces.logits(net, self.params)?;
+            let (found, cotangent) = self.objective.composed(&logits, teacher.as_ref(), &pieces.targets)?;
+            totals.add(found);
+            let grads = seed(&logits, cotangent)?.backward()?;
+            for (var, sum) in self.vars.iter().zip(&mut sums) {
+                if let Some(g) = grads.get(var) {
+                    *sum = Some(match sum.take() {
+                        Some(sum) => (sum + g)?,
+                        None => g.clone(),
+                    });
+                }
+            }
+        }
+        let scale = 1.0 / totals.positions.max(1) as f64;
+        let read = |(sum, var): (Option<Tensor>, &Var)| -> Result<Vec<f32>> {
+            match sum {
+                Some(sum) => Ok((sum * scale)?.flatten_all()?.to_vec1()?),
+                None => Ok(vec![0.0; var.elem_count()]),
+            }
+        };
+        let tensors = sums.into_iter().zip(self.vars).map(read).collect::<Result<_>>()?;
+        Ok(Gradient { totals, tensors })
+    }
+
+    fn add(&self, sums: &mut Gradient, piece: &Windows) -> Result<()> {
         let net = self.model.network()?;
         let rows = 0..piece.rows();
         let targets: Vec<u16> = rows.clone().flat_map(|r| piece.target(r).iter().copied()).collect();
@@ -102,18 +138,51 @@ impl Pass<'_> {
             Some(params) if self.objective.teaches() => Some(log_probabilities(net, params, piece, rows.clone())?),
             _ => None,
         };
-        let logits = net.logits(self.params, &tokens(piece, rows, device)?, &Plain)?;
+        let logits = net.logits(self.params, &tokens(piece, rows, &Device::Cpu)?, &Plain)?;
         let (totals, cotangent) = self.objective.gradient(&logits, teacher.as_deref(), &targets)?;
         sums.totals.add(totals);
         let grads = seed(&logits, cotangent)?.backward()?;
         for (var, sum) in self.vars.iter().zip(&mut sums.tensors) {
             if let Some(g) = grads.get(var) {
-                match fusible(g) {
-                    true => with_elements([&g.contiguous()?], |[g]| add(sum, g))?,
-                    false => add(sum, &g.flatten_all()?.to_vec1::<f32>()?),
-                }
+                with_elements([&g.contiguous()?], |[g]| add(sum, g))?;
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::{self, Overrides, folder};
+
+    #[test]
+    fn composed_is_fused() {
+        let located = folder::locate(std::path::Path::new("fixtures/pep-tiny"), &Overrides::default()).unwrap();
+        let source = ingest::read(&located).unwrap();
+        let net = crate::nets::build(&source.config).unwrap();
+        let model = crate::model::build(source, net, None).unwrap();
+        let (length, vocab) = (model.network().unwrap().context(), model.network().unwrap().vocab_size());
+        let tokens: Vec<u16> = (0..4 * length + 1).map(|i| (i * 37 % vocab) as u16).collect();
+        let piece = |i| Windows::new(&tokens[i * length..=(i + 1) * length], length, None);
+        let batch: Batch = (0..4).map(piece).collect();
+        let weights: Vec<Vec<f32>> = model.stored.iter().map(|s| s.data.iter().map(|v| v * 1.1).collect()).collect();
+        let teacher = model.params().unwrap();
+        for objective in [Objective::Kl, Objective::Both] {
+            let (vars, params) = variables(&model, &weights).unwrap();
+            let pass = Pass { model: &model, params: &params, vars: &vars, teacher: Some(&teacher), objective };
+            let (a, b) = (
+                gradient(&model, &weights, Some(&teacher), &batch, objective).unwrap(),
+                pass.composed(&batch).unwrap(),
+            );
+            assert!((a.totals.mean(objective) - b.totals.mean(objective)).abs() < 1e-5);
+            assert_eq!(a.totals.positions, b.totals.positions);
+            for (i, (a, b)) in a.tensors.iter().zip(&b.tensors).enumerate() {
+                let largest = a.iter().fold(0f32, |m, v| m.max(v.abs()));
+                assert!(largest > 0.0 && a.len() == b.len());
+                let off = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+                assert!(off < 1e-3, "{}: off by {off:e}", model.spec(i).name);
+            }
+        }
     }
 }

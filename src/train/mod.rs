@@ -3,6 +3,7 @@
 pub mod adam;
 pub mod gradient;
 pub mod held_out;
+pub mod joined;
 pub mod muon;
 pub mod objective;
 pub mod rows;

@@ -4,11 +4,11 @@ use candle_core::{D, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::eval::compare::divergence;
-use crate::eval::logits::log_softmax;
+use crate::eval::logits::{composed_log_softmax, log_softmax};
 use crate::eval::windows::Windows;
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::simd::vectorized;
-use crate::nets::ops::{fusible, with_elements};
+use crate::nets::ops::with_elements;
 
 /// What a student is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -85,6 +85,47 @@ impl Objective {
         self != Objective::Data
     }
 
+    /// Sums over positions, of log-probabilities (positions, V) of a student and its teacher on one device.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn composed_totals(student: &Tensor, teacher: Option<&Tensor>, targets: &[u16]) -> Result<Totals> {
+        let ids = ids(targets, student)?;
+        let total = |each: Tensor| -> Result<f64> {
+            Ok(each.flatten_all()?.to_vec1::<f32>()?.iter().map(|v| f64::from(*v)).sum())
+        };
+        let divergence = match teacher {
+            // Rounding can leave a difference of nothing slightly negative.
+            Some(teacher) => total((teacher.exp()? * (teacher - student)?)?.sum(D::Minus1)?.relu()?)?,
+            None => 0.0,
+        };
+        Ok(Totals { divergence, loss: -total(student.gather(&ids, D::Minus1)?)?, positions: targets.len() })
+    }
+
+    /// [`Objective::gradient`] by candle's operations, where the logits (positions, V) are, with the teacher's
+    /// log-probabilities there as well.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn composed(self, logits: &Tensor, teacher: Option<&Tensor>, targets: &[u16]) -> Result<(Totals, Tensor)> {
+        let (share, student) = (self.data(), composed_log_softmax(&logits.detach())?);
+        let teacher = teacher.filter(|_| self.teaches());
+        if teacher.is_none() && self.teaches() {
+            candle_core::bail!("there is no teacher");
+        }
+        let totals = Objective::composed_totals(&student, teacher, targets)?;
+        let mut gradient = student.exp()?;
+        if let Some(teacher) = teacher {
+            gradient = (gradient - (teacher.exp()? * f64::from(1.0 - share))?)?;
+        }
+        if share > 0.0 {
+            let ids = ids(targets, &student)?;
+            let wanted = Tensor::full(-share, ids.shape(), student.device())?;
+            gradient = gradient.scatter_add(&ids, &wanted, D::Minus1)?;
+        }
+        Ok((totals, gradient))
+    }
+
     /// Sums over the positions of `logits` (…, V), and the gradient of the summed objective there: student minus wanted
     /// probabilities. `teacher` holds log-probabilities (positions, V), `targets` a token for each position.
     ///
@@ -92,10 +133,7 @@ impl Objective {
     /// If a tensor operation fails, or a teacher is missing.
     pub fn gradient(self, logits: &Tensor, teacher: Option<&[f32]>, targets: &[u16]) -> Result<(Totals, Tensor)> {
         let vocab = logits.dim(D::Minus1)?;
-        let mut gradient = match fusible(logits) {
-            true => with_elements([&logits.contiguous()?], |[x]| x.to_vec())?,
-            false => logits.detach().flatten_all()?.to_vec1::<f32>()?,
-        };
+        let mut gradient = with_elements([&logits.contiguous()?], |[x]| x.to_vec())?;
         let share = self.data();
         let mut totals = Totals::default();
         for (at, (row, target)) in gradient.chunks_exact_mut(vocab).zip(targets).enumerate() {
@@ -118,6 +156,11 @@ impl Objective {
         }
         Ok((totals, Tensor::from_vec(gradient, logits.shape(), logits.device())?))
     }
+}
+
+/// Targets as indices (positions, 1) where `like` is.
+fn ids(targets: &[u16], like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(targets.iter().map(|t| u32::from(*t)).collect(), (targets.len(), 1), like.device())
 }
 
 /// Turns a student's log-probabilities into its probabilities less (1 − share) times the teacher's. Returns
@@ -147,6 +190,24 @@ mod tests {
     use super::*;
     use crate::nets::ops::check::values;
     use candle_core::Device;
+
+    #[test]
+    fn composed_is_fused() {
+        let (n, vocab) = (6, 9);
+        let on = |seed| Tensor::from_vec(values(n * vocab, seed), (n, vocab), &Device::Cpu).unwrap();
+        let (x, teacher) = (on(3), composed_log_softmax(&on(4)).unwrap());
+        let host = teacher.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let targets = [3, 0, 8, 2, 2, 5];
+        for objective in [Objective::Kl, Objective::Data, Objective::Both] {
+            let (a, fused) = objective.gradient(&x, Some(&host), &targets).unwrap();
+            let (b, composed) = objective.composed(&x, Some(&teacher), &targets).unwrap();
+            assert!((a.loss - b.loss).abs() < 1e-5 && (a.divergence - b.divergence).abs() < 1e-5, "{a:?} {b:?}");
+            assert_eq!(a.positions, b.positions);
+            let off = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(off < 1e-6, "{objective:?}: off by {off:e}");
+        }
+        assert!(Objective::Kl.composed(&x, None, &targets).is_err());
+    }
 
     #[test]
     fn gradients_are_those_of_the_sums() {

@@ -18,7 +18,7 @@ use crate::artifact::open::{Opened, open};
 use crate::error::{Error, Result};
 use crate::eval::bits::target_bytes;
 use crate::eval::compare::{compare, losses};
-use crate::eval::logits::log_probabilities;
+use crate::eval::logits::{log_probabilities, rows_at_once};
 use crate::eval::windows::Windows;
 use crate::ingest::TokenBytes;
 use crate::model::Model;
@@ -140,7 +140,8 @@ pub fn cost(
         None => log_probabilities(net, &before, &windows, rows),
     };
     let comparison = compare(net, &original, &after, &windows, &|n| progress.advance(n));
-    let comparison = comparison.map_err(|e| model.full(e, 0, 2 * windows.length()))?;
+    let comparison =
+        comparison.map_err(|e| model.full(e, 0, rows_at_once(&after, windows.length()) * windows.length()))?;
     progress.end();
     if let Some(Err(e)) = memory.map(|memory| memory.keep(windows.length())) {
         // The next verdict takes longer, this one holds.
@@ -156,8 +157,9 @@ pub fn cost(
 pub fn evaluate(model: &Model, trial: &Trial, progress: &dyn Progress) -> Result<Evaluation> {
     let windows = trial.windows(model.network()?.context())?;
     progress.begin("evaluate on validation", windows.rows() as u64);
-    let losses = losses(model.network()?, &model.params()?, &windows, &|n| progress.advance(n));
-    let losses = losses.map_err(|e| model.full(e, 0, 2 * windows.length()))?;
+    let params = model.params()?;
+    let losses = losses(model.network()?, &params, &windows, &|n| progress.advance(n));
+    let losses = losses.map_err(|e| model.full(e, 0, rows_at_once(&params, windows.length()) * windows.length()))?;
     progress.end();
     Ok(Evaluation::alone(&losses, trial.sample(&windows)))
 }
