@@ -1,6 +1,6 @@
 //! Times a forward pass, the measuring of curvature, and the gradient that healing takes a step by, in tokens per second.
 //!
-//!     cargo run --release --example speed -- MODEL --tokens TOKENS.bin [--rows 32] [--times 3] [--threads N]
+//!     cargo run --release --example speed -- MODEL --tokens TOKENS.bin [--rows 32] [--times 3] [--threads N] [--device cuda:0]
 //!
 //! MODEL is a folder, as that of the `random_model` example; TOKENS.bin is any shard of its vocabulary.
 
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
+use tiepack::cli::device::{self, Place};
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
 use tiepack::ingest::{self, Overrides, Shard, folder};
@@ -38,6 +39,9 @@ struct Args {
     /// Threads [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
+    /// cpu or cuda:N
+    #[arg(long, default_value = "cpu", value_parser = device::parse)]
+    device: Place,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -45,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build_global()?;
     let source = ingest::read(&folder::locate(&args.model, &Overrides::default())?)?;
     let structure = Structure::of_file(nets::build(&source.config), &source.tensors);
-    let model = build(source, structure, None)?;
+    let model = build(source, structure, None)?.on(&args.device.open()?);
     let (net, params) = (model.network()?, model.params()?);
     let tokens = Shard::read(&args.tokens)?.tokens;
     let windows = Windows::new(&tokens, net.context(), Some(args.rows));
@@ -62,14 +66,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         seconds.sort_by(f64::total_cmp);
         let rate = |seconds: f64| windows.tokens() as f64 / seconds;
         println!(
-            "{what}: median {:.0} tokens/s, fastest {:.0}, slowest {:.0}; {} tokens, {} times, {} threads{}",
+            "{what}: median {:.0} tokens/s, fastest {:.0}, slowest {:.0}; {} tokens, {} times, {} threads{}, {:?}",
             rate(seconds[seconds.len() / 2]),
             rate(seconds[0]),
             rate(seconds[seconds.len() - 1]),
             windows.tokens(),
             args.times,
             rayon::current_num_threads(),
-            of_cpu.unwrap_or_default()
+            of_cpu.unwrap_or_default(),
+            args.device,
         );
         tiepack::error::Result::Ok(())
     };

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::Parser;
 use serde_json::{Value, json};
+use tiepack::cli::device;
 use tiepack::error::{Error, Result};
 use tiepack::ingest::{Overrides, TokenBytes, folder, shard};
 use tiepack::nets;
@@ -70,7 +71,7 @@ fn run(args: &Args, progress: &dyn Progress) -> Result<Value> {
     if args.pack_aware.is_some() && args.cap.is_none() {
         return Err(Error::usage("--pack-aware needs --cap: the bytes that the packed file is to have"));
     }
-    let device = device(&args.device)?;
+    let device = opened(&args.device)?;
     let config = shape::config(args)?;
     let net = nets::build(&config)?;
     if args.shape == Shape::Dynamic && net.layers() < 2 {
@@ -174,13 +175,6 @@ fn key(args: &Args, tokens: &[u16], weights: &[Vec<f32>]) -> String {
     hash.finalize().to_hex().to_string()
 }
 
-fn device(name: &str) -> Result<Device> {
-    let number = match name.split_once(':') {
-        None if name == "cpu" => return Ok(Device::Cpu),
-        None if name == "cuda" => Some(0),
-        Some(("cuda", number)) => number.parse().ok(),
-        _ => None,
-    };
-    let Some(number) = number else { return Err(Error::usage(format!("--device {name}: wanted cpu or cuda:N"))) };
-    Device::new_cuda(number).map_err(|e| Error::from(e).at(format!("--device {name}")))
+fn opened(name: &str) -> Result<Device> {
+    device::parse(name).map_err(|why| Error::usage(format!("--device {name}: {why}")))?.open()
 }

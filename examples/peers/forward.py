@@ -21,8 +21,8 @@ def logits(config, p, ids, linear=F.linear):
     """Logits (B, T, V) of token ids (B, T), with all tensors `p` by name."""
     layers, dim, heads, kv = (config[k] for k in ("num_layers", "model_dim", "num_heads", "num_kv_heads"))
     size, (batch, length) = dim // heads, ids.shape
-    frequency = config["rope_base"] ** (-torch.arange(0, size, 2).float() / size)
-    angle = torch.outer(torch.arange(length).float(), frequency)
+    frequency = config["rope_base"] ** (-torch.arange(0, size, 2, device=ids.device).float() / size)
+    angle = torch.outer(torch.arange(length, device=ids.device).float(), frequency)
     cos, sin = angle.cos(), angle.sin()
 
     def norm(x):

@@ -1,7 +1,7 @@
 """tiepack's own passes beside plain PyTorch: sliding windows, and tokens per second.
 
   python examples/peers/pytorch.py sliding [MODEL] --stride 64 --tokens 4096
-  python examples/peers/pytorch.py speed [MODEL] --rows 16 --rounds 5 --threads 2
+  python examples/peers/pytorch.py speed [MODEL] --rows 16 --rounds 5 --threads 2 [--device cuda:0]
 
 `sliding` scores tokens as the challenge does, in a plain loop of one forward pass a window, and compares `tiepack eval`.
 `speed` alternates forward passes, statistics and training gradients of both, in f32, and prints medians; the statistics are
@@ -89,16 +89,17 @@ def speed(args, model, val):
     torch.set_num_threads(args.threads)
     length = model.config["train_seq_len"]
     rows = min(args.rows, (len(models.tokens(val)) - 1) // length)
-    ids = models.tokens(val)[: rows * length].view(rows, length)
+    ids = models.tokens(val)[: rows * length].view(rows, length).to(args.device)
     batches = ids.split(max(1, args.batch // length))
-    p = {name: t.clone().requires_grad_() for name, t in model.whole({}).items()}
+    p = {name: t.to(args.device).clone().requires_grad_() for name, t in model.whole({}).items()}
     by_tensor = {id(p[name]): source for name, source in model.alias.items()}
     sums = {}
     for name in model.matrices:
         r, c = model.tensors[name].shape
         embedding = "emb" in name
         shape = (r, r) if r <= 1024 else (r,) if embedding else (r, 512)
-        sums[name] = {"input": torch.zeros(c, c), "output": torch.zeros(shape), "embedding": embedding}
+        zeros = lambda *shape: torch.zeros(*shape, device=args.device)
+        sums[name] = {"input": zeros(c, c), "output": zeros(shape), "embedding": embedding}
     tap = lambda x, w: Tap.apply(x, w, sums[by_tensor[id(w)]])
 
     @torch.no_grad()
@@ -109,7 +110,8 @@ def speed(args, model, val):
     def curvature():
         for x in batches:
             out = forward.logits(model.config, p, x, linear=tap)
-            root = out.detach().softmax(-1).sqrt() * (torch.randint(0, 2, out.shape) * 2 - 1)
+            signs = torch.randint(0, 2, out.shape, device=args.device) * 2 - 1
+            root = out.detach().softmax(-1).sqrt() * signs
             out.backward(root - root.square() * root.sum(-1, keepdim=True))
 
     student = {name: t.detach().clone().requires_grad_() for name, t in p.items()}
@@ -126,15 +128,17 @@ def speed(args, model, val):
         for name, run in (("forward", only_forward), ("statistics", curvature), ("gradient", gradient)):
             wall, cpu = time.perf_counter(), time.process_time()
             run()
+            if args.device != "cpu":
+                torch.cuda.synchronize()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             found.setdefault((name, "PyTorch"), []).append((ids.numel() / wall, ids.numel() / cpu))
-        command = [BUILT / "examples" / "speed", args.model, "--tokens", val, "--rows", rows, "--times", 3, "--threads", args.threads]
+        command = [BUILT / "examples" / "speed", args.model, "--tokens", val, "--rows", rows, "--times", 3, "--threads", args.threads, "--device", args.device]
         # As the binary does for itself: candle's own threads would wait for each other.
         env = {**os.environ, "CANDLE_NUM_THREADS": "1"}
         out = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True, env=env).stdout
         for name, wall, cpu in re.findall(r"(\w+): median (\d+) tokens/s.* (\d+) tokens a CPU second", out):
             found.setdefault((name, "tiepack"), []).append((float(wall), float(cpu)))
-    print(f"{model.folder.name}: {ids.numel()} tokens a pass, medians of {args.rounds} alternating rounds, {args.threads} threads")
+    print(f"{model.folder.name}: {ids.numel()} tokens a pass, medians of {args.rounds} alternating rounds, {args.threads} threads, {args.device}")
     for name in ("forward", "statistics", "gradient"):
         medians = {who: [statistics.median(column) for column in zip(*found[name, who])] for who in ("PyTorch", "tiepack")}
         told = ", ".join(f"{who} {wall:,.0f} tokens/s, {cpu:,.0f} a CPU second" for who, (wall, cpu) in medians.items())
@@ -153,6 +157,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=2048, help="tokens of one pass in PyTorch; tiepack chooses its own")
+    parser.add_argument("--device", default="cpu", help="of `speed`: cpu or cuda:N, where tiepack was built with its feature cuda")
     args = parser.parse_args()
     model = models.load(args.model)
     if not forward.knows(model.config):

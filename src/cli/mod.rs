@@ -7,7 +7,7 @@ mod args;
 mod bundle;
 mod bytes;
 mod config;
-mod device;
+pub mod device;
 mod diff;
 mod eval;
 mod figures;

@@ -95,7 +95,7 @@ fn packing_is_repeatable_and_as_good_as_on_the_cpu() {
     let net = here.network().unwrap();
     let windows = Windows::new(&val, net.context(), Some(64));
     let pack = |model: &Model| {
-        let mut options = Options::new(100_000, Effort::Default);
+        let mut options = Options::new(100_000, Effort::Normal);
         options.heal = tiepack::compile::Heal::For(tiepack::heal::Length::Steps(12));
         compile(model, Some(&calib), &options, &Silent).unwrap().bytes
     };
