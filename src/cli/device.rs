@@ -51,12 +51,30 @@ impl Place {
             return Err(Error::usage(format!("--device cuda:{number}: this tiepack was built without CUDA"))
                 .hint("use --device cpu, or build tiepack with `--features cuda`"));
         }
-        Device::new_cuda(number).map_err(|e| {
+        let device = Device::new_cuda(number).map_err(|e| {
             let why = Error::from(e).message;
             Error::compute(format!("--device cuda:{number}: there is no such GPU, or it does not answer; {why}"))
                 .hint("`nvidia-smi -L` lists the GPUs of this machine; --device cpu needs none")
-        })
+        })?;
+        #[cfg(feature = "cuda")]
+        keep_freed_memory(&device);
+        Ok(device)
     }
+}
+
+/// Lets the pool that tensors come from keep what they free: by default it gives all of it back whenever a result is read, and
+/// the next pass has it mapped anew. A driver that knows no pools goes on as it does.
+#[cfg(feature = "cuda")]
+fn keep_freed_memory(device: &Device) {
+    use candle_core::cuda_backend::cudarc::driver::{result, sys};
+    let Ok(cuda) = device.as_cuda_device() else { return };
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is open, its pool is the one it has, and this attribute is a cuuint64_t.
+    let _ = unsafe {
+        result::device::get_mem_pool(cuda.cuda_stream().context().cu_device())
+            .and_then(|pool| result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()))
+    };
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::logits::{log_probabilities, rows_at_once};
+use super::logits::{predict, rows_at_once};
+use super::predictions::Predictions;
 use super::windows::Windows;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nets::ops::pointwise::exp;
 use crate::nets::{Net, Params};
 
@@ -42,10 +43,10 @@ pub struct Comparison {
     pub same_top: usize,
 }
 
-/// Sum over a row of −log p(target).
-fn row_loss(log_probabilities: &[f32], targets: &[u16], vocab: usize) -> f64 {
-    let picked = log_probabilities.chunks_exact(vocab).zip(targets).map(|(lp, t)| f64::from(lp[usize::from(*t)]));
-    -picked.sum::<f64>()
+/// Sums over every row of −log p(target).
+fn row_losses(predictions: &Predictions, windows: &Windows, rows: Range<usize>) -> Result<Vec<f64>> {
+    let each = predictions.losses(rows.flat_map(|r| windows.target(r)))?;
+    Ok(each.chunks_exact(windows.length()).map(|row| row.iter().map(|v| f64::from(*v)).sum()).collect())
 }
 
 /// Evaluates a network over every row of `windows`; `progress` is called with the rows done since the last call.
@@ -53,14 +54,12 @@ fn row_loss(log_probabilities: &[f32], targets: &[u16], vocab: usize) -> f64 {
 /// # Errors
 /// If the forward pass fails.
 pub fn losses(net: &dyn Net, params: &Params, windows: &Windows, progress: &(dyn Fn(u64) + Sync)) -> Result<Losses> {
-    let vocab = net.vocab_size();
     let batches: Vec<Vec<f64>> = windows
         .batches(rows_at_once(params, windows.length()))
         .into_par_iter()
         .map(|rows| {
-            let lp = log_probabilities(net, params, windows, rows.clone())?;
-            let each = lp.chunks_exact(windows.length() * vocab).zip(rows.clone());
-            let losses = each.map(|(lp, r)| row_loss(lp, windows.target(r), vocab)).collect();
+            let predictions = predict(net, params, windows, rows.clone())?;
+            let losses = row_losses(&predictions, windows, rows.clone())?;
             progress(rows.len() as u64);
             Ok(losses)
         })
@@ -68,10 +67,10 @@ pub fn losses(net: &dyn Net, params: &Params, windows: &Windows, progress: &(dyn
     Ok(Losses { rows: batches.concat(), length: windows.length() })
 }
 
-/// Log-probabilities of a network on fixed rows, kept so that many changed networks can be held against it.
+/// What a network predicts on fixed rows, kept so that many changed networks can be held against it.
 pub struct Reference<'a> {
     windows: Windows<'a>,
-    batches: Vec<Vec<f32>>,
+    batches: Vec<Predictions>,
 }
 
 impl<'a> Reference<'a> {
@@ -81,8 +80,7 @@ impl<'a> Reference<'a> {
     /// If the forward pass fails.
     pub fn new(net: &dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
         let ranges = windows.batches(rows_at_once(params, windows.length()));
-        let batches =
-            ranges.into_par_iter().map(|r| log_probabilities(net, params, &windows, r)).collect::<Result<_>>()?;
+        let batches = ranges.into_par_iter().map(|r| predict(net, params, &windows, r)).collect::<Result<_>>()?;
         Ok(Reference { windows, batches })
     }
 
@@ -96,9 +94,8 @@ impl<'a> Reference<'a> {
             .into_par_iter()
             .zip(&self.batches)
             .map(|(rows, original)| {
-                let changed = log_probabilities(net, params, &self.windows, rows)?;
-                let pairs = original.chunks_exact(net.vocab_size()).zip(changed.chunks_exact(net.vocab_size()));
-                Ok(pairs.map(|(p, q)| f64::from(divergence(p, q))).sum())
+                let changed = predict(net, params, &self.windows, rows)?;
+                Ok(original.divergence(&changed)?.iter().map(|v| f64::from(*v)).sum())
             })
             .collect::<Result<_>>()?;
         Ok(sums.iter().sum::<f64>() / self.windows.tokens() as f64)
@@ -119,18 +116,8 @@ pub fn divergence(p: &[f32], q: &[f32]) -> f32 {
     (sums.iter().sum::<f32>() + tail).max(0.0)
 }
 
-fn top(log_probabilities: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in log_probabilities.iter().enumerate() {
-        if *v > log_probabilities[best] {
-            best = i;
-        }
-    }
-    best
-}
-
-/// What a network says of some rows: log-probabilities (rows·T, V).
-pub type Predict<'a> = &'a (dyn Fn(Range<usize>) -> Result<Vec<f32>> + Sync);
+/// What a network says of some rows.
+pub type Predict<'a> = &'a (dyn Fn(Range<usize>) -> Result<Predictions> + Sync);
 
 /// Compares a network with changed parameters to its original over every row of `windows`.
 ///
@@ -143,7 +130,7 @@ pub fn compare(
     windows: &Windows,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Comparison> {
-    Ok(compare_all((net, original), &[(net, changed)], windows, progress)?.remove(0))
+    Ok(compare_all(original, &[(net, changed)], windows, progress)?.remove(0))
 }
 
 /// Runs two networks of one vocabulary over every row of `windows`.
@@ -157,8 +144,8 @@ pub fn compare_networks(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Comparison> {
     let (net, params) = original;
-    let predict = |rows| log_probabilities(net, params, windows, rows);
-    Ok(compare_all((net, &predict), &[changed], windows, progress)?.remove(0))
+    let original = |rows| predict(net, params, windows, rows);
+    Ok(compare_all(&original, &[changed], windows, progress)?.remove(0))
 }
 
 /// Runs a network, and others of its vocabulary, over every row of `windows`: each of the others held against the first.
@@ -166,19 +153,13 @@ pub fn compare_networks(
 /// # Errors
 /// If a forward pass fails.
 pub fn compare_all(
-    (net, original): (&dyn Net, Predict),
+    original: Predict,
     changed: &[(&dyn Net, &Params)],
     windows: &Windows,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Comparison>> {
-    let vocab = net.vocab_size();
-    let losses = |lp: &[f32], rows: Range<usize>| Losses {
-        rows: lp
-            .chunks_exact(windows.length() * vocab)
-            .zip(rows)
-            .map(|(lp, r)| row_loss(lp, windows.target(r), vocab))
-            .collect(),
-        length: windows.length(),
+    let losses = |predictions: &Predictions, rows: Range<usize>| {
+        Ok::<_, Error>(Losses { rows: row_losses(predictions, windows, rows)?, length: windows.length() })
     };
     let at_once = changed.first().map_or(1, |(_, params)| rows_at_once(params, windows.length()));
     let batches: Vec<Vec<Comparison>> = windows
@@ -186,15 +167,14 @@ pub fn compare_all(
         .into_par_iter()
         .map(|rows| {
             let a = original(rows.clone())?;
-            let before = losses(&a, rows.clone());
+            let (before, tops) = (losses(&a, rows.clone())?, a.tops()?);
             let one = |(net, params): &(&dyn Net, &Params)| {
-                let b = log_probabilities(*net, params, windows, rows.clone())?;
-                let positions = || a.chunks_exact(vocab).zip(b.chunks_exact(vocab));
+                let b = predict(*net, params, windows, rows.clone())?;
                 Ok(Comparison {
                     original: before.clone(),
-                    changed: losses(&b, rows.clone()),
-                    divergence: positions().map(|(p, q)| divergence(p, q)).collect(),
-                    same_top: positions().filter(|(p, q)| top(p) == top(q)).count(),
+                    changed: losses(&b, rows.clone())?,
+                    divergence: a.divergence(&b)?,
+                    same_top: tops.iter().zip(b.tops()?).filter(|(a, b)| **a == *b).count(),
                 })
             };
             let compared = changed.iter().map(one).collect::<Result<_>>()?;

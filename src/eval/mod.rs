@@ -3,6 +3,7 @@
 pub mod bits;
 pub mod compare;
 pub mod logits;
+pub mod predictions;
 pub mod prefix;
 pub mod sliding;
 pub mod windows;

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
-use super::compare::divergence;
-use super::logits::{log_probabilities, log_probabilities_from, rows_at_once, states};
+use super::logits::{predict, predict_from, rows_at_once, states};
+use super::predictions::Predictions;
 use super::windows::Windows;
 use crate::error::Result;
 use crate::nets::{Net, Params, State};
@@ -45,12 +45,12 @@ impl Measured {
     }
 }
 
-/// The original's log-probabilities on some rows: what everything is measured against.
+/// What the original predicts on some rows: what everything is measured against.
 pub struct Original<'a> {
     windows: Windows<'a>,
     /// Rows of a batch.
     at_once: usize,
-    batches: Vec<Vec<f32>>,
+    batches: Vec<Predictions>,
 }
 
 impl<'a> Original<'a> {
@@ -61,8 +61,7 @@ impl<'a> Original<'a> {
     pub fn new(net: &dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
         let at_once = rows_at_once(params, windows.length());
         let ranges = windows.batches(at_once);
-        let batches =
-            ranges.into_par_iter().map(|r| log_probabilities(net, params, &windows, r)).collect::<Result<_>>()?;
+        let batches = ranges.into_par_iter().map(|r| predict(net, params, &windows, r)).collect::<Result<_>>()?;
         Ok(Original { windows, at_once, batches })
     }
 }
@@ -85,7 +84,6 @@ impl Original<'_> {
         limit: f64,
     ) -> Result<Measured> {
         let (windows, length) = (&self.windows, self.windows.length());
-        let vocab = net.vocab_size();
         let mut measured = Measured { rows: Vec::with_capacity(windows.rows()), complete: true };
         let ranges = windows.batches(self.at_once);
         for round in (0..ranges.len()).collect::<Vec<_>>().chunks(ROUND) {
@@ -93,16 +91,12 @@ impl Original<'_> {
                 .par_iter()
                 .map(|&b| {
                     let changed = match from {
-                        None => log_probabilities(net, params, windows, ranges[b].clone())?,
-                        Some((step, states)) => log_probabilities_from(net, params, step, states[b][step].clone())?,
+                        None => predict(net, params, windows, ranges[b].clone())?,
+                        Some((step, states)) => predict_from(net, params, step, states[b][step].clone())?,
                     };
-                    let rows = self.batches[b].chunks_exact(length * vocab);
-                    let rows = rows.zip(changed.chunks_exact(length * vocab));
-                    let row = |(p, q): (&[f32], &[f32])| {
-                        let places = p.chunks_exact(vocab).zip(q.chunks_exact(vocab));
-                        places.map(|(p, q)| f64::from(divergence(p, q))).sum::<f64>() / length as f64
-                    };
-                    Ok(rows.map(row).collect())
+                    let each = self.batches[b].divergence(&changed)?;
+                    let row = |row: &[f32]| row.iter().map(|v| f64::from(*v)).sum::<f64>() / length as f64;
+                    Ok(each.chunks_exact(length).map(row).collect())
                 })
                 .collect::<Result<_>>()?;
             measured.rows.extend(done.into_iter().flatten());

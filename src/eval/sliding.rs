@@ -7,8 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::logits::log_probabilities;
-use super::windows::Windows;
+use super::logits::{predict_inputs, rows_at_once};
 use crate::error::Result;
 use crate::ingest::TokenBytes;
 use crate::ingest::shard::Stream;
@@ -16,8 +15,6 @@ use crate::nets::{Net, Params};
 
 /// Windows run between two looks at the order of things: enough for every thread, few enough to hold.
 const BLOCK: usize = 256;
-/// Disjoint rows evaluated at once by one thread: activations of a few rows stay in the processor's cache.
-const BATCH: usize = 2;
 
 /// What is scored, and with how much before it.
 #[derive(Debug, Clone, Copy)]
@@ -53,9 +50,9 @@ struct Pass {
 }
 
 impl Pass {
-    /// Whether two passes are rows that lie end to end and can run as one batch.
+    /// Whether two passes can run as one batch.
     fn joins(&self, next: &Pass) -> bool {
-        self.end == next.start && next.end - next.start == self.end - self.start
+        next.end - next.start == self.end - self.start
     }
 }
 
@@ -138,20 +135,19 @@ pub fn score(
             scored.documents = cutter.documents;
             return Ok(scored);
         }
-        let batches: Vec<&[Pass]> = passes.chunk_by(Pass::joins).flat_map(|run| run.chunks(BATCH)).collect();
+        let at_once = rows_at_once(params, scoring.length);
+        let batches: Vec<&[Pass]> = passes.chunk_by(Pass::joins).flat_map(|run| run.chunks(at_once)).collect();
         let losses: Vec<Vec<Vec<f32>>> = batches
             .into_par_iter()
             .map(|batch| {
-                let (first, end) = (batch[0], batch[batch.len() - 1].end);
-                let rows = Windows::new(&tokens[first.start - base..=end - base], first.end - first.start, None);
-                let lp = log_probabilities(net, params, &rows, 0..batch.len())?;
-                progress((end - first.from) as u64);
-                let lp = lp.chunks_exact(rows.length() * net.vocab_size());
-                let row = |(i, lp): (usize, &[f32])| {
-                    let targets = lp.chunks_exact(net.vocab_size()).zip(rows.target(i));
-                    targets.skip(batch[i].from - batch[i].start).map(|(lp, t)| -lp[usize::from(*t)]).collect()
-                };
-                Ok(lp.enumerate().map(row).collect())
+                let length = batch[0].end - batch[0].start;
+                let inputs = batch.iter().map(|pass| &tokens[pass.start - base..pass.end - base]);
+                let each = predict_inputs(net, params, inputs, length)?;
+                let each =
+                    each.losses(batch.iter().flat_map(|pass| &tokens[pass.start + 1 - base..=pass.end - base]))?;
+                progress(batch.iter().map(|pass| (pass.end - pass.from) as u64).sum());
+                let row = |(pass, losses): (&Pass, &[f32])| losses[pass.from - pass.start..].to_vec();
+                Ok(batch.iter().zip(each.chunks_exact(length)).map(row).collect())
             })
             .collect::<Result<_>>()?;
         for (Pass { from, end, .. }, losses) in passes.iter().zip(losses.into_iter().flatten()) {

@@ -189,13 +189,25 @@ impl Measurement<'_> {
                 sums.record_lookup(&ids.flatten_all()?.to_vec1::<u32>()?, &g.contiguous()?)?;
             }
         }
+        let (mut of, mut gradients) = (Vec::new(), Vec::new());
         for (i, var) in vars {
             if let Some(g) = grads.get(var) {
-                // Gradients of different tokens are uncorrelated, so the square of their sum has the expectation of
-                // the sum of their squares.
-                let g = g.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                lane.vectors[*i].iter_mut().zip(g).for_each(|(s, g)| *s += f64::from(g * g));
+                of.push(*i);
+                gradients.push(g.to_dtype(DType::F32)?.flatten_all()?);
             }
+        }
+        if gradients.is_empty() {
+            return Ok(());
+        }
+        // Read as one: a device waits at every reading.
+        let gradients = Tensor::cat(&gradients, 0)?.to_vec1::<f32>()?;
+        let mut rest = &gradients[..];
+        for i in of {
+            let (g, after) = rest.split_at(lane.vectors[i].len());
+            // Gradients of different tokens are uncorrelated, so the square of their sum has the expectation of
+            // the sum of their squares.
+            lane.vectors[i].iter_mut().zip(g).for_each(|(s, g)| *s += f64::from(g * g));
+            rest = after;
         }
         Ok(())
     }
@@ -205,9 +217,6 @@ impl Measurement<'_> {
 /// second-order model holds at such a point, and one such row would outweigh all others.
 fn without_zeros(x: &Tensor, g: &Tensor) -> candle_core::Result<Tensor> {
     let kept = x.abs()?.max_keepdim(D::Minus1)?.gt(0f64)?;
-    if kept.to_dtype(DType::F32)?.min_all()?.to_scalar::<f32>()? > 0.0 {
-        return Ok(g.clone());
-    }
     kept.broadcast_as(g.shape())?.where_cond(g, &g.zeros_like()?)
 }
 

@@ -37,7 +37,11 @@ enum Totals {
     /// Of fused passes, added to in place.
     Memory { input: Vec<f32>, output: Vec<f32> },
     /// On the device of passes that are not fused; made by the first use.
-    Device(Option<(Tensor, Tensor)>),
+    Device {
+        sums: Option<(Tensor, Tensor)>,
+        /// Of lookups: places and energies, in memory (R, B), empty before the first.
+        lookups: Vec<f32>,
+    },
 }
 
 impl Sums {
@@ -45,7 +49,7 @@ impl Sums {
     pub fn new(rows: usize, cols: usize, block: usize, fused: bool) -> Self {
         let totals = match fused {
             true => Totals::Memory { input: vec![0.0; cols * cols], output: vec![0.0; rows * block] },
-            false => Totals::Device(None),
+            false => Totals::Device { sums: None, lookups: Vec::new() },
         };
         Sums { rows, cols, block, totals: Mutex::new(totals) }
     }
@@ -74,13 +78,18 @@ impl Sums {
                     output[place(*id)] += dot(row, row);
                 }
             }),
-            Totals::Device(totals) => {
-                let mut energies = vec![0f32; self.rows * self.block];
+            Totals::Device { sums, lookups } => {
+                lookups.resize(self.rows * self.block, 0.0);
                 for (id, energy) in ids.iter().zip(g.sqr()?.sum(1)?.to_vec1::<f32>()?) {
-                    energies[place(*id)] += energy;
+                    lookups[place(*id)] += energy;
                 }
-                let output = Tensor::from_vec(energies, (self.rows, self.block), g.device())?;
-                add(totals, (g.t()?.matmul(&g)?, output))
+                let none = || Tensor::zeros((self.rows, self.block), DType::F32, g.device());
+                let input = g.t()?.matmul(&g)?;
+                *sums = Some(match sums.take() {
+                    None => (input, none()?),
+                    Some((sum, output)) => ((sum + input)?, output),
+                });
+                Ok(())
             }
         }
     }
@@ -96,9 +105,10 @@ impl Sums {
                 output.iter_mut().zip(more_output).for_each(|(a, b)| *a += b);
                 Ok(())
             }
-            (Totals::Device(_), Totals::Device(None)) => Ok(()),
-            (Totals::Device(totals), Totals::Device(Some((input, output)))) => {
-                add(totals, (input.clone(), output.clone()))
+            (Totals::Device { sums, lookups }, Totals::Device { sums: more, lookups: more_lookups }) => {
+                lookups.resize(lookups.len().max(more_lookups.len()), 0.0);
+                lookups.iter_mut().zip(more_lookups).for_each(|(a, b)| *a += b);
+                more.as_ref().map_or(Ok(()), |(input, output)| add(sums, (input.clone(), output.clone())))
             }
             _ => candle_core::bail!("sums of two devices"),
         }
@@ -112,8 +122,12 @@ impl Sums {
         let fetch = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
         let (mut input, mut output) = match &mut *self.lock() {
             Totals::Memory { input, output } => (std::mem::take(input), std::mem::take(output)),
-            Totals::Device(Some((input, output))) => (fetch(input)?, fetch(output)?),
-            Totals::Device(None) => (vec![0.0; self.cols * self.cols], vec![0.0; self.rows * self.block]),
+            Totals::Device { sums: Some((input, output)), lookups } => {
+                let mut output = fetch(output)?;
+                output.iter_mut().zip(lookups).for_each(|(a, b)| *a += *b);
+                (fetch(input)?, output)
+            }
+            Totals::Device { sums: None, .. } => (vec![0.0; self.cols * self.cols], vec![0.0; self.rows * self.block]),
         };
         mirror_upper(&mut input, self.cols, self.cols);
         for (start, n) in self.blocks() {
@@ -198,7 +212,7 @@ impl Sums {
             _ => Tensor::cat(&self.blocks().map(part).collect::<Result<Vec<_>>>()?, 0)?,
         };
         match &mut *self.lock() {
-            Totals::Device(totals) => add(totals, (xs.t()?.matmul(&xs)?, output)),
+            Totals::Device { sums, .. } => add(sums, (xs.t()?.matmul(&xs)?, output)),
             Totals::Memory { .. } => candle_core::bail!("sums of a device cannot be in memory"),
         }
     }
@@ -215,12 +229,12 @@ mod tests {
     fn sums_do_not_keep_the_passes_that_they_come_from() {
         let x = Var::from_vec(values(12, 1), (3, 4), &Device::Cpu).unwrap();
         let g = (x.as_tensor() * 2.0).unwrap();
-        let sums = Sums { rows: 4, cols: 4, block: 4, totals: Mutex::new(Totals::Device(None)) };
+        let sums = Sums::new(4, 4, 4, false);
         for _ in 0..2 {
             sums.record_tensors(&x, &g).unwrap();
             sums.record_lookup(&[0, 3, 1], &g).unwrap();
         }
-        let Totals::Device(Some((input, output))) = &*sums.lock() else { panic!("sums of a device") };
+        let Totals::Device { sums: Some((input, output)), .. } = &*sums.lock() else { panic!("sums of a device") };
         assert!(!input.track_op() && !output.track_op());
     }
 
@@ -229,7 +243,7 @@ mod tests {
         for (rows, block) in [(5, 5), (7, 1), (7, 3)] {
             let (n, cols) = (7, 4);
             let fused = [(); 2].map(|()| Sums::new(rows, cols, block, true));
-            let composed = [(); 2].map(|()| Sums { rows, cols, block, totals: Mutex::new(Totals::Device(None)) });
+            let composed = [(); 2].map(|()| Sums::new(rows, cols, block, false));
             let ids = [3, 0, 1, 3, 3, 4, 2];
             for (seed, part) in [0, 1, 0].into_iter().enumerate() {
                 // Nothing comes of a use without input, however large its gradient.

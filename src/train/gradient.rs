@@ -1,18 +1,18 @@
 //! The gradient of an objective for every stored tensor, over a batch of rows.
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
-use super::joined::join;
+use super::joined::{Joined, join};
 use super::objective::{Objective, Totals};
 use crate::error::Result;
-use crate::eval::logits::{log_probabilities, tokens};
 use crate::eval::windows::Windows;
 use crate::measure::fisher::seed;
 use crate::model::Model;
+use crate::nets::Params;
 use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::with_elements;
-use crate::nets::{Params, Plain};
 
 /// Pieces of a batch that run side by side. Fixed, so that sums do not depend on the number of threads.
 pub const LANES: usize = 4;
@@ -43,8 +43,9 @@ pub fn gradient(
 ) -> Result<Gradient> {
     let (vars, params) = variables(model, weights)?;
     let pass = Pass { model, params: &params, vars: &vars, teacher, objective };
+    let batch = join(batch, model.device())?;
     if !model.device().is_cpu() {
-        return pass.composed(batch);
+        return pass.composed(&batch);
     }
     let lane = |l: usize| {
         let mut sums =
@@ -99,17 +100,22 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// Totals of one piece, and its gradients.
+    fn run(&self, piece: &Joined) -> Result<(Totals, GradStore)> {
+        let net = self.model.network()?;
+        let teacher = self.teacher.filter(|_| self.objective.teaches());
+        let teacher = teacher.map(|params| piece.predict(net, params)).transpose()?;
+        let logits = piece.logits(net, self.params)?;
+        let (totals, cotangent) = self.objective.gradient(&logits, teacher.as_ref(), &piece.targets)?;
+        Ok((totals, seed(&logits, cotangent)?.backward()?))
+    }
+
     /// A batch where the model is: sums stay there until the end.
-    fn composed(&self, batch: &Batch) -> Result<Gradient> {
-        let (net, device) = (self.model.network()?, self.model.device());
+    fn composed(&self, batch: &[Joined]) -> Result<Gradient> {
         let (mut totals, mut sums) = (Totals::default(), vec![None::<Tensor>; self.vars.len()]);
-        for pieces in join(batch, device)? {
-            let teacher = self.teacher.filter(|_| self.objective.teaches());
-            let teacher = teacher.map(|params| pieces.log_probabilities(net, params)).transpose()?;
-            let logits = pieces.logits(net, self.params)?;
-            let (found, cotangent) = self.objective.composed(&logits, teacher.as_ref(), &pieces.targets)?;
+        for piece in batch {
+            let (found, grads) = self.run(piece)?;
             totals.add(found);
-            let grads = seed(&logits, cotangent)?.backward()?;
             for (var, sum) in self.vars.iter().zip(&mut sums) {
                 if let Some(g) = grads.get(var) {
                     *sum = Some(match sum.take() {
@@ -130,18 +136,10 @@ impl Pass<'_> {
         Ok(Gradient { totals, tensors })
     }
 
-    fn add(&self, sums: &mut Gradient, piece: &Windows) -> Result<()> {
-        let net = self.model.network()?;
-        let rows = 0..piece.rows();
-        let targets: Vec<u16> = rows.clone().flat_map(|r| piece.target(r).iter().copied()).collect();
-        let teacher = match self.teacher {
-            Some(params) if self.objective.teaches() => Some(log_probabilities(net, params, piece, rows.clone())?),
-            _ => None,
-        };
-        let logits = net.logits(self.params, &tokens(piece, rows, &Device::Cpu)?, &Plain)?;
-        let (totals, cotangent) = self.objective.gradient(&logits, teacher.as_deref(), &targets)?;
+    /// Adds one piece to the sums of a lane.
+    fn add(&self, sums: &mut Gradient, piece: &Joined) -> Result<()> {
+        let (totals, grads) = self.run(piece)?;
         sums.totals.add(totals);
-        let grads = seed(&logits, cotangent)?.backward()?;
         for (var, sum) in self.vars.iter().zip(&mut sums.tensors) {
             if let Some(g) = grads.get(var) {
                 with_elements([&g.contiguous()?], |[g]| add(sum, g))?;
@@ -153,6 +151,8 @@ impl Pass<'_> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::ingest::{self, Overrides, folder};
 
@@ -173,7 +173,7 @@ mod tests {
             let pass = Pass { model: &model, params: &params, vars: &vars, teacher: Some(&teacher), objective };
             let (a, b) = (
                 gradient(&model, &weights, Some(&teacher), &batch, objective).unwrap(),
-                pass.composed(&batch).unwrap(),
+                pass.composed(&join(&batch, &Device::Cpu).unwrap()).unwrap(),
             );
             assert!((a.totals.mean(objective) - b.totals.mean(objective)).abs() < 1e-5);
             assert_eq!(a.totals.positions, b.totals.positions);

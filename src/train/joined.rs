@@ -1,13 +1,14 @@
-//! Pieces of text that run as one: a piece alone would not keep a GPU busy.
+//! Pieces of text that run as one: on a GPU, which a piece alone would not keep busy.
 
 use candle_core::{D, Device, Tensor};
 
 use crate::error::Result;
-use crate::eval::logits::{composed_log_softmax, tokens_of};
+use crate::eval::logits::tokens_of;
+use crate::eval::predictions::{Predictions, turn};
 use crate::eval::windows::Windows;
 use crate::nets::{Net, Params, Plain};
 
-/// Tokens of one pass.
+/// Tokens of one pass on a device that is not the CPU.
 const TOKENS: usize = 16_384;
 
 /// The rows of some pieces.
@@ -26,21 +27,25 @@ impl Joined {
         Ok(net.logits(params, &self.ids, &Plain)?.flatten_to(D::Minus2)?)
     }
 
-    /// Log-probabilities (positions, V), in f32.
+    /// What a network predicts.
     ///
     /// # Errors
     /// If the forward pass fails.
-    pub fn log_probabilities(&self, net: &dyn Net, params: &Params) -> Result<Tensor> {
-        Ok(composed_log_softmax(&self.logits(net, params)?)?)
+    pub fn predict(&self, net: &dyn Net, params: &Params) -> Result<Predictions> {
+        let _turn = turn(self.ids.device());
+        Predictions::of(&self.logits(net, params)?)
     }
 }
 
-/// All of `pieces`, which have rows of one length, in order.
+/// All of `pieces`, which have rows of one length, in order; one by one on the CPU.
 ///
 /// # Errors
 /// If they cannot be copied to the device.
 pub fn join(pieces: &[Windows], device: &Device) -> Result<Vec<Joined>> {
-    let most = pieces.first().map_or(1, |piece| (TOKENS / piece.tokens().max(1)).max(1));
+    let most = match (pieces.first(), device) {
+        (Some(piece), device) if !device.is_cpu() => (TOKENS / piece.tokens().max(1)).max(1),
+        _ => 1,
+    };
     let one = |pieces: &[Windows]| {
         let rows = || pieces.iter().flat_map(|piece| (0..piece.rows()).map(move |r| (piece.input(r), piece.target(r))));
         let ids = tokens_of(rows().map(|(input, _)| input), pieces[0].length(), device)?;
@@ -59,7 +64,7 @@ mod tests {
         let pieces: Vec<Windows> =
             (0..5).map(|i| Windows::new(&tokens[i * 4000..=(i + 1) * 4000], 100, None)).collect();
         let joined = join(&pieces, &Device::Cpu).unwrap();
-        assert_eq!(joined.iter().map(|j| j.targets.len()).collect::<Vec<_>>(), [16_000, 4_000]);
+        assert_eq!(joined.iter().map(|j| j.targets.len()).collect::<Vec<_>>(), [4_000; 5]);
         assert_eq!(joined.iter().flat_map(|j| j.targets.clone()).collect::<Vec<_>>(), &tokens[1..]);
         let ids = joined.iter().flat_map(|j| j.ids.flatten_all().unwrap().to_vec1::<u32>().unwrap());
         assert_eq!(ids.map(|id| id as u16).collect::<Vec<_>>(), &tokens[..20_000]);

@@ -3,9 +3,7 @@
 use candle_core::{D, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::eval::compare::divergence;
-use crate::eval::logits::{composed_log_softmax, log_softmax};
-use crate::eval::windows::Windows;
+use crate::eval::predictions::{Predictions, composed_log_softmax, log_softmax};
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::with_elements;
@@ -59,16 +57,17 @@ impl Totals {
 }
 
 impl Objective {
-    /// Sums over `rows` of log-probabilities (positions, V) of a student and its teacher.
-    pub fn totals(student: &[f32], teacher: &[f32], rows: &Windows, vocab: usize) -> Totals {
-        let targets = (0..rows.rows()).flat_map(|r| rows.target(r));
-        let mut totals = Totals::default();
-        for ((q, p), target) in student.chunks_exact(vocab).zip(teacher.chunks_exact(vocab)).zip(targets) {
-            totals.divergence += f64::from(divergence(p, q));
-            totals.loss -= f64::from(q[usize::from(*target)]);
-            totals.positions += 1;
-        }
-        totals
+    /// Sums over what a student and its teacher predict where these tokens come next.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn totals(student: &Predictions, teacher: &Predictions, targets: &[u16]) -> crate::error::Result<Totals> {
+        let sum = |each: Vec<f32>| each.iter().map(|v| f64::from(*v)).sum();
+        Ok(Totals {
+            divergence: sum(teacher.divergence(student)?),
+            loss: sum(student.losses(targets.iter())?),
+            positions: targets.len(),
+        })
     }
 
     /// Share of the tokens themselves in the objective.
@@ -85,53 +84,50 @@ impl Objective {
         self != Objective::Data
     }
 
-    /// Sums over positions, of log-probabilities (positions, V) of a student and its teacher on one device.
-    ///
-    /// # Errors
-    /// If a tensor operation fails.
-    pub fn composed_totals(student: &Tensor, teacher: Option<&Tensor>, targets: &[u16]) -> Result<Totals> {
-        let ids = ids(targets, student)?;
-        let total = |each: Tensor| -> Result<f64> {
-            Ok(each.flatten_all()?.to_vec1::<f32>()?.iter().map(|v| f64::from(*v)).sum())
-        };
-        let divergence = match teacher {
-            // Rounding can leave a difference of nothing slightly negative.
-            Some(teacher) => total((teacher.exp()? * (teacher - student)?)?.sum(D::Minus1)?.relu()?)?,
-            None => 0.0,
-        };
-        Ok(Totals { divergence, loss: -total(student.gather(&ids, D::Minus1)?)?, positions: targets.len() })
-    }
-
-    /// [`Objective::gradient`] by candle's operations, where the logits (positions, V) are, with the teacher's
-    /// log-probabilities there as well.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn composed(self, logits: &Tensor, teacher: Option<&Tensor>, targets: &[u16]) -> Result<(Totals, Tensor)> {
-        let (share, student) = (self.data(), composed_log_softmax(&logits.detach())?);
-        let teacher = teacher.filter(|_| self.teaches());
-        if teacher.is_none() && self.teaches() {
-            candle_core::bail!("there is no teacher");
-        }
-        let totals = Objective::composed_totals(&student, teacher, targets)?;
-        let mut gradient = student.exp()?;
-        if let Some(teacher) = teacher {
-            gradient = (gradient - (teacher.exp()? * f64::from(1.0 - share))?)?;
-        }
-        if share > 0.0 {
-            let ids = ids(targets, &student)?;
-            let wanted = Tensor::full(-share, ids.shape(), student.device())?;
-            gradient = gradient.scatter_add(&ids, &wanted, D::Minus1)?;
-        }
-        Ok((totals, gradient))
-    }
-
-    /// Sums over the positions of `logits` (…, V), and the gradient of the summed objective there: student minus wanted
-    /// probabilities. `teacher` holds log-probabilities (positions, V), `targets` a token for each position.
+    /// Sums over the positions of `logits` (positions, V), and the gradient of the summed objective there: student minus wanted
+    /// probabilities. `targets` holds a token for each position.
     ///
     /// # Errors
     /// If a tensor operation fails, or a teacher is missing.
-    pub fn gradient(self, logits: &Tensor, teacher: Option<&[f32]>, targets: &[u16]) -> Result<(Totals, Tensor)> {
+    pub fn gradient(
+        self,
+        logits: &Tensor,
+        teacher: Option<&Predictions>,
+        targets: &[u16],
+    ) -> crate::error::Result<(Totals, Tensor)> {
+        match teacher.filter(|_| self.teaches()) {
+            None if self.teaches() => Err(candle_core::Error::Msg("there is no teacher".into()).bt().into()),
+            Some(Predictions::Host { values, .. }) => Ok(self.fused(logits, Some(values), targets)?),
+            None if logits.device().is_cpu() => Ok(self.fused(logits, None, targets)?),
+            teacher => self.composed(logits, teacher, targets),
+        }
+    }
+
+    /// By candle's operations, where the logits are.
+    fn composed(
+        self,
+        logits: &Tensor,
+        teacher: Option<&Predictions>,
+        targets: &[u16],
+    ) -> crate::error::Result<(Totals, Tensor)> {
+        let (share, student) = (self.data(), composed_log_softmax(&logits.detach())?);
+        let mut gradient = student.exp()?;
+        if let Some(Predictions::Device(teacher)) = teacher {
+            gradient = (gradient - (teacher.exp()? * f64::from(1.0 - share))?)?;
+        }
+        if share > 0.0 {
+            let ids: Vec<u32> = targets.iter().map(|t| u32::from(*t)).collect();
+            let ids = Tensor::from_vec(ids, (targets.len(), 1), student.device())?;
+            let wanted = Tensor::full(-share, ids.shape(), student.device())?;
+            gradient = gradient.scatter_add(&ids, &wanted, D::Minus1)?;
+        }
+        let student = Predictions::Device(student);
+        // Against itself: nothing.
+        Ok((Objective::totals(&student, teacher.unwrap_or(&student), targets)?, gradient))
+    }
+
+    /// In one pass over every position, on the CPU.
+    fn fused(self, logits: &Tensor, teacher: Option<&[f32]>, targets: &[u16]) -> Result<(Totals, Tensor)> {
         let vocab = logits.dim(D::Minus1)?;
         let mut gradient = with_elements([&logits.contiguous()?], |[x]| x.to_vec())?;
         let share = self.data();
@@ -141,12 +137,11 @@ impl Objective {
             log_softmax(row);
             totals.loss -= f64::from(row[target]);
             match teacher {
-                Some(teacher) if self.teaches() => {
+                Some(teacher) => {
                     let teacher = &teacher[at * vocab..(at + 1) * vocab];
                     totals.divergence += f64::from(distil(row, teacher, share));
                 }
-                None if self.teaches() => candle_core::bail!("there is no teacher"),
-                _ => vectorized(
+                None => vectorized(
                     #[inline(always)]
                     || row.iter_mut().for_each(|q| *q = exp(*q)),
                 ),
@@ -156,11 +151,6 @@ impl Objective {
         }
         Ok((totals, Tensor::from_vec(gradient, logits.shape(), logits.device())?))
     }
-}
-
-/// Targets as indices (positions, 1) where `like` is.
-fn ids(targets: &[u16], like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(targets.iter().map(|t| u32::from(*t)).collect(), (targets.len(), 1), like.device())
 }
 
 /// Turns a student's log-probabilities into its probabilities less (1 − share) times the teacher's. Returns
@@ -199,14 +189,16 @@ mod tests {
         let host = teacher.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let targets = [3, 0, 8, 2, 2, 5];
         for objective in [Objective::Kl, Objective::Data, Objective::Both] {
-            let (a, fused) = objective.gradient(&x, Some(&host), &targets).unwrap();
-            let (b, composed) = objective.composed(&x, Some(&teacher), &targets).unwrap();
+            let (a, fused) =
+                objective.fused(&x, Some(&host).filter(|_| objective.teaches()).map(|v| &v[..]), &targets).unwrap();
+            let there = Predictions::Device(teacher.clone());
+            let (b, composed) = objective.gradient(&x, Some(&there), &targets).unwrap();
             assert!((a.loss - b.loss).abs() < 1e-5 && (a.divergence - b.divergence).abs() < 1e-5, "{a:?} {b:?}");
             assert_eq!(a.positions, b.positions);
             let off = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(off < 1e-6, "{objective:?}: off by {off:e}");
         }
-        assert!(Objective::Kl.composed(&x, None, &targets).is_err());
+        assert!(Objective::Kl.gradient(&x, None, &targets).is_err());
     }
 
     #[test]
@@ -219,7 +211,9 @@ mod tests {
         for objective in [Objective::Kl, Objective::Data, Objective::Both] {
             let at = |x: &[f32]| {
                 let logits = Tensor::from_slice(x, (n, vocab), &Device::Cpu).unwrap();
-                let (totals, gradient) = objective.gradient(&logits, Some(&teacher), &targets).unwrap();
+                let (totals, gradient) = objective
+                    .fused(&logits, Some(&teacher).filter(|_| objective.teaches()).map(|v| &v[..]), &targets)
+                    .unwrap();
                 let share = f64::from(objective.data());
                 (share * totals.loss + (1.0 - share) * totals.divergence, gradient)
             };

@@ -14,7 +14,8 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use crate::artifact::save::save;
 use crate::error::{Error, Result};
-use crate::eval::logits::{Predicted, from_residual, with_residual};
+use crate::eval::logits::{Residual, from_residual, with_residual};
+use crate::eval::predictions::Predictions;
 use crate::eval::windows::Windows;
 use crate::model::Model;
 use crate::nets::Params;
@@ -31,7 +32,7 @@ pub(super) struct Memory {
     path: PathBuf,
     /// (rows, T, D) of the first rows, and D.
     known: Option<(Vec<f32>, usize)>,
-    fresh: Mutex<BTreeMap<usize, Predicted>>,
+    fresh: Mutex<BTreeMap<usize, Residual>>,
 }
 
 impl Memory {
@@ -49,23 +50,28 @@ impl Memory {
         Memory { known: read(&path, windows.length()), path, fresh: Mutex::default() }
     }
 
-    /// Log-probabilities (rows·T, V) of the model on some rows.
+    /// What the model predicts on some rows.
     ///
     /// # Errors
     /// If the forward pass fails.
-    pub fn predict(&self, model: &Model, params: &Params, windows: &Windows, rows: Range<usize>) -> Result<Vec<f32>> {
+    pub fn predict(
+        &self,
+        model: &Model,
+        params: &Params,
+        windows: &Windows,
+        rows: Range<usize>,
+    ) -> Result<Predictions> {
         let (net, length) = (model.network()?, windows.length());
         if let Some((known, width)) = &self.known
             && let Some(residual) = known.get(rows.start * length * width..rows.end * length * width)
         {
             return from_residual(net, params, residual, [rows.len(), length, *width]);
         }
-        let mut predicted = with_residual(net, params, windows, rows.clone())?;
-        let out = std::mem::take(&mut predicted.log_probabilities);
-        if self.known.is_none() && rows.end * length * predicted.width * 4 <= MOST_BYTES {
-            self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(rows.start, predicted);
+        let (predictions, residual) = with_residual(net, params, windows, rows.clone())?;
+        if self.known.is_none() && rows.end * length * residual.width * 4 <= MOST_BYTES {
+            self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(rows.start, residual);
         }
-        Ok(out)
+        Ok(predictions)
     }
 
     /// Writes down what was computed, unless the file has it.
@@ -74,8 +80,8 @@ impl Memory {
     /// If the file cannot be written.
     pub fn keep(self, length: usize) -> Result<()> {
         let fresh = self.fresh.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Some(width) = fresh.values().next().map(|p| p.width) else { return Ok(()) };
-        let bytes: Vec<u8> = fresh.into_values().flat_map(|p| p.residual).flat_map(f32::to_le_bytes).collect();
+        let Some(width) = fresh.values().next().map(|r| r.width) else { return Ok(()) };
+        let bytes: Vec<u8> = fresh.into_values().flat_map(|r| r.values).flat_map(f32::to_le_bytes).collect();
         let shape = vec![bytes.len() / (4 * length * width), length, width];
         let metadata = [(HASH.to_string(), blake3::hash(&bytes).to_hex().to_string())].into();
         let fail = |e| Error::compute(format!("cannot write {}: {e}", self.path.display()));

@@ -18,7 +18,7 @@ use crate::artifact::open::{Opened, open};
 use crate::error::{Error, Result};
 use crate::eval::bits::target_bytes;
 use crate::eval::compare::{compare, losses};
-use crate::eval::logits::{log_probabilities, rows_at_once};
+use crate::eval::logits::{predict, rows_at_once};
 use crate::eval::windows::Windows;
 use crate::ingest::TokenBytes;
 use crate::model::Model;
@@ -137,7 +137,7 @@ pub fn cost(
     let memory = memory.map(|folder| Memory::open(folder, model, &windows));
     let original = |rows| match &memory {
         Some(memory) => memory.predict(model, &before, &windows, rows),
-        None => log_probabilities(net, &before, &windows, rows),
+        None => predict(net, &before, &windows, rows),
     };
     let comparison = compare(net, &original, &after, &windows, &|n| progress.advance(n));
     let comparison =

@@ -6,7 +6,7 @@ use super::verdict::{Evaluation, File};
 use super::{Trial, agree, decode, describe};
 use crate::error::Result;
 use crate::eval::compare::compare_all;
-use crate::eval::logits::log_probabilities;
+use crate::eval::logits::predict;
 use crate::model::Model;
 use crate::progress::Progress;
 
@@ -47,8 +47,8 @@ pub fn several(
         progress.begin("compare on validation", windows.rows() as u64);
         let changed: Vec<_> = packed.iter().map(|params| (net, params)).collect();
         let original = model.params()?;
-        let predict = |rows| log_probabilities(net, &original, windows, rows);
-        let compared = compare_all((net, &predict), &changed, windows, &|n| progress.advance(n))?;
+        let before = |rows| predict(net, &original, windows, rows);
+        let compared = compare_all(&before, &changed, windows, &|n| progress.advance(n))?;
         progress.end();
         let sample = trial.sample(windows);
         let evaluations = compared.iter().map(|comparison| Some(Evaluation::of(comparison, sample)));

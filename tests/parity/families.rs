@@ -9,7 +9,7 @@ use serde_json::Value;
 use tiepack::artifact::open::decode;
 use tiepack::compile::{Effort, Options, compile};
 use tiepack::eval::compare::losses;
-use tiepack::eval::logits::log_softmax;
+use tiepack::eval::predictions::log_softmax;
 use tiepack::eval::windows::Windows;
 use tiepack::ingest::{self, Dtype, Overrides, RawTensor, TieMap, folder};
 use tiepack::measure::curvature::{Curvature, measure};
