@@ -123,8 +123,9 @@ pub struct PackArgs {
     /// `early=E,late=L,rank=R`, `without=L,L`
     #[arg(long, value_name = "SHAPE", default_value = "auto", conflicts_with_all = ["plan", "lossless"])]
     pub shape: Shape,
-    /// Also try layers and branches as copies of each other or left out, and pack and judge so many structures at most [default:
-    /// 8, or 60 with --effort max, where the cap leaves less than 1.4 bits for a weight; else 0, since it has not paid there]
+    /// Also try layers and branches as copies of each other or left out, and pack and judge so many structures at most; four that
+    /// are healed for a few steps only count as one [default: 10, or 60 with --effort max, where the cap leaves less than 1.4
+    /// bits for a weight; else 0, since it has not paid there]
     #[arg(long, value_name = "N", conflicts_with_all = ["plan", "lossless"])]
     pub trials: Option<usize>,
     /// Log every structure that is tried, a line of JSON each

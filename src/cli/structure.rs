@@ -63,7 +63,11 @@ fn searched(search: &Searched) -> String {
             nats(search.found)
         ),
     };
-    let _ = writeln!(out, "\n{} structures packed and judged, {kept}; {end}", count(search.trials));
+    let rough = match search.rough {
+        0 => String::new(),
+        n => format!("{} structures tried roughly, ", count(n)),
+    };
+    let _ = writeln!(out, "\n{rough}{} structures packed and judged, {kept}; {end}", count(search.trials));
     for seen in search.nearest.iter().take(NAMED) {
         let (saved, adds) = (thousands(seen.look.saved.max(0.0) as u64), seen.look.kl - search.found);
         let worth = search.found.min(search.price * seen.look.saved);
@@ -106,6 +110,7 @@ mod tests {
             ],
             search: Some(Searched {
                 trials: 27,
+                rough: 60,
                 finished: true,
                 start: 0.12,
                 found: 0.11,
@@ -120,7 +125,7 @@ mod tests {
         1      attn.c_q.weight  blocks.0.attn.c_q.weight + rank 3  12,000  0.0011  alone                             +1.0e-3
         1      mlp.fc.weight    zeros                              12,000  0.0011
 
-        27 structures packed and judged, without layer 1 mlp: KL 0.1200 to 0.1100 on calibration tokens; nothing more pays
+        60 structures tried roughly, 27 structures packed and judged, without layer 1 mlp: KL 0.1200 to 0.1100 on calibration tokens; nothing more pays
           layer 1 as 0: saves 81,000 bytes, worth 0.1100 nats, adds at least 0.2000 (predicted 9.7000)
         ");
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::climb::{Judge, Look, Packed, Worth};
+use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
 
 /// Between two looks into the folder.
@@ -31,7 +31,7 @@ struct Task {
 #[serde(rename_all = "snake_case")]
 enum What {
     /// Pack it; above this KL nobody wants to know how much (`None`: everybody does).
-    Pack(Option<f64>),
+    Pack { care: Care, limit: Option<f64> },
     /// Look at it as a change of a base.
     Look { base: Candidate, packed: Packed, worth: Worth },
 }
@@ -116,11 +116,11 @@ fn nonsense(path: &Path, why: &str) -> Error {
 }
 
 impl<J: Judge> Judge for Farm<J> {
-    fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>> {
+    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>> {
         let task = |c: &Candidate| Task {
             run: self.run.clone(),
             candidate: c.clone(),
-            what: What::Pack(limit.is_finite().then_some(limit)),
+            what: What::Pack { care, limit: limit.is_finite().then_some(limit) },
         };
         let came = self.ask(candidates.iter().map(task).collect())?;
         let packed = |came| match came {
@@ -200,8 +200,8 @@ fn work<J: Judge>(judge: &mut J, path: &Path, run: &str, settled: &mut Option<St
     let one = std::slice::from_ref(&task.candidate);
     let nothing = || Error::compute("a judge that says nothing");
     match &task.what {
-        What::Pack(limit) => {
-            let packed = judge.pack(one, limit.unwrap_or(f64::INFINITY))?.pop().ok_or_else(nothing)?;
+        What::Pack { care, limit } => {
+            let packed = judge.pack(one, *care, limit.unwrap_or(f64::INFINITY))?.pop().ok_or_else(nothing)?;
             Ok(Came::Packed(packed))
         }
         What::Look { base, packed, worth } => {
@@ -226,7 +226,7 @@ mod tests {
     struct Echo;
 
     impl Judge for Echo {
-        fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>> {
+        fn pack(&mut self, candidates: &[Candidate], _: Care, limit: f64) -> Result<Vec<Packed>> {
             let bytes = |c: &Candidate| c.name.parse().map_err(|_| Error::compute(format!("{} is no number", c.name)));
             let packed = |c: &Candidate| {
                 let rows = vec![limit.min(9.0), 1.0 / 3.0];
@@ -261,15 +261,20 @@ mod tests {
             .collect();
         let mut farm = Farm::new(Echo, &folder, Vec::new(), "run").unwrap();
         let names: Vec<Candidate> = (0..20).map(|n| candidate(&n.to_string())).collect();
-        let packed = farm.pack(&names, f64::INFINITY).unwrap();
+        let packed = farm.pack(&names, Care::Full, f64::INFINITY).unwrap();
         assert_eq!(packed.iter().map(|p| p.bytes).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
-        assert_eq!(packed[7], Echo.pack(&names[7..8], f64::INFINITY).unwrap()[0]);
+        assert_eq!(packed[7], Echo.pack(&names[7..8], Care::Full, f64::INFINITY).unwrap()[0]);
         farm.settle(&names[0], &packed[0]).unwrap();
         let worth = Worth { kl: 0.7, price: 0.1, hope: 1.0 };
         assert_eq!(farm.look(&names[..2], &worth).unwrap()[1].kl, 0.7);
         // What fails in a worker fails the search; the rest goes on working.
-        assert!(farm.pack(&[candidate("x")], 1.0).unwrap_err().message.contains("a worker failed: x is no number"));
-        assert_eq!(farm.pack(&names[..1], 1.0).unwrap()[0].rows, [1.0, 1.0 / 3.0]);
+        assert!(
+            farm.pack(&[candidate("x")], Care::Rough, 1.0)
+                .unwrap_err()
+                .message
+                .contains("a worker failed: x is no number")
+        );
+        assert_eq!(farm.pack(&names[..1], Care::Full, 1.0).unwrap()[0].rows, [1.0, 1.0 / 3.0]);
         assert!(Farm::new(Echo, &folder, Vec::new(), "run").is_err(), "a folder that was used");
         drop(farm);
         assert_eq!(workers.into_iter().map(|w| w.join().unwrap()).sum::<usize>(), 24);
@@ -284,10 +289,10 @@ mod tests {
             .spawn()
             .unwrap();
         let mut farm = Farm::new(Echo, dir.path(), vec![dead], "run").unwrap();
-        let refused = farm.pack(&[candidate("1")], 1.0).unwrap_err();
+        let refused = farm.pack(&[candidate("1")], Care::Full, 1.0).unwrap_err();
         assert!(refused.message.starts_with("worker 0 ended"), "{}", refused.message);
         std::fs::write(path(dir.path(), 1, "result"), "[]").unwrap();
-        assert!(farm.pack(&[candidate("1")], 1.0).unwrap_err().message.contains("nonsense"));
+        assert!(farm.pack(&[candidate("1")], Care::Full, 1.0).unwrap_err().message.contains("nonsense"));
         let task = |what: &str| work(&mut Echo, &path(dir.path(), 0, what), "other", &mut None).unwrap_err().message;
         assert!(task("task").contains("another model"));
     }

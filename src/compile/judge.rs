@@ -18,22 +18,24 @@ use crate::eval::prefix::{Base, Measured, Original};
 use crate::heal::Length;
 use crate::model::Model;
 use crate::nets::{Form, Net, Params};
-use crate::plan::budget::{Encoder, approach};
-use crate::plan::climb::{Judge, Look, Packed, Worth};
+use crate::plan::budget::{Encoder, Near, approach};
+use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
 use crate::plan::scheme::{Choice, Scheme};
 use crate::progress::{Progress, Silent};
 use crate::train::objective::Objective;
 
-/// How near the cap a scheme is packed to be compared with others.
+/// How near the cap a scheme is packed to be compared with others, and to be ranked.
 const CLOSE: f64 = 1e-3;
+const ROUGHLY_CLOSE: f64 = 4e-3;
 /// Octaves of the step size over which the price of a byte is measured: about what leaving a layer out buys.
 const PRICE_OCTAVES: f64 = 0.2;
 /// Bits of an integer in a low-rank factor, for changes that are looked at.
 const FACTOR_BITS: f64 = 5.0;
 
-/// Steps of a short healing.
+/// Steps of a short healing, and of one that only tells what is worth it.
 const STEPS: usize = 48;
+const ROUGH_STEPS: usize = 12;
 /// A scheme whose KL is so many times the limit before healing is not healed.
 const HOPELESS: f64 = 8.0;
 /// Healed schemes whose tensors are kept for the case that one becomes the base.
@@ -64,6 +66,26 @@ struct Settled<'a> {
     base: Base<'a>,
 }
 
+/// What is known of the scheme that a search starts from; other schemes are packed from there.
+pub(super) struct Known {
+    scheme: Scheme,
+    /// A step size near the budget.
+    pub step: f64,
+    /// Bits that a weight takes less for each octave of the step size.
+    rate: f64,
+    /// Bytes of the file, and of the stream of every stored matrix.
+    size: f64,
+    sizes: Vec<f64>,
+}
+
+impl Known {
+    pub fn new(parts: &Parts, near: Near<Vec<Stream>>) -> Known {
+        let sizes = parts.by_stored(&near.parts).into_iter();
+        let sizes = sizes.map(|s| s.map_or(0.0, |s| s.bytes.len() as f64)).collect();
+        Known { scheme: parts.scheme().clone(), step: near.step, rate: near.rate, size: near.size as f64, sizes }
+    }
+}
+
 /// Judges on this machine.
 pub(super) struct Local<'a> {
     model: &'a Model,
@@ -71,8 +93,7 @@ pub(super) struct Local<'a> {
     net: &'a dyn Net,
     original: &'a Original<'a>,
     parts: Parts<'a>,
-    /// Step size from which every scheme is brought to the cap.
-    start: f64,
+    known: Known,
     budget: u64,
     base: Option<Settled<'a>>,
     short: Option<Short<'a>>,
@@ -85,18 +106,38 @@ impl<'a> Local<'a> {
         (model, metrics): (&'a Model, &'a Metrics<'a>),
         (net, original): (&'a dyn Net, &'a Original<'a>),
         parts: Parts<'a>,
-        start: f64,
+        known: Known,
         budget: u64,
         short: Option<Short<'a>>,
         progress: &'a dyn Progress,
     ) -> Self {
-        Local { model, metrics, net, original, parts, start, budget, base: None, short, healed: Vec::new(), progress }
+        Local { model, metrics, net, original, parts, known, budget, base: None, short, healed: Vec::new(), progress }
+    }
+
+    /// The step size at which a scheme is expected to meet the budget.
+    fn expected(&self, scheme: &Scheme, weights: usize) -> f64 {
+        let Known { scheme: other, step, rate, size, sizes } = &self.known;
+        let takes = |m: usize| match scheme.choice(m) {
+            choice if choice == other.choice(m) => sizes[m],
+            Choice::Alone | Choice::Sum { residual: true, .. } => sizes[m],
+            Choice::Zero => 0.0,
+            Choice::Sum { rank, .. } => {
+                let (rows, cols) = self.model.sides(m);
+                (rank * (rows + cols)) as f64 * FACTOR_BITS / 8.0
+            }
+        };
+        let matrices = (0..self.model.stored.len()).filter(|m| self.model.spec(*m).form != Form::Vector);
+        let size = size + matrices.map(|m| takes(m) - sizes[m]).sum::<f64>();
+        let octaves = (size - self.budget as f64) / (rate * weights.max(1) as f64 / 8.0);
+        step * octaves.clamp(-2.0, 2.0).exp2()
     }
 
     /// Brings a scheme to the cap.
-    fn code(&self, scheme: &Scheme) -> Result<(Coded, Parts<'a>)> {
+    fn code(&self, scheme: &Scheme, care: Care) -> Result<(Coded, Parts<'a>)> {
         let mut parts = self.parts.under(scheme);
-        let near = approach(&mut parts, self.budget, self.start, CLOSE)?;
+        let start = (self.expected(scheme, parts.weights()), self.known.rate);
+        let close = if care == Care::Full { CLOSE } else { ROUGHLY_CLOSE };
+        let near = approach(&mut parts, self.budget, start, close)?;
         let streams = parts.by_stored(&near.parts);
         let predicted = near.parts.iter().map(|part| part.loss).sum();
         let finished = parts.finish(near.parts)?;
@@ -122,13 +163,14 @@ impl<'a> Local<'a> {
     }
 
     /// The tensors of a coded scheme after a short healing, if there is one.
-    fn heal(&mut self, coded: &Coded) -> Result<Option<Vec<Vec<f32>>>> {
+    fn heal(&mut self, coded: &Coded, care: Care) -> Result<Option<Vec<Vec<f32>>>> {
         let Some(Short { calib, objective, seed, stop }) = &self.short else { return Ok(None) };
-        if let Some((_, decoded)) = self.healed.iter().find(|(scheme, _)| *scheme == coded.scheme) {
+        let known = self.healed.iter().find(|(scheme, _)| care == Care::Full && *scheme == coded.scheme);
+        if let Some((_, decoded)) = known {
             return Ok(Some(decoded.clone()));
         }
         let healing = Healing {
-            length: Length::Steps(STEPS),
+            length: Length::Steps(if care == Care::Full { STEPS } else { ROUGH_STEPS }),
             objective: *objective,
             seed: *seed,
             budget: coded.size,
@@ -138,10 +180,10 @@ impl<'a> Local<'a> {
         };
         let Finished { plan, pieces, .. } = &coded.finished;
         let (pieces, _) = heal(self.model, self.metrics, (plan, pieces.clone()), calib, healing, &Silent)?;
-        if self.healed.len() == KEPT {
-            self.healed.remove(0);
+        if care == Care::Full {
+            self.healed.truncate(KEPT - 1);
+            self.healed.insert(0, (coded.scheme.clone(), pieces.decoded.clone()));
         }
-        self.healed.push((coded.scheme.clone(), pieces.decoded.clone()));
         Ok(Some(pieces.decoded))
     }
 
@@ -149,19 +191,20 @@ impl<'a> Local<'a> {
         self.original.measure(self.net, &self.params(decoded)?, limit)
     }
 
-    fn pack_one(&mut self, scheme: &Scheme, limit: f64) -> Result<Packed> {
-        let (coded, _) = self.code(scheme)?;
+    fn pack_one(&mut self, scheme: &Scheme, care: Care, limit: f64) -> Result<Packed> {
+        let (coded, _) = self.code(scheme, care)?;
         let far = if self.short.is_some() { HOPELESS * limit } else { limit };
         let mut measured = self.measure(&coded.finished.pieces.decoded, far)?;
         if measured.complete
-            && let Some(decoded) = self.heal(&coded)?
+            && let Some(decoded) = self.heal(&coded, care)?
         {
             measured = self.measure(&decoded, limit)?;
         }
         Ok(Packed {
             step: coded.step,
             bytes: coded.size,
-            fits: coded.size as f64 <= (1.0 + 2.0 * CLOSE) * self.budget as f64,
+            fits: coded.size as f64
+                <= (1.0 + 2.0 * if care == Care::Full { CLOSE } else { ROUGHLY_CLOSE }) * self.budget as f64,
             predicted: coded.predicted,
             rows: measured.rows,
             complete: measured.complete,
@@ -255,22 +298,22 @@ struct Change {
 }
 
 impl Judge for Local<'_> {
-    fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>> {
+    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>> {
         let mut packed = Vec::with_capacity(candidates.len());
         for candidate in candidates {
-            packed.push(self.pack_one(&candidate.scheme, limit)?);
+            packed.push(self.pack_one(&candidate.scheme, care, limit)?);
             self.progress.advance(1);
         }
         Ok(packed)
     }
 
     fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
-        let (coded, mut parts) = self.code(&base.scheme)?;
+        let (coded, mut parts) = self.code(&base.scheme, Care::Full)?;
         let finer = coded.step * (-PRICE_OCTAVES).exp2();
         let more = parts.encode(finer)?;
         let size = parts.file_size(&more)?;
         let better = self.measure(&parts.finish(more)?.pieces.decoded, f64::INFINITY)?.mean();
-        let healed = self.heal(&coded)?;
+        let healed = self.heal(&coded, Care::Full)?;
         // Healing takes the same share of both.
         let (now, share) = match healed {
             None => (packed.kl(), 1.0),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::farm::Farm;
-use super::judge::{Local, Short};
+use super::judge::{Known, Local, Short};
 use super::metrics::Metrics;
 use super::offers::{Decided, decide};
 use super::parts::{Finished, Parts};
@@ -55,8 +55,7 @@ fn table(model: &Model, metrics: &Metrics) -> Table {
 /// A model on its way to the budget, before whole layers are looked at.
 struct Begun<'a> {
     parts: Parts<'a>,
-    /// A step size near the budget.
-    step: f64,
+    known: Known,
     decided: Vec<Decided>,
 }
 
@@ -72,18 +71,19 @@ fn begin<'a>(
     let mut parts = Parts::new(model, metrics, &options.shape.scheme(table)?, progress);
     parts.states = states;
     progress.begin("searching", 0);
-    let near = approach(&mut parts, budget, nominal_step(model), SEARCH_CLOSE)?;
-    let (mut step, mut decided) = (near.step, Vec::new());
+    let mut near = approach(&mut parts, budget, (nominal_step(model), 1.0), SEARCH_CLOSE)?;
+    let mut decided = Vec::new();
     if options.shape == Shape::Auto {
-        decided = decide((model, metrics), (&parts, table), &parts.by_stored(&near.parts), step)?;
+        decided = decide((model, metrics), (&parts, table), &parts.by_stored(&near.parts), near.step)?;
         let found = decided.iter().fold(Scheme::default(), |scheme, d| scheme.with(d.stored, d.choice));
         if !found.is_plain() {
             parts = parts.under(&found);
-            step = approach(&mut parts, budget, step, SEARCH_CLOSE)?.step;
+            near = approach(&mut parts, budget, (near.step, near.rate), SEARCH_CLOSE)?;
         }
     }
     progress.end();
-    Ok(Begun { parts, step, decided })
+    let known = Known::new(&parts, near);
+    Ok(Begun { parts, known, decided })
 }
 
 /// Codes `model` into a file of at most `budget` bytes; the plan gives the same streams when it is executed.
@@ -99,12 +99,12 @@ pub(super) fn search(
     progress: &dyn Progress,
 ) -> Result<(Finished, Structure)> {
     let table = table(model, metrics);
-    let Begun { mut parts, mut step, decided } = begin(model, metrics, (options, &table), budget, progress)?;
-    let mut searched = None;
+    let Begun { mut parts, known, decided } = begin(model, metrics, (options, &table), budget, progress)?;
+    let (mut searched, mut step) = (None, known.step);
     if options.shape == Shape::Auto
         && let Some(ground) = Ground::new((model, calib), options, budget)?
     {
-        let climbed = structures(&ground, metrics, options, &table, (&parts, step, budget), progress)?;
+        let climbed = structures(&ground, metrics, options, &table, (&parts, known, budget), progress)?;
         if climbed.best.scheme != *parts.scheme() {
             parts = parts.under(&climbed.best.scheme);
             step = climbed.packed.step;
@@ -178,23 +178,27 @@ fn structures(
     metrics: &Metrics,
     options: &Options,
     table: &Table,
-    (parts, step, budget): (&Parts, f64, u64),
+    (parts, known, budget): (&Parts, Known, u64),
     progress: &dyn Progress,
 ) -> Result<Climbed> {
     progress.begin("searching structures", 0);
     let original = ground.original()?;
     let on = (ground.net, &original);
     let short = ground.short(options);
-    let hope = if short.is_some() { HEALED } else { 1.0 };
-    let local = Local::new((ground.model, metrics), on, parts.clone(), step, budget, short, progress);
+    let heals = short.is_some();
+    let hope = if heals { HEALED } else { 1.0 };
+    let local = Local::new((ground.model, metrics), on, parts.clone(), known, budget, short, progress);
     let start = Candidate { name: "declared".into(), scheme: parts.scheme().clone() };
-    let bounds = Bounds { trials: ground.trials, hope, stop: &|| (options.stop)() };
+    let bounds = Bounds { trials: ground.trials, hope, heals, stop: &|| (options.stop)() };
+    // What starts from another layer is bound by it in healing: where all of it pays by itself, it may not together.
+    let plain = Candidate { name: "every matrix by itself".into(), scheme: options.shape.scheme(table)? };
+    let plain = Some(plain).filter(|plain| heals && plain.scheme != start.scheme);
     let log = options.log.as_deref();
     let climbed = match &options.work {
-        Work::Here => climb(&mut Logged::new(local, log, options.resume, &ground.run)?, table, start, &bounds)?,
+        Work::Here => climb(&mut Logged::new(local, log, options.resume, &ground.run)?, table, start, plain, &bounds)?,
         Work::Farm { folder, start: workers } => {
             let farm = Farm::new(local, folder, workers(folder)?, &ground.run)?;
-            climb(&mut Logged::new(farm, log, options.resume, &ground.run)?, table, start, &bounds)?
+            climb(&mut Logged::new(farm, log, options.resume, &ground.run)?, table, start, plain, &bounds)?
         }
     };
     progress.end();
@@ -213,12 +217,12 @@ pub(super) fn serve(
     progress: &dyn Progress,
 ) -> Result<usize> {
     let table = table(model, metrics);
-    let Begun { parts, step, .. } = begin(model, metrics, (options, &table), budget, progress)?;
+    let Begun { parts, known, .. } = begin(model, metrics, (options, &table), budget, progress)?;
     let ground = Ground::new((model, calib), options, budget)?;
     let ground = ground.ok_or_else(|| Error::input("a worker needs a network and calibration tokens"))?;
     let original = ground.original()?;
     let short = ground.short(options);
-    let mut local = Local::new((model, metrics), (ground.net, &original), parts, step, budget, short, progress);
+    let mut local = Local::new((model, metrics), (ground.net, &original), parts, known, budget, short, progress);
     progress.begin("working", 0);
     let done = farm::serve(&mut local, folder, &ground.run)?;
     progress.end();

@@ -50,8 +50,9 @@ pub struct Next {
 /// How the search over whole layers went. Figures are nats per token on the calibration tokens that it judges by.
 #[derive(Debug, Clone, Serialize)]
 pub struct Searched {
-    /// Candidates looked at or packed.
+    /// Structures packed and judged in full, and those healed for a few steps only.
     pub trials: usize,
+    pub rough: usize,
     /// Nothing more could pay; otherwise it ended at its bounds.
     pub finished: bool,
     /// KL of what it started from, and of what it found.
@@ -69,6 +70,7 @@ impl Searched {
     pub(super) fn new(climbed: &Climbed) -> Searched {
         Searched {
             trials: climbed.trials,
+            rough: climbed.rough,
             finished: climbed.finished,
             start: climbed.start.kl(),
             found: climbed.packed.kl(),

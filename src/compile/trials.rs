@@ -12,7 +12,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::climb::{Judge, Look, Packed, Worth};
+use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
 
 /// First line: what run the log belongs to.
@@ -24,7 +24,7 @@ struct Head {
     run: String,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// One trial.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ struct Line {
 enum Found {
     Look(Look),
     Packed(Packed),
+    /// The same, healed for a few steps only.
+    Rough(Packed),
     /// Nats that a byte buys where this scheme is the base.
     Price(f64),
 }
@@ -54,7 +56,8 @@ impl Line {
     fn key(&self) -> Key {
         let kind = match self.found {
             Found::Look(_) => Kind::Look,
-            Found::Packed(_) => Kind::Pack,
+            Found::Packed(_) => Kind::Pack(Care::Full),
+            Found::Rough(_) => Kind::Pack(Care::Rough),
             Found::Price(_) => Kind::Price,
         };
         (kind, self.base.clone(), self.scheme.clone())
@@ -64,7 +67,7 @@ impl Line {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Look,
-    Pack,
+    Pack(Care),
     Price,
 }
 
@@ -170,18 +173,19 @@ impl<J: Judge> Logged<J> {
 }
 
 impl<J: Judge> Judge for Logged<J> {
-    fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>> {
-        let missing = self.unknown(Kind::Pack, &None, candidates);
+    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>> {
+        let missing = self.unknown(Kind::Pack(care), &None, candidates);
         if !missing.is_empty() {
             let start = Instant::now();
-            let packed = self.judge.pack(&missing, limit)?;
+            let packed = self.judge.pack(&missing, care, limit)?;
             let seconds = start.elapsed().as_secs_f64() / missing.len() as f64;
             for (candidate, packed) in missing.iter().zip(packed) {
-                self.write(candidate, None, seconds, Found::Packed(packed))?;
+                let found = if care == Care::Full { Found::Packed(packed) } else { Found::Rough(packed) };
+                self.write(candidate, None, seconds, found)?;
             }
         }
-        let packed = |c: &Candidate| match self.get(Kind::Pack, &None, c)? {
-            Found::Packed(packed) => Ok(packed),
+        let packed = |c: &Candidate| match self.get(Kind::Pack(care), &None, c)? {
+            Found::Packed(packed) | Found::Rough(packed) => Ok(packed),
             _ => Err(Error::compute("a trial of another kind")),
         };
         candidates.iter().map(packed).collect()
@@ -228,7 +232,7 @@ mod tests {
     struct Counting<'a>(&'a mut usize);
 
     impl Judge for Counting<'_> {
-        fn pack(&mut self, candidates: &[Candidate], _: f64) -> Result<Vec<Packed>> {
+        fn pack(&mut self, candidates: &[Candidate], _: Care, _: f64) -> Result<Vec<Packed>> {
             *self.0 += candidates.len();
             let packed = |_| Packed {
                 step: 0.1,
@@ -258,7 +262,8 @@ mod tests {
         let mut judge = Logged::new(Counting(&mut asked), Some(path), resume, run)?;
         let one = Candidate { name: "one".into(), scheme: Scheme::default() };
         let other = Candidate { name: "other".into(), scheme: Scheme::default().tied(1, 2, 0) };
-        let packed = judge.pack(std::slice::from_ref(&one), 1.0)?.remove(0);
+        judge.pack(std::slice::from_ref(&one), Care::Rough, 1.0)?;
+        let packed = judge.pack(std::slice::from_ref(&one), Care::Full, 1.0)?.remove(0);
         let price = judge.settle(&one, &packed)?;
         let looks = judge.look(&[one, other], &Worth { kl: 1.0, price, hope: 1.0 })?;
         Ok((asked, format!("{packed:?} {price:?} {looks:?}")))
@@ -269,14 +274,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let (asked, found) = go(&path, false, "a").unwrap();
-        assert_eq!(asked, 4);
+        assert_eq!(asked, 5);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(go(&path, true, "a").unwrap(), (0, found.clone()));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         // Half a line at the end is what a killed run leaves: the base and the last look are done again.
         std::fs::write(&path, &text[..text.len() - 9]).unwrap();
         assert_eq!(go(&path, true, "a").unwrap(), (2, found.clone()));
-        assert_eq!(go(&path, false, "b").unwrap(), (4, found));
+        assert_eq!(go(&path, false, "b").unwrap(), (5, found));
         assert!(go(&path, true, "a").unwrap_err().message.contains("of another run"));
         for (bad, why) in [("", "not the log"), ("{}\n", "not the log"), ("[1]\n", "not the log")] {
             std::fs::write(&path, bad).unwrap();

@@ -11,12 +11,19 @@ use crate::nets::{Net, Params, Plain, State};
 
 /// Rows that one thread evaluates at once on a CPU: activations of a few rows stay in the processor's cache.
 const CPU_ROWS: usize = 2;
-/// Tokens of a batch on another device: enough to keep it busy, few enough that several threads share what follows.
-const DEVICE_TOKENS: usize = 4096;
+/// Tokens of a batch on another device, at most: enough to keep it busy.
+const DEVICE_TOKENS: usize = 1 << 14;
+/// Products of a query and a key in one head of such a batch: a pass keeps some for every layer on its way back.
+const DEVICE_SCORES: usize = 1 << 22;
 
 /// Rows of `length` tokens to evaluate at once where these parameters are.
 pub fn rows_at_once(params: &Params, length: usize) -> usize {
-    if device(params).is_cpu() { CPU_ROWS } else { (DEVICE_TOKENS / length).max(CPU_ROWS) }
+    if device(params).is_cpu() { CPU_ROWS } else { device_rows(length) }
+}
+
+/// Rows of `length` tokens that run at once on a device that is not the CPU.
+pub fn device_rows(length: usize) -> usize {
+    DEVICE_TOKENS.min(DEVICE_SCORES / length).div_ceil(length)
 }
 
 /// Token ids of `rows` as a (rows, T) u32 tensor.

@@ -15,14 +15,16 @@ use rayon::prelude::*;
 use super::fisher::{Signs, cotangent, seed};
 use super::sums::{Sums, output_block};
 use crate::error::{Error, Result};
-use crate::eval::logits::tokens;
+use crate::eval::logits::{device_rows, tokens};
 use crate::eval::windows::Windows;
 use crate::model::Model;
 use crate::nets::ops::linear::{Recorder, linear, linear_transposed};
 use crate::nets::{Form, Layers, Params, Plain};
 
-/// Tokens in one backward pass.
+/// Tokens in one backward pass on a CPU.
 const BATCH_TOKENS: usize = 512;
+/// The same on another device, which fewer would not keep busy; more would leave few gradients of control tensors to learn from.
+const DEVICE_BATCH_TOKENS: usize = 4096;
 
 /// Memory that running sums may take, over all lanes.
 const LANE_BUDGET: usize = 1 << 30;
@@ -125,8 +127,11 @@ pub fn measure(
     }
     let stored = model.specs.iter().zip(&model.source).map(|(s, i)| (s.name.as_str(), *i)).collect();
     let measurement = Measurement { model, windows, params: model.params()?, stored };
-    // The same batches on every device, so that only rounding differs.
-    let batches = windows.batches((BATCH_TOKENS / windows.length()).max(1));
+    let length = windows.length();
+    let batches = windows.batches(match model.device().is_cpu() {
+        true => (BATCH_TOKENS / length).max(1),
+        false => (DEVICE_BATCH_TOKENS / length).clamp(1, device_rows(length)),
+    });
     let lane_bytes: usize = (0..model.stored.len()).map(|i| sums_bytes(model, i)).sum();
     // A power of two divides evenly among the usual numbers of threads.
     let lanes = 1 << (LANE_BUDGET / lane_bytes.max(1)).clamp(1, 8).min(batches.len()).ilog2();

@@ -70,6 +70,11 @@ impl Search {
         Search { budget: budget as f64, start: start.log2(), slope, steepest: 1.5 * slope, last: None }
     }
 
+    /// Bits per weight and octave.
+    fn rate(&self) -> f64 {
+        1.5 * self.slope / self.steepest
+    }
+
     fn trial<E: Encoder>(&mut self, encoder: &mut E, log: f64) -> Result<Trial<E::Coded>> {
         let parts = encoder.encode(log.exp2())?;
         let size = encoder.file_size(&parts)? as f64;
@@ -96,14 +101,23 @@ pub struct Near<T> {
     /// Bytes of the file with these parts.
     pub size: u64,
     pub parts: Vec<Part<T>>,
+    /// Bits that a weight took less for each octave of the step size on the way there.
+    pub rate: f64,
 }
 
-/// A step size whose file has `budget` bytes within `close` of it, starting at `start`; no nearer where it cannot get nearer.
+/// A step size whose file has `budget` bytes within `close` of it, starting at the step size `start`, where `rate` bits per weight
+/// and octave are expected; no nearer where it cannot get nearer.
 ///
 /// # Errors
 /// If encoding fails.
-pub fn approach<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) -> Result<Near<E::Coded>> {
+pub fn approach<E: Encoder>(
+    encoder: &mut E,
+    budget: u64,
+    (start, rate): (f64, f64),
+    close: f64,
+) -> Result<Near<E::Coded>> {
     let mut search = Search::new(encoder.weights(), budget, start);
+    search.slope *= rate;
     let mut log = search.start;
     let mut trial = search.trial(encoder, log)?;
     for _ in 1..TRIALS {
@@ -114,7 +128,7 @@ pub fn approach<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64
         log = next;
         trial = search.trial(encoder, log)?;
     }
-    Ok(Near { step: log.exp2(), size: trial.size as u64, parts: trial.parts })
+    Ok(Near { step: log.exp2(), size: trial.size as u64, parts: trial.parts, rate: search.rate() })
 }
 
 /// Finds the finest step size whose file fits `budget` bytes, starting at `start`, and spends what is left.
@@ -269,7 +283,9 @@ mod tests {
 
     fn size(budget: u64, start: f64) -> (Option<u64>, usize) {
         let mut fake = Fake { weights: vec![40_000, 10_000, 5_000, 65_000, 300], trials: 0 };
-        let step = approach(&mut fake, budget, start, 4e-3).unwrap().step;
+        let near = approach(&mut fake, budget, (start, 1.0), 4e-3).unwrap();
+        assert!((0.3..1.5).contains(&near.rate));
+        let step = near.step;
         let size = match meet(&mut fake, budget, step, 5e-4).unwrap() {
             Outcome::Fits(parts) => Some(fake.file_size(&parts).unwrap()),
             Outcome::TooSmall { .. } => None,

@@ -5,6 +5,11 @@
 //! than the quadratic, which does not hold for changes of that size. What a change saves buys at most what the base has lost, and
 //! at most as much as the last bytes bought. Only where that may pay for the change is it packed into the cap like the base, and
 //! then the two are compared row by row.
+//!
+//! Where packed structures are healed before they are judged, many are healed for a short while first, and only those that are
+//! then in front for as long as the base (successive halving, arXiv:1502.07943): what a look says of a change that will be healed
+//! ranks badly, a few steps rank single changes nearly as all steps do. Fixed shapes change so much that a few steps do not tell:
+//! those that are about as good as the best of them are judged in full whatever their rank.
 
 use serde::{Deserialize, Serialize};
 
@@ -82,10 +87,20 @@ impl Worth {
     }
 }
 
+/// How long what is packed is healed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Care {
+    /// A few steps, to be ranked.
+    Rough,
+    /// As long as the base, to be compared with it.
+    Full,
+}
+
 /// The expensive thing. Everything it returns follows from its arguments.
 pub trait Judge {
     /// Packs schemes into the cap. One that is surely worse than `limit` nats need not be measured to the end.
-    fn pack(&mut self, candidates: &[Candidate], limit: f64) -> Result<Vec<Packed>>;
+    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>>;
     /// Makes a packed scheme the base of what follows; returns the price of a byte there.
     fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64>;
     /// Looks at changes of the base.
@@ -94,9 +109,11 @@ pub trait Judge {
 
 /// How far a search goes.
 pub struct Bounds<'a> {
-    /// Candidates packed. Looks are free: they cost a hundredth of that.
+    /// Candidates packed with full care, or [`ROUGH`] times as many roughly. Looks are free: they cost a hundredth of that.
     pub trials: usize,
     pub hope: f64,
+    /// Whether what is packed is healed, so that rough packing is cheaper.
+    pub heals: bool,
     /// Asked between candidates: whether to end with the best so far.
     pub stop: &'a dyn Fn() -> bool,
 }
@@ -120,14 +137,24 @@ pub struct Climbed {
     pub seen: Vec<Seen>,
     /// Names of the changes that were kept, in order.
     pub kept: Vec<String>,
+    /// Structures packed with full care, and roughly.
     pub trials: usize,
+    pub rough: usize,
     /// Nats per byte at the end.
     pub price: f64,
     /// It ended because nothing more could pay.
     pub finished: bool,
 }
 
-/// Candidates packed after each round of looks.
+/// Structures packed roughly that count as one.
+pub const ROUGH: usize = 4;
+/// Candidates packed after each round of looks: roughly, the fixed shapes among them, and of these with full care.
+const ROUGHLY: usize = 8;
+const SHAPES: usize = 3;
+const FULLY: usize = 2;
+/// Fixed shapes whose KL is at most so many times that of the best of them are packed with full care whatever their rank.
+const ALIKE: f64 = 1.05;
+/// Candidates packed after each round of looks where nothing is healed.
 const PACKED: usize = 3;
 /// Looked at together, between two questions whether to stop.
 const TOGETHER: usize = 8;
@@ -141,11 +168,52 @@ struct Climb<'a, J: Judge> {
     bounds: &'a Bounds<'a>,
     worth: Worth,
     trials: usize,
+    rough: usize,
 }
 
 impl<J: Judge> Climb<'_, J> {
     fn open(&self) -> bool {
-        self.trials < self.bounds.trials && !(self.bounds.stop)()
+        self.left() >= ROUGH && !(self.bounds.stop)()
+    }
+
+    /// Structures that may still be packed roughly.
+    fn left(&self) -> usize {
+        (ROUGH * self.bounds.trials).saturating_sub(ROUGH * self.trials + self.rough)
+    }
+
+    /// Takes the next of `promising`, of which the first look best, and returns those to pack with full care. `shapes` are
+    /// the fixed ones.
+    fn next(&mut self, promising: &mut Vec<Candidate>, shapes: &[Candidate]) -> Result<Vec<Candidate>> {
+        let fixed = |c: &Candidate| shapes.contains(c);
+        let least = if self.bounds.heals { FULLY } else { PACKED };
+        let (mut moves, mut fixed_ones) = (ROUGHLY, SHAPES);
+        let mut group = Vec::new();
+        // One of them can be packed with full care afterwards.
+        let most = self.left().saturating_sub(ROUGH);
+        promising.retain(|c| {
+            let places = if fixed(c) { &mut fixed_ones } else { &mut moves };
+            let taken = *places > 0 && group.len() < most.max(1);
+            if taken {
+                *places -= 1;
+                group.push(c.clone());
+            }
+            !taken
+        });
+        if self.bounds.heals && group.len() > least && most > least {
+            let packed = self.judge.pack(&group, Care::Rough, f64::INFINITY)?;
+            self.rough += group.len();
+            let mut ranked: Vec<(f64, Candidate)> = packed.iter().map(Packed::kl).zip(group).collect();
+            ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let best_fixed = ranked.iter().find(|(_, c)| fixed(c)).map_or(f64::INFINITY, |(kl, _)| *kl);
+            let in_front =
+                |(at, (kl, c)): &(usize, &(f64, Candidate))| *at < least || (fixed(c) && *kl <= ALIKE * best_fixed);
+            group = ranked.iter().enumerate().filter(in_front).map(|(_, (_, c))| c.clone()).collect();
+        } else {
+            // The others come next.
+            promising.splice(0..0, group.split_off(group.len().min(least)));
+        }
+        group.truncate(self.left() / ROUGH);
+        Ok(group)
     }
 
     /// Each scheme once.
@@ -175,22 +243,35 @@ impl<J: Judge> Climb<'_, J> {
     }
 }
 
-/// Climbs from `start`.
+/// Climbs from the better of `start` and `other`.
 ///
 /// # Errors
 /// What the judge says.
-pub fn climb<J: Judge>(judge: &mut J, table: &Table, start: Candidate, bounds: &Bounds) -> Result<Climbed> {
-    let packed = judge.pack(std::slice::from_ref(&start), f64::INFINITY)?.remove(0);
-    let (mut best, mut best_packed, first) = (start, packed.clone(), packed);
-    let mut worth = Worth { kl: first.kl(), price: 0.0, hope: bounds.hope };
+pub fn climb<J: Judge>(
+    judge: &mut J,
+    table: &Table,
+    start: Candidate,
+    other: Option<Candidate>,
+    bounds: &Bounds,
+) -> Result<Climbed> {
+    let first = judge.pack(std::slice::from_ref(&start), Care::Full, f64::INFINITY)?.remove(0);
+    let (mut best, mut best_packed, mut kept) = (start, first.clone(), Vec::new());
+    if let Some(other) = other {
+        let packed = judge.pack(std::slice::from_ref(&other), Care::Full, f64::INFINITY)?.remove(0);
+        if packed.kl() < best_packed.kl() {
+            kept.push(other.name.clone());
+            (best, best_packed) = (other, packed);
+        }
+    }
+    let mut worth = Worth { kl: best_packed.kl(), price: 0.0, hope: bounds.hope };
     worth.price = judge.settle(&best, &best_packed)?;
-    let mut climb = Climb { judge, bounds, worth, trials: 0 };
+    let mut climb = Climb { judge, bounds, worth, trials: 0, rough: 0 };
     let shapes: Vec<Candidate> = starts(table.layers.len())
         .into_iter()
         .filter_map(|shape| Some(Candidate { name: shape.text(), scheme: shape.scheme(table).ok()? }))
         .filter(|shape| shape.scheme != best.scheme)
         .collect();
-    let (mut seen, mut kept, mut finished) = (Vec::new(), Vec::new(), false);
+    let (mut seen, mut finished) = (Vec::new(), false);
     let mut rejected: Vec<Scheme> = Vec::new();
     let mut round = 0;
     while climb.open() {
@@ -219,7 +300,7 @@ pub fn climb<J: Judge>(judge: &mut J, table: &Table, start: Candidate, bounds: &
             .iter()
             .map(|(c, look)| Seen { name: c.name.clone(), look: look.clone(), short: climb.short(look) })
             .collect();
-        let promising: Vec<Candidate> = looks
+        let mut promising: Vec<Candidate> = looks
             .into_iter()
             .filter(|(c, look)| look.complete && climb.short(look) < 0.0 && !rejected.contains(&c.scheme))
             .map(|(c, _)| c)
@@ -230,12 +311,9 @@ pub fn climb<J: Judge>(judge: &mut J, table: &Table, start: Candidate, bounds: &
         }
         let mut better = None;
         // The first group that holds a better one ends the round.
-        for group in promising.chunks(PACKED) {
-            let group = &group[..group.len().min(bounds.trials - climb.trials)];
-            if !climb.open() {
-                break;
-            }
-            let packed = climb.judge.pack(group, best_packed.kl())?;
+        while climb.open() && !promising.is_empty() {
+            let group = climb.next(&mut promising, &shapes)?;
+            let packed = climb.judge.pack(&group, Care::Full, best_packed.kl())?;
             climb.trials += group.len();
             for (candidate, packed) in group.iter().zip(packed) {
                 if !packed.beats(&best_packed) {
@@ -257,8 +335,8 @@ pub fn climb<J: Judge>(judge: &mut J, table: &Table, start: Candidate, bounds: &
         climb.worth.kl = best_packed.kl();
         climb.worth.price = climb.judge.settle(&best, &best_packed)?;
     }
-    let (trials, price) = (climb.trials, climb.worth.price);
-    Ok(Climbed { best, packed: best_packed, start: first, seen, kept, trials, price, finished })
+    let Climb { trials, rough, worth: Worth { price, .. }, .. } = climb;
+    Ok(Climbed { best, packed: best_packed, start: first, seen, kept, trials, rough, price, finished })
 }
 
 #[cfg(test)]
@@ -274,7 +352,7 @@ mod tests {
 
     impl Fake {
         fn size(scheme: &Scheme) -> f64 {
-            (0..4).filter(|m| scheme.choice(*m) == Choice::Alone).count() as f64 * 1000.0
+            (0..12).filter(|m| scheme.choice(*m) == Choice::Alone).count() as f64 * 1000.0
         }
 
         fn harm(scheme: &Scheme) -> f64 {
@@ -284,14 +362,15 @@ mod tests {
                 (_, 1) if m == 2 => 0.01,
                 _ => 0.7,
             };
-            (0..4).map(harm).sum()
+            (0..12).map(harm).sum()
         }
     }
 
     impl Judge for Fake {
-        fn pack(&mut self, candidates: &[Candidate], _: f64) -> Result<Vec<Packed>> {
+        fn pack(&mut self, candidates: &[Candidate], care: Care, _: f64) -> Result<Vec<Packed>> {
             let pack = |c: &Candidate| {
-                self.log.push(format!("pack {}", c.name));
+                let how = if care == Care::Full { "pack" } else { "rough" };
+                self.log.push(format!("{how} {}", c.name));
                 let kl = Fake::harm(&c.scheme) + 0.2 * Fake::size(&c.scheme) / 4000.0;
                 let rows = vec![kl - 0.001, kl, kl + 0.001];
                 Packed { step: 1.0, bytes: 2000, fits: true, predicted: kl, rows, complete: true }
@@ -315,32 +394,70 @@ mod tests {
         }
     }
 
-    fn run(trials: usize) -> (Climbed, Vec<String>) {
-        let table = Table { layers: (0..4).map(|m| vec![Some(m)]).collect(), roles: vec!["w".into()] };
+    fn run(layers: usize, bounds: &Bounds, other: Option<Candidate>) -> (Climbed, Vec<String>) {
+        let table = Table { layers: (0..layers).map(|m| vec![Some(m)]).collect(), roles: vec!["w".into()] };
         let mut fake = Fake { base: Scheme::default(), log: Vec::new() };
         let start = Candidate { name: "declared".into(), scheme: Scheme::default() };
-        let climbed = climb(&mut fake, &table, start, &Bounds { trials, hope: 1.0, stop: &|| false }).unwrap();
-        (climbed, fake.log)
+        (climb(&mut fake, &table, start, other, bounds).unwrap(), fake.log)
+    }
+
+    fn within(trials: usize) -> Bounds<'static> {
+        Bounds { trials, hope: 1.0, heals: false, stop: &|| false }
+    }
+
+    fn count(log: &[String], what: &str) -> usize {
+        log.iter().filter(|line| line.starts_with(what)).count()
     }
 
     #[test]
     fn what_pays_is_kept_and_nothing_else() {
-        let (climbed, log) = run(1000);
+        let (climbed, log) = run(4, &within(1000), None);
         assert_eq!(climbed.kept, ["layer 2 as 1"]);
         assert!(climbed.finished && climbed.packed.kl() < climbed.start.kl());
-        assert_eq!(log.iter().filter(|line| line.starts_with("pack")).count(), 3, "{log:?}");
+        assert_eq!(count(&log, "pack"), 3, "{log:?}");
         assert!(climbed.seen.iter().all(|seen| seen.short > 0.0));
+    }
+
+    #[test]
+    fn the_better_start_is_gone_on_from() {
+        let tied = Candidate { name: "tied".into(), scheme: Scheme::default().tied(2, 1, 0) };
+        let (climbed, _) = run(4, &within(0), Some(tied));
+        assert_eq!((climbed.best.name, climbed.kept), ("tied".into(), vec!["tied".to_string()]));
+        assert!(climbed.packed.kl() < climbed.start.kl());
+        let worse = Candidate { name: "without".into(), scheme: Scheme::default().without(&[0]).unwrap() };
+        assert_eq!(run(4, &within(0), Some(worse)).0.best.name, "declared");
     }
 
     #[test]
     fn trials_are_counted() {
         for trials in 0..4 {
-            let (climbed, log) = run(trials);
-            let packed = log.iter().filter(|line| line.starts_with("pack")).count();
+            let (climbed, log) = run(4, &within(trials), None);
+            let packed = count(&log, "pack");
             // The first is what the search starts from.
             assert_eq!(packed, climbed.trials + 1);
             assert!(climbed.trials <= trials && (log.len() > packed) == (trials > 0), "{trials} {log:?}");
         }
-        assert!(!run(1).0.finished && run(3).0.finished);
+        assert!(!run(4, &within(1), None).0.finished && run(4, &within(3), None).0.finished);
+    }
+
+    #[test]
+    fn many_are_packed_roughly_before_few_are_fully() {
+        // With so much hope every change looks promising.
+        let bounds = |trials| Bounds { hope: 1e3, heals: true, ..within(trials) };
+        let (climbed, log) = run(12, &bounds(9), None);
+        assert_eq!(climbed.kept, ["layer 2 as 1"], "{log:?}");
+        assert_eq!((climbed.trials, climbed.rough), (count(&log, "pack") - 1, count(&log, "rough")));
+        assert!(climbed.rough > ROUGHLY && ROUGH * climbed.trials + climbed.rough <= ROUGH * 9);
+        // The best of the fixed shapes are judged in full though they rank behind the changes.
+        let first: Vec<&String> = log.iter().skip_while(|line| !line.starts_with("rough")).collect();
+        let roughly = first.iter().take_while(|line| line.starts_with("rough")).count();
+        assert_eq!(roughly, ROUGHLY + SHAPES);
+        let fully: Vec<_> = first[roughly..].iter().take_while(|line| line.starts_with("pack")).collect();
+        assert!((FULLY + 1..=FULLY + SHAPES).contains(&fully.len()), "{fully:?}");
+        assert!(!fully[FULLY].contains("layer"), "{fully:?}");
+        for trials in 0..6 {
+            let (climbed, _) = run(12, &bounds(trials), None);
+            assert!(ROUGH * climbed.trials + climbed.rough <= ROUGH * trials && climbed.trials.min(1) == trials.min(1));
+        }
     }
 }

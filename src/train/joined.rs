@@ -3,13 +3,10 @@
 use candle_core::{D, Device, Tensor};
 
 use crate::error::Result;
-use crate::eval::logits::tokens_of;
+use crate::eval::logits::{device_rows, tokens_of};
 use crate::eval::predictions::{Predictions, turn};
 use crate::eval::windows::Windows;
 use crate::nets::{Net, Params, Plain};
-
-/// Tokens of one pass on a device that is not the CPU.
-const TOKENS: usize = 16_384;
 
 /// The rows of some pieces.
 pub struct Joined {
@@ -43,7 +40,7 @@ impl Joined {
 /// If they cannot be copied to the device.
 pub fn join(pieces: &[Windows], device: &Device) -> Result<Vec<Joined>> {
     let most = match (pieces.first(), device) {
-        (Some(piece), device) if !device.is_cpu() => (TOKENS / piece.tokens().max(1)).max(1),
+        (Some(piece), device) if !device.is_cpu() => (device_rows(piece.length()) / piece.rows().max(1)).max(1),
         _ => 1,
     };
     let one = |pieces: &[Windows]| {
