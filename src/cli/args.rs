@@ -124,7 +124,7 @@ pub struct PackArgs {
     #[arg(long, value_name = "SHAPE", default_value = "auto", conflicts_with_all = ["plan", "lossless"])]
     pub shape: Shape,
     /// Also try layers and branches as copies of each other or left out, and pack and judge so many structures at most; four that
-    /// are healed for a few steps only count as one [default: 10, or 60 with --effort max, where the cap leaves less than 1.4
+    /// are healed for a few steps only count as one [default: 8, or 60 with --effort max, where the cap leaves less than 1.4
     /// bits for a weight; else 0, since it has not paid there]
     #[arg(long, value_name = "N", conflicts_with_all = ["plan", "lossless"])]
     pub trials: Option<usize>,

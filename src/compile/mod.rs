@@ -81,7 +81,7 @@ impl Effort {
         match self {
             Effort::Fast => 0,
             Effort::Normal | Effort::Max if bits > SCARCE => 0,
-            Effort::Normal => 10,
+            Effort::Normal => 8,
             Effort::Max => 60,
         }
     }

@@ -11,6 +11,8 @@
 //! ranks badly, a few steps rank single changes nearly as all steps do. Fixed shapes change so much that a few steps do not tell:
 //! those that are about as good as the best of them are judged in full whatever their rank.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::moves::{Candidate, RANK, moves, specialised};
@@ -186,19 +188,23 @@ impl<J: Judge> Climb<'_, J> {
     fn next(&mut self, promising: &mut Vec<Candidate>, shapes: &[Candidate]) -> Result<Vec<Candidate>> {
         let fixed = |c: &Candidate| shapes.contains(c);
         let least = if self.bounds.heals { FULLY } else { PACKED };
-        let (mut moves, mut fixed_ones) = (ROUGHLY, SHAPES);
-        let mut group = Vec::new();
         // One of them can be packed with full care afterwards.
-        let most = self.left().saturating_sub(ROUGH);
-        promising.retain(|c| {
-            let places = if fixed(c) { &mut fixed_ones } else { &mut moves };
-            let taken = *places > 0 && group.len() < most.max(1);
-            if taken {
-                *places -= 1;
-                group.push(c.clone());
-            }
-            !taken
-        });
+        let most = self.left().saturating_sub(ROUGH).max(1);
+        let (mut places, mut fixed_places, mut seen) = (ROUGHLY, SHAPES, BTreeSet::new());
+        let mut group = Vec::new();
+        // Copies of one piece by different layers do alike once they are healed: the best of each kind first, then the others.
+        let passes: &[bool] = if self.bounds.heals { &[true, false] } else { &[false] };
+        for &of_new_kind in passes {
+            promising.retain(|c| {
+                let place = if fixed(c) { &mut fixed_places } else { &mut places };
+                let taken = group.len() < most && *place > 0 && (!of_new_kind || seen.insert(kind(c).to_string()));
+                if taken {
+                    *place -= 1;
+                    group.push(c.clone());
+                }
+                !taken
+            });
+        }
         if self.bounds.heals && group.len() > least && most > least {
             let packed = self.judge.pack(&group, Care::Rough, f64::INFINITY)?;
             self.rough += group.len();
@@ -241,6 +247,11 @@ impl<J: Judge> Climb<'_, J> {
     fn short(&self, look: &Look) -> f64 {
         (look.kl - self.worth.kl) / self.worth.hope - self.worth.kl.min(self.worth.price * look.saved.max(0.0))
     }
+}
+
+/// The piece of a network that a change is about, and whether it becomes a copy or goes.
+fn kind(change: &Candidate) -> &str {
+    change.name.split(" as ").next().unwrap_or_default()
 }
 
 /// Climbs from the better of `start` and `other`.
