@@ -159,3 +159,13 @@ fn content(data: &[f32]) -> blake3::Hash {
     }
     hasher.finalize()
 }
+
+/// The bundled model, for tests of later stages.
+#[cfg(test)]
+pub(crate) fn bundled() -> Model {
+    use crate::ingest::{self, Overrides, folder};
+    let folder = std::path::Path::new("fixtures/pep-tiny");
+    let source = ingest::read(&folder::locate(folder, &Overrides::default()).unwrap()).unwrap();
+    let net = crate::nets::build(&source.config).unwrap();
+    build(source, net, None).unwrap()
+}

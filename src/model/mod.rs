@@ -13,6 +13,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 pub use build::build;
+#[cfg(test)]
+pub(crate) use build::bundled;
 pub use structure::Structure;
 pub use ties::{Retie, TieReport};
 

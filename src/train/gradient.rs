@@ -154,14 +154,10 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::ingest::{self, Overrides, folder};
 
     #[test]
     fn composed_is_fused() {
-        let located = folder::locate(std::path::Path::new("fixtures/pep-tiny"), &Overrides::default()).unwrap();
-        let source = ingest::read(&located).unwrap();
-        let net = crate::nets::build(&source.config).unwrap();
-        let model = crate::model::build(source, net, None).unwrap();
+        let model = crate::model::bundled();
         let (length, vocab) = (model.network().unwrap().context(), model.network().unwrap().vocab_size());
         let tokens: Vec<u16> = (0..4 * length + 1).map(|i| (i * 37 % vocab) as u16).collect();
         let piece = |i| Windows::new(&tokens[i * length..=(i + 1) * length], length, None);
