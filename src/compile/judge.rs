@@ -41,6 +41,15 @@ const HOPELESS: f64 = 8.0;
 /// Healed schemes whose tensors are kept for the case that one becomes the base.
 const KEPT: usize = 4;
 
+fn close(care: Care) -> f64 {
+    if care == Care::Full { CLOSE } else { ROUGHLY_CLOSE }
+}
+
+/// Bytes that a low-rank term of a matrix (R, C) is expected to take.
+fn term_bytes(rank: usize, (rows, cols): (usize, usize)) -> f64 {
+    (rank * (rows + cols)) as f64 * FACTOR_BITS / 8.0
+}
+
 /// How candidates are healed.
 pub(super) struct Short<'a> {
     /// Tokens that are not among those that candidates are judged on.
@@ -118,13 +127,11 @@ impl<'a> Local<'a> {
     fn expected(&self, scheme: &Scheme, weights: usize) -> f64 {
         let Known { scheme: other, step, rate, size, sizes } = &self.known;
         let takes = |m: usize| match scheme.choice(m) {
-            choice if choice == other.choice(m) => sizes[m],
-            Choice::Alone | Choice::Sum { residual: true, .. } => sizes[m],
             Choice::Zero => 0.0,
-            Choice::Sum { rank, .. } => {
-                let (rows, cols) = self.model.sides(m);
-                (rank * (rows + cols)) as f64 * FACTOR_BITS / 8.0
+            choice @ Choice::Sum { rank, residual: false, .. } if choice != other.choice(m) => {
+                term_bytes(rank, self.model.sides(m))
             }
+            _ => sizes[m],
         };
         let matrices = (0..self.model.stored.len()).filter(|m| self.model.spec(*m).form != Form::Vector);
         let size = size + matrices.map(|m| takes(m) - sizes[m]).sum::<f64>();
@@ -136,8 +143,7 @@ impl<'a> Local<'a> {
     fn code(&self, scheme: &Scheme, care: Care) -> Result<(Coded, Parts<'a>)> {
         let mut parts = self.parts.under(scheme);
         let start = (self.expected(scheme, parts.weights()), self.known.rate);
-        let close = if care == Care::Full { CLOSE } else { ROUGHLY_CLOSE };
-        let near = approach(&mut parts, self.budget, start, close)?;
+        let near = approach(&mut parts, self.budget, start, close(care))?;
         let streams = parts.by_stored(&near.parts);
         let predicted = near.parts.iter().map(|part| part.loss).sum();
         let finished = parts.finish(near.parts)?;
@@ -203,8 +209,7 @@ impl<'a> Local<'a> {
         Ok(Packed {
             step: coded.step,
             bytes: coded.size,
-            fits: coded.size as f64
-                <= (1.0 + 2.0 * if care == Care::Full { CLOSE } else { ROUGHLY_CLOSE }) * self.budget as f64,
+            fits: coded.size as f64 <= (1.0 + 2.0 * close(care)) * self.budget as f64,
             predicted: coded.predicted,
             rows: measured.rows,
             complete: measured.complete,
@@ -273,7 +278,7 @@ impl<'a> Local<'a> {
                     let terms = sum::Terms { reference, gain: unit.then_some(1.0), rank, residual: None };
                     let step = coded.step / own.correction.sqrt();
                     let rest = sum::start(&own.w, &own.metric, step, &terms).rest;
-                    let takes = (rank * (rows + cols)) as f64 * FACTOR_BITS / 8.0;
+                    let takes = term_bytes(rank, (rows, cols));
                     match residual {
                         true => (own.w.to_vec(), size(m)),
                         false => (own.w.iter().zip(&rest).map(|(w, r)| w - r).collect(), takes),

@@ -123,6 +123,7 @@ pub fn states(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usi
     Ok(states)
 }
 
-fn device(params: &Params) -> &Device {
+/// Where a network with these parameters runs.
+pub fn device(params: &Params) -> &Device {
     params.values().next().map_or(&Device::Cpu, Tensor::device)
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::{D, DType, Device, Tensor};
 
 use super::compare::divergence;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::{sum, top, with_elements};
@@ -78,7 +78,7 @@ impl Predictions {
                 // Rounding can leave a difference of nothing slightly negative.
                 Ok((values.exp()? * (values - others)?)?.sum(D::Minus1)?.relu()?.to_vec1()?)
             }
-            _ => Err(candle_core::Error::Msg("predictions of two devices".into()).bt().into()),
+            _ => Err(Error::compute("predictions of two devices")),
         }
     }
 

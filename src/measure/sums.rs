@@ -83,10 +83,9 @@ impl Sums {
                 for (id, energy) in ids.iter().zip(g.sqr()?.sum(1)?.to_vec1::<f32>()?) {
                     lookups[place(*id)] += energy;
                 }
-                let none = || Tensor::zeros((self.rows, self.block), DType::F32, g.device());
                 let input = g.t()?.matmul(&g)?;
                 *sums = Some(match sums.take() {
-                    None => (input, none()?),
+                    None => (input, Tensor::zeros((self.rows, self.block), DType::F32, g.device())?),
                     Some((sum, output)) => ((sum + input)?, output),
                 });
                 Ok(())

@@ -265,14 +265,16 @@ pub fn climb<J: Judge>(
     other: Option<Candidate>,
     bounds: &Bounds,
 ) -> Result<Climbed> {
-    let first = judge.pack(std::slice::from_ref(&start), Care::Full, f64::INFINITY)?.remove(0);
-    let (mut best, mut best_packed, mut kept) = (start, first.clone(), Vec::new());
-    if let Some(other) = other {
-        let packed = judge.pack(std::slice::from_ref(&other), Care::Full, f64::INFINITY)?.remove(0);
-        if packed.kl() < best_packed.kl() {
-            kept.push(other.name.clone());
-            (best, best_packed) = (other, packed);
-        }
+    // Together: workers pack them side by side.
+    let mut both: Vec<Candidate> = std::iter::once(start).chain(other).collect();
+    let mut packed = judge.pack(&both, Care::Full, f64::INFINITY)?;
+    let first = packed[0].clone();
+    let (mut best, mut best_packed, mut kept) = (both.remove(0), packed.remove(0), Vec::new());
+    if let (Some(other), Some(packed)) = (both.pop(), packed.pop())
+        && packed.kl() < best_packed.kl()
+    {
+        kept.push(other.name.clone());
+        (best, best_packed) = (other, packed);
     }
     let mut worth = Worth { kl: best_packed.kl(), price: 0.0, hope: bounds.hope };
     worth.price = judge.settle(&best, &best_packed)?;

@@ -1,11 +1,11 @@
 //! Text set aside from training, to see what a student has learned and not only remembered.
 
-use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::joined::{Joined, join};
 use super::objective::{Objective, Totals};
 use crate::error::Result;
+use crate::eval::logits::device;
 use crate::eval::predictions::Predictions;
 use crate::eval::windows::Windows;
 use crate::nets::{Net, Params};
@@ -24,7 +24,7 @@ impl<'a> HeldOut<'a> {
     /// # Errors
     /// If the forward pass fails.
     pub fn new(net: &dyn Net, teacher: &'a Params, pieces: &[Windows]) -> Result<Self> {
-        let pieces = join(pieces, teacher.values().next().map_or(&Device::Cpu, Tensor::device))?;
+        let pieces = join(pieces, device(teacher))?;
         let bytes = pieces.iter().map(|piece| piece.targets.len()).sum::<usize>() * net.vocab_size() * 4;
         let of = |piece: &Joined| piece.predict(net, teacher);
         let known = (bytes <= KEPT).then(|| pieces.par_iter().map(of).collect::<Result<_>>()).transpose()?;
@@ -49,7 +49,7 @@ impl<'a> HeldOut<'a> {
                     &made
                 }
             };
-            Objective::totals(&piece.predict(net, student)?, teacher, &piece.targets)
+            Objective::totals(&piece.predict(net, student)?, Some(teacher), &piece.targets)
         };
         let each: Vec<Totals> = self.pieces.par_iter().enumerate().map(of).collect::<Result<_>>()?;
         let mut totals = Totals::default();

@@ -39,8 +39,8 @@ impl Joined {
 /// # Errors
 /// If they cannot be copied to the device.
 pub fn join(pieces: &[Windows], device: &Device) -> Result<Vec<Joined>> {
-    let most = match (pieces.first(), device) {
-        (Some(piece), device) if !device.is_cpu() => (device_rows(piece.length()) / piece.rows().max(1)).max(1),
+    let most = match pieces.first() {
+        Some(piece) if !device.is_cpu() => (device_rows(piece.length()) / piece.rows().max(1)).max(1),
         _ => 1,
     };
     let one = |pieces: &[Windows]| {

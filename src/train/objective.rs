@@ -3,6 +3,7 @@
 use candle_core::{D, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{self, Error};
 use crate::eval::predictions::{Predictions, composed_log_softmax, log_softmax};
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::simd::vectorized;
@@ -57,14 +58,14 @@ impl Totals {
 }
 
 impl Objective {
-    /// Sums over what a student and its teacher predict where these tokens come next.
+    /// Sums over what a student and its teacher, if it has one, predict where these tokens come next.
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn totals(student: &Predictions, teacher: &Predictions, targets: &[u16]) -> crate::error::Result<Totals> {
+    pub fn totals(student: &Predictions, teacher: Option<&Predictions>, targets: &[u16]) -> error::Result<Totals> {
         let sum = |each: Vec<f32>| each.iter().map(|v| f64::from(*v)).sum();
         Ok(Totals {
-            divergence: sum(teacher.divergence(student)?),
+            divergence: teacher.map_or(Ok(0.0), |teacher| teacher.divergence(student).map(sum))?,
             loss: sum(student.losses(targets.iter())?),
             positions: targets.len(),
         })
@@ -94,9 +95,9 @@ impl Objective {
         logits: &Tensor,
         teacher: Option<&Predictions>,
         targets: &[u16],
-    ) -> crate::error::Result<(Totals, Tensor)> {
+    ) -> error::Result<(Totals, Tensor)> {
         match teacher.filter(|_| self.teaches()) {
-            None if self.teaches() => Err(candle_core::Error::Msg("there is no teacher".into()).bt().into()),
+            None if self.teaches() => Err(Error::compute("there is no teacher")),
             Some(Predictions::Host { values, .. }) => Ok(self.fused(logits, Some(values), targets)?),
             None if logits.device().is_cpu() => Ok(self.fused(logits, None, targets)?),
             teacher => self.composed(logits, teacher, targets),
@@ -109,7 +110,7 @@ impl Objective {
         logits: &Tensor,
         teacher: Option<&Predictions>,
         targets: &[u16],
-    ) -> crate::error::Result<(Totals, Tensor)> {
+    ) -> error::Result<(Totals, Tensor)> {
         let (share, student) = (self.data(), composed_log_softmax(&logits.detach())?);
         let mut gradient = student.exp()?;
         if let Some(Predictions::Device(teacher)) = teacher {
@@ -121,9 +122,7 @@ impl Objective {
             let wanted = Tensor::full(-share, ids.shape(), student.device())?;
             gradient = gradient.scatter_add(&ids, &wanted, D::Minus1)?;
         }
-        let student = Predictions::Device(student);
-        // Against itself: nothing.
-        Ok((Objective::totals(&student, teacher.unwrap_or(&student), targets)?, gradient))
+        Ok((Objective::totals(&Predictions::Device(student), teacher, targets)?, gradient))
     }
 
     /// In one pass over every position, on the CPU.
