@@ -75,6 +75,16 @@ impl Trellis {
         }
     }
 
+    /// The index that stands for a value on the grid.
+    #[inline]
+    pub fn index_of(&self, grid: u8, value: i32) -> i32 {
+        match (grid, self.odd) {
+            (0, _) => value / 2,
+            (_, Odd::WithZero) => (value + value.signum()) / 2,
+            (_, Odd::Plain) => (value + 1) / 2,
+        }
+    }
+
     /// Number of the grid's points on the same side of zero that are nearer to it: what the coder codes beside a sign.
     #[inline]
     pub fn rank(&self, grid: u8, q: i32) -> u32 {
@@ -159,6 +169,7 @@ mod tests {
             for grid in 0..2 {
                 for q in -1000..=1000 {
                     let v = t.value(grid, q);
+                    assert_eq!(t.index_of(grid, v), q);
                     assert_eq!(v.unsigned_abs(), t.magnitude(grid, t.rank(grid, q)));
                     assert_eq!(t.index(grid, t.rank(grid, q), v < 0), q);
                 }

@@ -3,3 +3,4 @@
 pub mod metric;
 pub mod step_rule;
 pub mod viterbi;
+mod ways;

@@ -3,9 +3,11 @@
 use std::sync::LazyLock;
 
 use super::metric::Metric;
-use crate::code::entropy::indices::{MAX_INDEX, PRICED, Prices};
-use crate::code::grid::trellis::{Odd, Trellis};
+use super::ways::{Scale, Ways};
+use crate::code::entropy::indices::{PRICED, Prices};
+use crate::code::grid::trellis::Trellis;
 use crate::nets::ops::product::{View, product};
+use crate::nets::ops::simd::vectorized;
 
 /// Rows after which the survivors' histories are put in order and their common feedback is found in one product.
 const SPAN: usize = 16;
@@ -38,12 +40,33 @@ pub struct Rounded {
 
 /// Rounds `w` (R, C) row-major to indices on steps `row[i] * col[j]`.
 pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Trellis, rate: &Rate) -> Rounded {
+    let round = match trellis.states {
+        1 => with_states::<1>,
+        4 => with_states::<4>,
+        8 => with_states::<8>,
+        16 => with_states::<16>,
+        32 => with_states::<32>,
+        64 => with_states::<64>,
+        128 => with_states::<128>,
+        _ => with_states::<256>,
+    };
+    round(w, metric, row, col, trellis, rate)
+}
+
+fn with_states<const S: usize>(
+    w: &[f32],
+    metric: &Metric,
+    row: &[f32],
+    col: &[f32],
+    trellis: &Trellis,
+    rate: &Rate,
+) -> Rounded {
     let (rows, cols) = (metric.rows, metric.cols);
     let mut indices = vec![0i32; rows * cols];
     // Total errors and pending shifts, (C, R) column-major in rounding order.
     let mut errors = vec![0f32; rows * cols];
     let mut shift = vec![0f32; BLOCK * rows];
-    let mut column = Column::new(Job { metric, row, trellis, rate });
+    let mut column = Column::<S>::new(Job { metric, row, trellis, rate });
     let mut target = vec![0f32; rows];
     let mut total = 0f64;
     for start in (0..cols).step_by(BLOCK) {
@@ -58,8 +81,7 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
             let j = metric.order[k];
             let own = &mut shift[(k - start) * rows..(k - start + 1) * rows];
             for p in start..k {
-                let f = metric.feed[p * cols + k];
-                own.iter_mut().zip(&errors[p * rows..(p + 1) * rows]).for_each(|(s, e)| *s += f * e);
+                add_scaled(own, metric.feed[p * cols + k], &errors[p * rows..(p + 1) * rows]);
             }
             for i in 0..rows {
                 target[i] = w[i * cols + j] + own[i];
@@ -78,6 +100,14 @@ pub fn round(w: &[f32], metric: &Metric, row: &[f32], col: &[f32], trellis: &Tre
     Rounded { indices, error: total }
 }
 
+/// sum += f * e
+fn add_scaled(sum: &mut [f32], f: f32, e: &[f32]) {
+    vectorized(
+        #[inline(always)]
+        || sum.iter_mut().zip(e).for_each(|(s, e)| *s += f * e),
+    );
+}
+
 /// What all columns of a matrix have in common.
 #[derive(Clone, Copy)]
 struct Job<'a> {
@@ -91,57 +121,66 @@ struct Job<'a> {
 ///
 /// Every survivor answers with the errors of its own path (per-survivor processing): what rows before the current span
 /// ask of this one is found for all survivors at once at the start of the span, the span itself as it goes.
-struct Column<'a> {
+struct Column<'a, const S: usize> {
     job: Job<'a>,
+    ways: Ways<S>,
+    /// (R, SPAN): what each row asks of its innovations in the rows of its span before it.
+    band: Vec<[f32; SPAN]>,
     /// Target minus reconstruction of every row, once the path is known.
     innovation: Vec<f32>,
-    came: Vec<u8>,
-    index: Vec<i32>,
-    value: Vec<f32>,
+    /// (R, states): the state before, and the value in steps on the way.
+    came: Vec<[u8; S]>,
+    value: Vec<[f32; S]>,
     /// (states, R): innovations of the rows before the span, for each state at the start of the span.
     past: Vec<f32>,
     next_past: Vec<f32>,
     /// (states, SPAN): what they ask of each row of the span.
-    asked: Vec<f32>,
+    asked: Vec<[f32; SPAN]>,
     /// For each state: its ancestor at the start of the span, and its innovations since.
-    origin: Vec<u8>,
-    next_origin: Vec<u8>,
-    recent: Vec<[f32; SPAN]>,
-    next_recent: Vec<[f32; SPAN]>,
-    cost: Vec<f32>,
-    next_cost: Vec<f32>,
+    origin: [u8; S],
+    next_origin: [u8; S],
+    recent: Box<[[f32; SPAN]; S]>,
+    next_recent: Box<[[f32; SPAN]; S]>,
+    cost: [f32; S],
+    /// What a state wants to round at this row.
+    goal: [f32; S],
 }
 
-impl<'a> Column<'a> {
+impl<'a, const S: usize> Column<'a, S> {
     fn new(job: Job<'a>) -> Self {
-        let (rows, s) = (job.metric.rows, job.trellis.states);
-        let past = if job.metric.across.is_empty() { 0 } else { rows * s };
+        let Metric { rows, block, across, .. } = job.metric;
+        let (rows, block) = (*rows, *block);
+        let band = |i: usize| {
+            let ask = |m: usize| if m < i % SPAN { across[(i / SPAN * SPAN + m) * block + i % block] } else { 0.0 };
+            std::array::from_fn(ask)
+        };
+        let past = if job.metric.across.is_empty() { 0 } else { rows * S };
         Column {
             job,
+            ways: Ways::new(job.trellis),
+            band: if across.is_empty() { Vec::new() } else { (0..rows).map(band).collect() },
             innovation: vec![0.0; rows],
-            came: vec![0; rows * s],
-            index: vec![0; rows * s],
-            value: vec![0.0; rows * s],
+            came: vec![[0; S]; rows],
+            value: vec![[0.0; S]; rows],
             past: vec![0.0; past],
             next_past: vec![0.0; past],
-            asked: vec![0.0; s * SPAN],
-            origin: vec![0; s],
-            next_origin: vec![0; s],
-            recent: vec![[0.0; SPAN]; s],
-            next_recent: vec![[0.0; SPAN]; s],
-            cost: vec![0.0; s],
-            next_cost: vec![0.0; s],
+            asked: vec![[0.0; SPAN]; S],
+            origin: [0; S],
+            next_origin: [0; S],
+            recent: Box::new([[0.0; SPAN]; S]),
+            next_recent: Box::new([[0.0; SPAN]; S]),
+            cost: [0.0; S],
+            goal: [0.0; S],
         }
     }
 
     /// Searches a column of this scale and input curvature; returns d · ẽᵀ O ẽ of the chosen path.
     fn round(&mut self, target: &[f32], [col, input]: [f32; 2], bucket: &[u8], out: &mut [i32]) -> f64 {
         let Job { metric, row, trellis, rate } = self.job;
-        let (rows, states) = (target.len(), trellis.states);
+        let rows = target.len();
         let two_sided = !metric.across.is_empty();
         self.cost.fill(f32::INFINITY);
         self.cost[0] = 0.0;
-        let mut band = [0f32; SPAN];
         for start in (0..rows).step_by(SPAN) {
             let span = SPAN.min(rows - start);
             if two_sided {
@@ -149,72 +188,47 @@ impl<'a> Column<'a> {
             }
             for i in start..start + span {
                 let step = row[i] * col;
-                let scale = Scale { step, inverse: 1.0 / step, weight: metric.output[i] * input };
+                let table = rate.prices.of(bucket.get(i).map_or(0, |b| *b));
+                let scale =
+                    Scale { step, inverse: 1.0 / step, weight: metric.output[i] * input, table, lambda: rate.lambda };
                 let at = i - start;
-                if two_sided {
-                    band.fill(0.0);
-                    for (m, b) in band.iter_mut().enumerate().take(at) {
-                        *b = metric.across[(start + m) * metric.block + i % metric.block];
-                    }
-                }
-                let b = bucket.get(i).map_or(0, |b| usize::from(*b));
-                let table = &rate.prices.table[b * 2 * PRICED..(b + 1) * 2 * PRICED];
-                self.next_cost.fill(f32::INFINITY);
-                let (came, index) = (&mut self.came[i * states..], &mut self.index[i * states..]);
-                let value = &mut self.value[i * states..];
-                for s in 0..states {
-                    let cost = self.cost[s];
-                    if cost == f32::INFINITY {
-                        continue;
-                    }
-                    let mut goal = target[i];
-                    if two_sided {
-                        let recent = &self.recent[s];
-                        let mut sums = [0f32; 4];
-                        for m in 0..SPAN {
-                            sums[m % 4] += recent[m] * band[m];
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        self.goal.fill(target[i]);
+                        if two_sided {
+                            answer(&mut self.goal, &self.recent, &self.band[i], (&self.asked, &self.origin, at));
                         }
-                        let asked = self.asked[usize::from(self.origin[s]) * SPAN + at];
-                        goal += asked + (sums[0] + sums[1]) + (sums[2] + sums[3]);
-                    }
-                    for (parity, (q, v, c)) in scale.branches(goal, trellis, trellis.grid[s], table, rate.lambda) {
-                        let n = usize::from(trellis.next[s][parity]);
-                        if cost + c < self.next_cost[n] {
-                            self.next_cost[n] = cost + c;
-                            came[n] = s as u8;
-                            index[n] = q;
-                            // The innovation at column level: what the rows ask is not part of the error.
-                            value[n] = target[i] - v * step;
+                        self.ways.weigh(&self.goal, &self.cost, &scale);
+                        self.ways.choose(&mut self.cost, &mut self.came[i], &mut self.value[i]);
+                        if two_sided {
+                            for n in 0..S {
+                                let from = usize::from(self.came[i][n]) % S;
+                                self.next_origin[n] = self.origin[from];
+                                self.next_recent[n] = self.recent[from];
+                                // The innovation at column level: what the rows ask is not part of the error.
+                                self.next_recent[n][at] = target[i] - self.value[i][n] * step;
+                            }
                         }
-                    }
-                }
+                    },
+                );
                 if two_sided {
-                    for n in 0..states {
-                        let from = usize::from(came[n]);
-                        self.next_origin[n] = self.origin[from];
-                        self.next_recent[n] = self.recent[from];
-                        self.next_recent[n][at] = value[n];
-                    }
                     std::mem::swap(&mut self.origin, &mut self.next_origin);
                     std::mem::swap(&mut self.recent, &mut self.next_recent);
-                }
-                // Costs relative to the best one stay small, so that f32 can tell them apart.
-                let low = self.next_cost.iter().fold(f32::INFINITY, |m, c| m.min(*c));
-                for (cost, next) in self.cost.iter_mut().zip(&self.next_cost) {
-                    *cost = next - low;
                 }
             }
         }
         let mut s = 0;
-        for n in 0..states {
+        for n in 0..S {
             if self.cost[n] < self.cost[s] {
                 s = n;
             }
         }
         for i in (0..rows).rev() {
-            out[i] = self.index[i * states + s];
-            self.innovation[i] = self.value[i * states + s];
-            s = usize::from(self.came[i * states + s]);
+            let value = self.value[i][s];
+            s = usize::from(self.came[i][s]);
+            out[i] = trellis.index_of(trellis.grid[s], value as i32);
+            self.innovation[i] = target[i] - value * (row[i] * col);
         }
         self.cost_of_path(input)
     }
@@ -222,10 +236,10 @@ impl<'a> Column<'a> {
     /// Gives every survivor its own past in order, and finds what it asks of rows `start..start + span`.
     fn begin_span(&mut self, start: usize, span: usize) {
         let metric = self.job.metric;
-        let (rows, states) = (self.innovation.len(), self.cost.len());
+        let rows = self.innovation.len();
         if start > 0 {
             let before = start - SPAN;
-            for s in 0..states {
+            for s in 0..S {
                 let from = usize::from(self.origin[s]) * rows;
                 let to = &mut self.next_past[s * rows..s * rows + start];
                 to[..before].copy_from_slice(&self.past[from..from + before]);
@@ -235,13 +249,13 @@ impl<'a> Column<'a> {
         }
         let (first, block) = (metric.block_start(start), metric.block);
         if start > first {
-            let past = View::strided(&self.past[first..], states, start - first, rows);
+            let past = View::strided(&self.past[first..], S, start - first, rows);
             let across = View::strided(&metric.across[first * block + start - first..], start - first, span, block);
-            product(&mut self.asked, SPAN, past, across, 1.0, false);
+            product(self.asked.as_flattened_mut(), SPAN, past, across, 1.0, false);
         } else {
-            self.asked.fill(0.0);
+            self.asked.fill([0.0; SPAN]);
         }
-        for s in 0..states {
+        for s in 0..S {
             self.origin[s] = s as u8;
         }
         self.recent.fill([0.0; SPAN]);
@@ -257,51 +271,30 @@ impl<'a> Column<'a> {
             let v = e + asked.get(i).unwrap_or(&0.0);
             total += f64::from(metric.output[i] * v * v);
             if !asked.is_empty() {
-                asked[i + 1..].iter_mut().zip(metric.below(i)).for_each(|(s, a)| *s += e * a);
+                add_scaled(&mut asked[i + 1..], *e, metric.below(i));
             }
         }
         total * f64::from(input)
     }
 }
 
-/// The grid at one place and what an error there costs.
-struct Scale {
-    step: f32,
-    inverse: f32,
-    weight: f32,
-}
-
-impl Scale {
-    /// For each parity the cheaper of the two nearest points: (parity, (index, value in steps, cost)).
-    #[inline(always)]
-    fn branches(
-        &self,
-        goal: f32,
-        trellis: &Trellis,
-        grid: u8,
-        table: &[f32],
-        lambda: f32,
-    ) -> [(usize, (i32, f32, f32)); 2] {
-        let x = goal * self.inverse;
-        let half = match (grid, trellis.odd) {
-            (0, _) => x * 0.5,
-            (_, Odd::WithZero) => (x + 1f32.copysign(x)) * 0.5,
-            (_, Odd::Plain) => (x + 1.0) * 0.5,
-        };
-        // floor(), which the baseline instruction set lacks; far beyond any sane index, what the coder can hold.
-        const FAR: f32 = (MAX_INDEX / 4) as f32;
-        let half = half.clamp(-FAR, FAR);
-        let low = half as i32 - i32::from(half < 0.0);
-        let price = &table[usize::from(grid) * PRICED..(usize::from(grid) + 1) * PRICED];
-        let point = |q: i32| {
-            let v = trellis.value(grid, q) as f32;
-            let e = (x - v) * self.step;
-            (q, v, self.weight * e * e + lambda * price[(trellis.rank(grid, q) as usize).min(PRICED - 1)])
-        };
-        let cheaper = |a: (i32, f32, f32), b: (i32, f32, f32)| if a.2 <= b.2 { a } else { b };
-        let near = cheaper(point(low), point(low + 2));
-        let far = cheaper(point(low + 1), point(low - 1));
-        [((low & 1) as usize, near), ((low & 1 ^ 1) as usize, far)]
+/// Adds to the goals what the rows before ask: those before the span have `asked`, those of the span ask by `band`.
+#[inline(always)]
+fn answer<const S: usize>(
+    goal: &mut [f32; S],
+    recent: &[[f32; SPAN]; S],
+    band: &[f32; SPAN],
+    (asked, origin, at): (&[[f32; SPAN]], &[u8; S], usize),
+) {
+    for s in 0..S {
+        let recent = &recent[s];
+        let mut sums = [0f32; 4];
+        for m in 0..at.div_ceil(4) {
+            for k in 0..4 {
+                sums[k] += recent[4 * m + k] * band[4 * m + k];
+            }
+        }
+        goal[s] += asked[usize::from(origin[s])][at] + (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
 }
 

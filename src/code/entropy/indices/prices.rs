@@ -23,6 +23,13 @@ pub struct Prices {
     pub bucket: Vec<u8>,
 }
 
+impl Prices {
+    /// (2 grids, PRICED ranks): bits in a bucket.
+    pub fn of(&self, bucket: u8) -> &[f32; 2 * PRICED] {
+        &self.table.as_chunks().0[usize::from(bucket)]
+    }
+}
+
 /// The prices that the coder has arrived at by the end of this matrix.
 pub fn prices(q: &[i32], layout: &Layout) -> Prices {
     assert!(q.len() == layout.len(), "one index per place");
