@@ -17,7 +17,7 @@ use crate::heal::binding::Binding;
 use crate::heal::part::{Part, Stream};
 use crate::heal::small::Small;
 use crate::heal::sum::Sum;
-use crate::heal::{self, Course, Length};
+use crate::heal::{self, Course, Length, Pace};
 use crate::model::Model;
 use crate::plan::{Made, Plan};
 use crate::progress::Progress;
@@ -26,6 +26,7 @@ use crate::train::objective::Objective;
 /// How to heal.
 pub struct Healing<'a> {
     pub length: Length,
+    pub pace: Pace,
     pub objective: Objective,
     pub seed: u64,
     pub budget: u64,
@@ -68,6 +69,7 @@ pub(super) fn heal(
     let options = heal::Options {
         key: key(plan, calib, &healing),
         length: healing.length,
+        pace: healing.pace,
         objective: healing.objective,
         seed: healing.seed,
         budget: healing.budget,

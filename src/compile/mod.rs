@@ -28,7 +28,7 @@ pub use pieces::header;
 pub use structure::{Next, Row, Searched, Structure};
 
 use crate::error::{Error, Result};
-use crate::heal::{Course, Length};
+use crate::heal::{Course, Length, Pace};
 use crate::measure::Statistics;
 use crate::model::Model;
 use crate::plan::Plan;
@@ -335,8 +335,8 @@ fn quantized(
         Some((length, calib)) => timer.stage("heal", || {
             let before = model.with_data(pieces.decoded.iter().map(|data| Arc::new(data.clone())).collect());
             let Options { objective, seed, resume, .. } = *options;
-            let (checkpoint, stop) = (options.checkpoint.clone(), &*options.stop);
-            let healing = heal::Healing { length, objective, seed, budget, checkpoint, resume, stop };
+            let (checkpoint, stop, pace) = (options.checkpoint.clone(), &*options.stop, Pace::USUAL);
+            let healing = heal::Healing { length, pace, objective, seed, budget, checkpoint, resume, stop };
             let (pieces, course) = heal::heal(model, metrics, (&plan, pieces), calib, healing, progress)?;
             Ok::<_, Error>((pieces, Some(Healed { before, course })))
         })?,

@@ -72,20 +72,22 @@ impl Original<'_> {
     /// # Errors
     /// If the forward pass fails.
     pub fn measure(&self, net: &dyn Net, params: &Params, limit: f64) -> Result<Measured> {
-        self.run(net, params, None, limit)
+        self.run((net, params), None, self.batches.len(), limit)
     }
 
-    /// From `states` before the step that they name, or from the tokens.
+    /// On the first `batches`, from `states` before the step that they name, or from the tokens.
     fn run(
         &self,
-        net: &dyn Net,
-        params: &Params,
+        (net, params): (&dyn Net, &Params),
         from: Option<(usize, &[Vec<State>])>,
+        batches: usize,
         limit: f64,
     ) -> Result<Measured> {
         let (windows, length) = (&self.windows, self.windows.length());
         let mut measured = Measured { rows: Vec::with_capacity(windows.rows()), complete: true };
-        let ranges = windows.batches(self.at_once);
+        let mut ranges = windows.batches(self.at_once);
+        ranges.truncate(batches);
+        let rows = ranges.last().map_or(0, |range| range.end);
         for round in (0..ranges.len()).collect::<Vec<_>>().chunks(ROUND) {
             let done: Vec<Vec<f64>> = round
                 .par_iter()
@@ -100,7 +102,7 @@ impl Original<'_> {
                 })
                 .collect::<Result<_>>()?;
             measured.rows.extend(done.into_iter().flatten());
-            if measured.rows.len() < windows.rows() && measured.mean() - limit > SURE * measured.standard_error() {
+            if measured.rows.len() < rows && measured.mean() - limit > SURE * measured.standard_error() {
                 measured.complete = false;
                 break;
             }
@@ -109,25 +111,29 @@ impl Original<'_> {
     }
 }
 
-/// A base network on the rows of an original, ready for its variants.
+/// A base network on some rows of an original, ready for its variants.
 pub struct Base<'a> {
     net: &'a dyn Net,
     original: &'a Original<'a>,
     params: Params,
+    /// KL of the base on these rows, nats per token.
+    pub kl: f64,
     /// For every batch the states before every step, and last what the last one left.
     states: Vec<Vec<State>>,
 }
 
 impl<'a> Base<'a> {
-    /// Runs `params` once. Holds rows · T · D · 4 bytes for every step.
+    /// Runs `params` once on one batch in `share`, the first ones. Holds rows · T · D · 4 bytes for every step.
     ///
     /// # Errors
     /// If the forward pass fails.
-    pub fn new(net: &'a dyn Net, original: &'a Original<'a>, params: Params) -> Result<Self> {
-        let ranges = original.windows.batches(original.at_once);
+    pub fn new(net: &'a dyn Net, original: &'a Original<'a>, params: Params, share: usize) -> Result<Self> {
+        let mut ranges = original.windows.batches(original.at_once);
+        ranges.truncate(ranges.len().div_ceil(share));
+        let kl = original.run((net, &params), None, ranges.len(), f64::INFINITY)?.mean();
         let states =
             ranges.into_par_iter().map(|r| states(net, &params, &original.windows, r)).collect::<Result<Vec<_>>>()?;
-        Ok(Base { net, original, params, states })
+        Ok(Base { net, original, params, kl, states })
     }
 
     /// KL of the base with the parameters of `changes` in place of its own; `layers` are those of the changes.
@@ -141,6 +147,6 @@ impl<'a> Base<'a> {
         let steps = self.net.order();
         let first = steps.iter().position(|layer| layers.contains(&Some(*layer))).unwrap_or(steps.len());
         let from = (!layers.contains(&None)).then_some((first, &self.states[..]));
-        self.original.run(self.net, &params, from, limit)
+        self.original.run((self.net, &params), from, self.states.len(), limit)
     }
 }

@@ -18,4 +18,4 @@ mod text;
 
 pub use course::{Course, Length, Point};
 pub use run::{Healed, Options, heal};
-pub use text::enough;
+pub use text::{Pace, enough};

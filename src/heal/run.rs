@@ -13,7 +13,7 @@ use super::course::{Course, Length, Point};
 use super::part::Stream;
 use super::state::{Kept, Run, Standing};
 use super::student::Student;
-use super::text::{PIECE_TOKENS, Split, enough, split};
+use super::text::{PIECE_TOKENS, Pace, Split, enough, split};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::nets::Params;
@@ -59,6 +59,7 @@ const BREAKDOWNS: usize = 3;
 /// What a healing may do.
 pub struct Options<'a> {
     pub length: Length,
+    pub pace: Pace,
     pub objective: Objective,
     pub seed: u64,
     /// Bytes that the file may have.
@@ -109,7 +110,7 @@ pub fn heal(
     enough(length, calib.len())?;
     let memory = memory(model, length, net.vocab_size()).div_ceil(1_000_000) as u64;
     progress.note(&format!("healing takes about {} MB of memory beside the statistics", thousands(memory)));
-    let Split { piece_rows, pieces, batch, held } = split(length, calib.len());
+    let Split { piece_rows, pieces, batch, held } = split(length, calib.len(), options.pace);
     let every = pieces / held;
     let aside = |i: usize| i % every == every - 1 && i / every < held;
     let rows = Rows::new(calib, length, piece_rows, options.seed, |i| !aside(i));

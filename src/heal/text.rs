@@ -3,13 +3,26 @@
 use crate::error::{Error, Result};
 use crate::text::thousands;
 
-/// Tokens of a step.
-const STEP_TOKENS: usize = 4096;
 /// Tokens of a piece: what one forward pass sees. A row may be longer.
 pub const PIECE_TOKENS: usize = 512;
-/// Pieces that are set aside, at most; and no more than one in so many.
-const HELD_PIECES: usize = 16;
+/// No more than one piece in so many is set aside.
 const HELD_SHARE: usize = 8;
+
+/// How text is spent, and how nearly the end of a run fills the budget.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Tokens of a step.
+    pub step: usize,
+    /// Pieces that are set aside, at most.
+    pub held: usize,
+    /// Bytes that may be left over at the end: one in so many.
+    pub close: u64,
+}
+
+impl Pace {
+    /// For a file that is to be kept.
+    pub const USUAL: Pace = Pace { step: 4096, held: 16, close: 20_000 };
+}
 
 /// How calibration text is shared out.
 pub struct Split {
@@ -22,11 +35,12 @@ pub struct Split {
     pub held: usize,
 }
 
-pub fn split(length: usize, tokens: usize) -> Split {
+/// Shares `tokens` out in rows of `length`.
+pub fn split(length: usize, tokens: usize, pace: Pace) -> Split {
     let piece_rows = PIECE_TOKENS.div_ceil(length);
     let pieces = tokens.saturating_sub(1) / (length * piece_rows);
-    let batch = (STEP_TOKENS / (length * piece_rows)).max(1);
-    Split { piece_rows, pieces, batch, held: HELD_PIECES.min(pieces / HELD_SHARE) }
+    let batch = (pace.step / (length * piece_rows)).max(1);
+    Split { piece_rows, pieces, batch, held: pace.held.min(pieces / HELD_SHARE) }
 }
 
 /// Whether so many calibration tokens are enough for rows of `length`.
@@ -34,7 +48,7 @@ pub fn split(length: usize, tokens: usize) -> Split {
 /// # Errors
 /// Input, when they are not: says how many are needed.
 pub fn enough(length: usize, tokens: usize) -> Result<()> {
-    let Split { piece_rows, pieces, batch, held } = split(length, tokens);
+    let Split { piece_rows, pieces, batch, held } = split(length, tokens, Pace::USUAL);
     if held > 0 && pieces - held >= batch {
         return Ok(());
     }

@@ -154,8 +154,10 @@ pub const ROUGH: usize = 4;
 const ROUGHLY: usize = 8;
 const SHAPES: usize = 3;
 const FULLY: usize = 2;
-/// Fixed shapes whose KL is at most so many times that of the best of them are packed with full care whatever their rank.
+/// Fixed shapes whose KL is at most so many times that of the best of them are packed with full care whatever their rank, unless
+/// it is so many times that of the best candidate.
 const ALIKE: f64 = 1.05;
+const BEYOND: f64 = 1.5;
 /// Candidates packed after each round of looks where nothing is healed.
 const PACKED: usize = 3;
 /// Looked at together, between two questions whether to stop.
@@ -211,8 +213,8 @@ impl<J: Judge> Climb<'_, J> {
             let mut ranked: Vec<(f64, Candidate)> = packed.iter().map(Packed::kl).zip(group).collect();
             ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
             let best_fixed = ranked.iter().find(|(_, c)| fixed(c)).map_or(f64::INFINITY, |(kl, _)| *kl);
-            let in_front =
-                |(at, (kl, c)): &(usize, &(f64, Candidate))| *at < least || (fixed(c) && *kl <= ALIKE * best_fixed);
+            let good_shape = (ALIKE * best_fixed).min(BEYOND * ranked[0].0);
+            let in_front = |(at, (kl, c)): &(usize, &(f64, Candidate))| *at < least || (fixed(c) && *kl <= good_shape);
             group = ranked.iter().enumerate().filter(in_front).map(|(_, (_, c))| c.clone()).collect();
         } else {
             // The others come next.

@@ -4,9 +4,8 @@ use super::Healing;
 use crate::error::Result;
 use crate::heal::Point;
 
-/// Prices tried for the last group, and bytes that may be left over: one in so many.
+/// Prices tried for the last group.
 pub(super) const FITS: usize = 9;
-const CLOSE: u64 = 20_000;
 /// How far the first of them are apart, in logarithms.
 const STRIDE: f32 = 0.1;
 /// KL on the text itself over that on text set aside, below which the text counts as learned by heart.
@@ -39,7 +38,7 @@ impl Healing<'_> {
                 if fitting.as_ref().is_none_or(|f| bytes > f.bytes) {
                     fitting = Some(Fitting { bytes, coded, weights: self.student.weights.clone() });
                 }
-                if budget - bytes <= budget / CLOSE {
+                if budget - bytes <= budget / self.options.pace.close {
                     break;
                 }
             } else {
