@@ -256,7 +256,7 @@ fn kind(change: &Candidate) -> &str {
     change.name.split(" as ").next().unwrap_or_default()
 }
 
-/// Climbs from the better of `start` and `other`.
+/// Climbs from `start`, or from `other` if that is measured to be better.
 ///
 /// # Errors
 /// What the judge says.
@@ -273,7 +273,7 @@ pub fn climb<J: Judge>(
     let first = packed[0].clone();
     let (mut best, mut best_packed, mut kept) = (both.remove(0), packed.remove(0), Vec::new());
     if let (Some(other), Some(packed)) = (both.pop(), packed.pop())
-        && packed.kl() < best_packed.kl()
+        && packed.beats(&best_packed)
     {
         kept.push(other.name.clone());
         (best, best_packed) = (other, packed);

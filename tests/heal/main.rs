@@ -13,7 +13,7 @@ use tiepack::heal::binding::Binding;
 use tiepack::heal::part::{Part, Stream};
 use tiepack::heal::small::Small;
 use tiepack::heal::sum::Sum;
-use tiepack::heal::{Healed, Length, Options, heal};
+use tiepack::heal::{Healed, Length, Options, Pace, heal};
 use tiepack::ingest::{self, Overrides, folder};
 use tiepack::model::{Model, build};
 use tiepack::nets::{self, Form};
@@ -136,6 +136,7 @@ fn run(model: &Model, second: Second, steps: usize, stop: usize, checkpoint: Opt
     let asked = AtomicUsize::new(0);
     let options = Options {
         length: Length::Steps(steps),
+        pace: Pace::USUAL,
         objective: Objective::Kl,
         seed: 3,
         budget,
@@ -190,10 +191,20 @@ fn a_run_that_was_broken_off_goes_on_to_the_same_streams_on_any_number_of_thread
 fn too_little_text_is_refused() {
     let model = model();
     let Start { streams, coded, decoded } = start(&model, Second::Alone);
-    let (length, objective, stop) = (Length::Steps(5), Objective::Both, &|| false);
+    let (length, pace, objective, stop) = (Length::Steps(5), Pace::USUAL, Objective::Both, &|| false);
     let (checkpoint, key) = (None, String::new());
-    let options =
-        Options { length, objective, seed: 0, budget: 1 << 20, checkpoint, resume: false, key, stop, file_size: &size };
+    let options = Options {
+        length,
+        pace,
+        objective,
+        seed: 0,
+        budget: 1 << 20,
+        checkpoint,
+        resume: false,
+        key,
+        stop,
+        file_size: &size,
+    };
     let refused = heal(&model, streams, coded, decoded, &calib(&model, 4_000), &options, &Silent);
     let error = refused.map(|_| ()).unwrap_err();
     insta::assert_snapshot!(format!("{error}\n{}", error.hint.clone().unwrap_or_default()));

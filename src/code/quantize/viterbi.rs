@@ -301,6 +301,7 @@ fn answer<const S: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::code::entropy::indices::MAX_INDEX;
     use crate::code::quantize::metric::{Curvature, Damping};
     use crate::nets::ops::check::{gram, values};
 
