@@ -75,10 +75,11 @@ struct Coded {
     finished: Finished,
 }
 
-/// A packed scheme, where it can be coded on from, and its tensors after a short healing.
+/// A packed scheme, where it can be coded on from, what it is worth, and its tensors after a short healing.
 struct Kept<'a> {
     coded: Coded,
     parts: Parts<'a>,
+    untrained: Measured,
     healed: Option<Vec<Vec<f32>>>,
 }
 
@@ -203,14 +204,22 @@ impl<'a> Local<'a> {
         self.original.measure(self.net, &self.params(decoded)?, limit)
     }
 
-    fn pack_one(&mut self, scheme: &Scheme, care: Care, limit: f64) -> Result<Packed> {
+    /// Brings a scheme to the cap and heals it, unless it is hopeless against `limit`.
+    fn make(&self, scheme: &Scheme, care: Care, limit: f64) -> Result<Kept<'a>> {
         let (coded, parts) = self.code(scheme, care)?;
         let far = if self.short.is_some() { HOPELESS * limit } else { limit };
-        let mut measured = self.measure(&coded.finished.pieces.decoded, far)?;
-        let healed = if measured.complete { self.heal(&coded, care)? } else { None };
-        if let Some(decoded) = &healed {
-            measured = self.measure(decoded, limit)?;
-        }
+        let untrained = self.measure(&coded.finished.pieces.decoded, far)?;
+        let healed = if untrained.complete { self.heal(&coded, care)? } else { None };
+        Ok(Kept { coded, parts, untrained, healed })
+    }
+
+    fn pack_one(&mut self, scheme: &Scheme, care: Care, limit: f64) -> Result<Packed> {
+        let kept = self.make(scheme, care, limit)?;
+        let measured = match &kept.healed {
+            Some(decoded) => self.measure(decoded, limit)?,
+            None => kept.untrained.clone(),
+        };
+        let coded = &kept.coded;
         let packed = Packed {
             step: coded.step,
             bytes: coded.size,
@@ -221,7 +230,7 @@ impl<'a> Local<'a> {
         };
         if care == Care::Full && packed.complete {
             self.kept.truncate(KEPT - 1);
-            self.kept.insert(0, Kept { coded, parts, healed });
+            self.kept.insert(0, kept);
         }
         Ok(packed)
     }
@@ -325,14 +334,11 @@ impl Judge for Local<'_> {
     }
 
     fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
-        let Kept { coded, mut parts, healed } = match self.kept.iter().position(|k| k.coded.scheme == base.scheme) {
+        let kept = match self.kept.iter().position(|k| k.coded.scheme == base.scheme) {
             Some(at) => self.kept.remove(at),
-            None => {
-                let (coded, parts) = self.code(&base.scheme, Care::Full)?;
-                let healed = self.heal(&coded, Care::Full)?;
-                Kept { coded, parts, healed }
-            }
+            None => self.make(&base.scheme, Care::Full, f64::INFINITY)?,
         };
+        let Kept { coded, mut parts, untrained, healed } = kept;
         let finer = coded.step * (-PRICE_OCTAVES).exp2();
         let more = parts.encode(finer)?;
         let size = parts.file_size(&more)?;
@@ -340,10 +346,7 @@ impl Judge for Local<'_> {
         // Healing takes the same share of both.
         let (now, share) = match &healed {
             None => (packed.kl(), 1.0),
-            Some(_) => {
-                let untrained = self.measure(&coded.finished.pieces.decoded, f64::INFINITY)?.mean();
-                (untrained, packed.kl() / untrained.max(f64::MIN_POSITIVE))
-            }
+            Some(_) => (untrained.mean(), packed.kl() / untrained.mean().max(f64::MIN_POSITIVE)),
         };
         let price = share * (now - better).max(0.0) / (size as f64 - coded.size as f64).max(1.0);
         let params = self.params(healed.as_ref().unwrap_or(&coded.finished.pieces.decoded))?;

@@ -130,10 +130,11 @@ impl<'a> Base<'a> {
     pub fn new(net: &'a dyn Net, original: &'a Original<'a>, params: Params, share: usize) -> Result<Self> {
         let mut ranges = original.windows.batches(original.at_once);
         ranges.truncate(ranges.len().div_ceil(share));
-        let kl = original.run((net, &params), None, ranges.len(), f64::INFINITY)?.mean();
         let states =
             ranges.into_par_iter().map(|r| states(net, &params, &original.windows, r)).collect::<Result<Vec<_>>>()?;
-        Ok(Base { net, original, params, kl, states })
+        let mut base = Base { net, original, params, kl: 0.0, states };
+        base.kl = base.variant(Params::new(), &BTreeSet::new(), f64::INFINITY)?.mean();
+        Ok(base)
     }
 
     /// KL of the base with the parameters of `changes` in place of its own; `layers` are those of the changes.

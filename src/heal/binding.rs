@@ -70,14 +70,14 @@ impl Binding {
 
     /// Bits of column `k` in rounding order, of `indices` (C, R).
     fn bits(&self, k: usize, indices: &[i32]) -> f64 {
-        let (rows, trellis, Prices { table, bucket }) = (self.metric.rows, &self.settings.trellis, &self.prices);
+        let (rows, trellis, prices) = (self.metric.rows, &self.settings.trellis, &self.prices);
         let place = self.metric.order[k] * rows..(self.metric.order[k] + 1) * rows;
         let mut state = 0;
         let mut bits = 0f64;
-        for (q, bucket) in indices[place.clone()].iter().zip(&bucket[place]) {
+        for (q, bucket) in indices[place.clone()].iter().zip(&prices.bucket[place]) {
             let grid = trellis.grid[state];
             let rank = (trellis.rank(grid, *q) as usize).min(PRICED - 1);
-            bits += f64::from(table[(2 * usize::from(*bucket) + usize::from(grid)) * PRICED + rank]);
+            bits += f64::from(prices.of(*bucket)[usize::from(grid) * PRICED + rank]);
             state = usize::from(trellis.next[state][(q & 1) as usize]);
         }
         bits

@@ -154,7 +154,7 @@ impl<'a, const S: usize> Column<'a, S> {
             let ask = |m: usize| if m < i % SPAN { across[(i / SPAN * SPAN + m) * block + i % block] } else { 0.0 };
             std::array::from_fn(ask)
         };
-        let past = if job.metric.across.is_empty() { 0 } else { rows * S };
+        let past = if across.is_empty() { 0 } else { rows * S };
         Column {
             job,
             ways: Ways::new(job.trellis),

@@ -120,7 +120,7 @@ mod tests {
             let bits: f32 = q
                 .iter()
                 .zip(&prices.bucket)
-                .map(|(q, b)| prices.table[usize::from(*b) * 2 * PRICED + (q.unsigned_abs() as usize).min(PRICED - 1)])
+                .map(|(q, b)| prices.of(*b)[(q.unsigned_abs() as usize).min(PRICED - 1)])
                 .sum();
             let bytes = encode(&q, &layout).len() as f32;
             assert!((bits / 8.0 / bytes - 1.0).abs() < 0.02, "scale {scale}: {} priced, {bytes} coded", bits / 8.0);
