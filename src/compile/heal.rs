@@ -22,9 +22,12 @@ use crate::model::Model;
 use crate::plan::{Made, Plan};
 use crate::progress::Progress;
 use crate::train::objective::Objective;
+use crate::train::teacher::Teacher;
 
 /// How to heal.
 pub struct Healing<'a> {
+    /// The original.
+    pub teacher: &'a Teacher<'a>,
     pub length: Length,
     pub pace: Pace,
     pub objective: Objective,
@@ -78,7 +81,8 @@ pub(super) fn heal(
         stop: healing.stop,
         file_size: &file_size,
     };
-    let healed = heal::heal(model, streams, pieces.streams, pieces.decoded, calib, &options, progress)?;
+    let healed =
+        heal::heal((model, healing.teacher), streams, pieces.streams, pieces.decoded, calib, &options, progress)?;
     let header = header(model, sized(&healed.streams.iter().map(Vec::len).collect::<Vec<_>>()));
     let shapes: Vec<&[usize]> = (0..model.stored.len()).map(|i| model.shape(i)).collect();
     let decoded = open::streams(&header, &shapes, |i| &healed.streams[i])

@@ -24,6 +24,7 @@ use crate::plan::moves::Candidate;
 use crate::plan::scheme::{Choice, Scheme};
 use crate::progress::{Progress, Silent};
 use crate::train::objective::Objective;
+use crate::train::teacher::Teacher;
 
 /// How near the cap a scheme is packed to be compared with others, and to be ranked.
 const CLOSE: f64 = 1e-3;
@@ -60,6 +61,8 @@ fn term_bytes(rank: usize, (rows, cols): (usize, usize)) -> f64 {
 pub(super) struct Short<'a> {
     /// Tokens that are not among those that candidates are judged on.
     pub calib: Vec<u16>,
+    /// Seen by all of them: they go over the same text.
+    pub teacher: Teacher<'a>,
     pub objective: Objective,
     pub seed: u64,
     pub stop: &'a (dyn Fn() -> bool + Sync),
@@ -184,8 +187,9 @@ impl<'a> Local<'a> {
 
     /// The tensors of a coded scheme after a short healing, if there is one.
     fn heal(&self, coded: &Coded, care: Care) -> Result<Option<Vec<Vec<f32>>>> {
-        let Some(Short { calib, objective, seed, stop }) = &self.short else { return Ok(None) };
+        let Some(Short { calib, teacher, objective, seed, stop }) = &self.short else { return Ok(None) };
         let healing = Healing {
+            teacher,
             length: Length::Steps(if care == Care::Full { STEPS } else { ROUGH_STEPS }),
             pace: PACE,
             objective: *objective,

@@ -36,6 +36,7 @@ use crate::plan::shape::Shape;
 use crate::progress::Progress;
 use crate::text::thousands;
 use crate::train::objective::Objective;
+use crate::train::teacher::Teacher;
 
 /// How much time a better result is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -336,7 +337,8 @@ fn quantized(
             let before = model.with_data(pieces.decoded.iter().map(|data| Arc::new(data.clone())).collect());
             let Options { objective, seed, resume, .. } = *options;
             let (checkpoint, stop, pace) = (options.checkpoint.clone(), &*options.stop, Pace::USUAL);
-            let healing = heal::Healing { length, pace, objective, seed, budget, checkpoint, resume, stop };
+            let teacher = &Teacher::new(model.network()?, model.params()?);
+            let healing = heal::Healing { teacher, length, pace, objective, seed, budget, checkpoint, resume, stop };
             let (pieces, course) = heal::heal(model, metrics, (&plan, pieces), calib, healing, progress)?;
             Ok::<_, Error>((pieces, Some(Healed { before, course })))
         })?,

@@ -23,6 +23,7 @@ use crate::plan::moves::Candidate;
 use crate::plan::scheme::Scheme;
 use crate::plan::shape::{Shape, Table};
 use crate::progress::{Progress, Silent};
+use crate::train::teacher::Teacher;
 
 /// States while the step size is still far off: sizes hardly depend on them.
 const SEARCH_STATES: usize = 8;
@@ -162,9 +163,11 @@ impl<'a> Ground<'a> {
         Ok(Some(Ground { model, net, sample, others: heals.then_some(others), trials, run }))
     }
 
-    fn short<'o>(&self, options: &'o Options) -> Option<Short<'o>> {
+    fn short<'o>(&'o self, options: &'o Options) -> Result<Option<Short<'o>>> {
         let Options { objective, seed, .. } = *options;
-        self.others.clone().map(|calib| Short { calib, objective, seed, stop: &*options.stop })
+        let Some(calib) = self.others.clone() else { return Ok(None) };
+        let teacher = Teacher::new(self.net, self.model.params()?);
+        Ok(Some(Short { calib, teacher, objective, seed, stop: &*options.stop }))
     }
 
     fn original(&self) -> Result<Original<'_>> {
@@ -184,7 +187,7 @@ fn structures(
     progress.begin("searching structures", 0);
     let original = ground.original()?;
     let on = (ground.net, &original);
-    let short = ground.short(options);
+    let short = ground.short(options)?;
     let heals = short.is_some();
     let hope = if heals { HEALED } else { 1.0 };
     let local = Local::new((ground.model, metrics), on, parts.clone(), known, budget, short, progress);
@@ -221,7 +224,7 @@ pub(super) fn serve(
     let ground = Ground::new((model, calib), options, budget)?;
     let ground = ground.ok_or_else(|| Error::input("a worker needs a network and calibration tokens"))?;
     let original = ground.original()?;
-    let short = ground.short(options);
+    let short = ground.short(options)?;
     let mut local = Local::new((model, metrics), (ground.net, &original), parts, known, budget, short, progress);
     progress.begin("working", 0);
     let done = farm::serve(&mut local, folder, &ground.run)?;

@@ -90,10 +90,7 @@ pub fn with_residual(
 ) -> Result<(Predictions, Residual)> {
     let device = device(params);
     let _turn = turn(device);
-    let mut state = net.enter(params, &tokens(windows, rows, device)?, &Plain)?;
-    for step in 0..net.order().len() {
-        state = net.step(step, state, params, &Plain)?;
-    }
+    let state = net.run(params, &tokens(windows, rows, device)?, &Plain)?;
     let width = state.x.dim(D::Minus1)?;
     let values = state.x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     Ok((Predictions::of(&net.leave(state, params, &Plain)?)?, Residual { values, width }))

@@ -16,7 +16,7 @@ use super::student::Student;
 use super::text::{PIECE_TOKENS, Pace, Split, enough, split};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::nets::Params;
+use crate::nets::Form;
 use crate::progress::Progress;
 use crate::text::thousands;
 use crate::train::adam::Betas;
@@ -24,6 +24,7 @@ use crate::train::gradient::{LANES, gradient};
 use crate::train::held_out::HeldOut;
 use crate::train::objective::Objective;
 use crate::train::rows::Rows;
+use crate::train::teacher::{self, Teacher};
 
 /// Groups of columns that are bound one after the other, at most.
 const GROUPS: usize = 16;
@@ -83,20 +84,24 @@ pub struct Healed {
 }
 
 /// Bytes that a healing holds, activations inside the layers left out: weights of teacher and student, their gradients in
-/// every lane, values, moments, indices, factors of the curvature and their axes; log-probabilities of a piece in every lane.
-fn memory(model: &Model, length: usize, vocab: usize) -> usize {
+/// every lane, values, moments, indices, factors of the curvature and their axes; log-probabilities of a piece in every lane; what
+/// the teacher keeps of `tokens`.
+fn memory(model: &Model, length: usize, vocab: usize, tokens: usize) -> usize {
     const COPIES: usize = 13;
     let weights: usize = model.stored.iter().map(|s| s.data.len()).sum();
     let piece = PIECE_TOKENS.div_ceil(length) * length;
-    4 * weights * (COPIES + LANES) + LANES * piece * vocab * 4 * 4
+    let embeddings = model.specs.iter().filter(|spec| spec.form == Form::Embedding);
+    let width = embeddings.map(|spec| spec.shape[1]).max().unwrap_or(0);
+    4 * weights * (COPIES + LANES) + LANES * piece * vocab * 4 * 4 + teacher::KEPT.min(4 * tokens * width)
 }
 
-/// Trains `streams`, which decode to `decoded` (by stored tensor) and have the bytes `coded` untrained, on `calib`.
+/// Trains `streams`, which decode to `decoded` (by stored tensor) and have the bytes `coded` untrained, on `calib`, towards
+/// `teacher`, the original.
 ///
 /// # Errors
 /// Input, when there is too little text or the checkpoint is another run's; whatever goes wrong in a pass.
 pub fn heal(
-    model: &Model,
+    (model, teacher): (&Model, &Teacher),
     streams: Vec<Stream>,
     coded: Vec<Vec<u8>>,
     decoded: Vec<Vec<f32>>,
@@ -105,20 +110,19 @@ pub fn heal(
     progress: &dyn Progress,
 ) -> Result<Healed> {
     let net = model.network()?;
-    let teacher = model.params()?;
     let length = net.context();
     enough(length, calib.len())?;
-    let memory = memory(model, length, net.vocab_size()).div_ceil(1_000_000) as u64;
+    let memory = memory(model, length, net.vocab_size(), calib.len()).div_ceil(1_000_000) as u64;
     progress.note(&format!("healing takes about {} MB of memory beside the statistics", thousands(memory)));
     let Split { piece_rows, pieces, batch, held } = split(length, calib.len(), options.pace);
     let every = pieces / held;
     let aside = |i: usize| i % every == every - 1 && i / every < held;
     let rows = Rows::new(calib, length, piece_rows, options.seed, |i| !aside(i));
     let held_out: Vec<_> = (0..pieces).filter(|i| aside(*i)).map(|i| rows.piece(i)).collect();
-    let held_out = HeldOut::new(net, &teacher, &held_out)?;
+    let held_out = HeldOut::new(net, teacher, &held_out)?;
     let mut healing = Healing {
         model,
-        teacher: &teacher,
+        teacher,
         held_out,
         rows,
         batch,
@@ -148,7 +152,7 @@ pub fn heal(
 
 struct Healing<'a> {
     model: &'a Model,
-    teacher: &'a Params,
+    teacher: &'a Teacher<'a>,
     held_out: HeldOut<'a>,
     rows: Rows<'a>,
     batch: usize,

@@ -169,6 +169,11 @@ pub trait Net: Send + Sync {
     fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State>;
     /// Logits (rows, T, V) in f32 from what the last step left: from its residual stream alone.
     fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor>;
+    /// What the last step leaves of `tokens` (rows, T) u32.
+    fn run(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State> {
+        let enter = self.enter(params, tokens, layers)?;
+        (0..self.order().len()).try_fold(enter, |state, step| self.step(step, state, params, layers))
+    }
     /// Logits (rows, T, V) in f32 from what stands before step `step`.
     fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
         for step in step..self.order().len() {
@@ -178,6 +183,6 @@ pub trait Net: Send + Sync {
     }
     /// Logits (rows, T, V) in f32 of `tokens` (rows, T) u32.
     fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor> {
-        self.resume(0, self.enter(params, tokens, layers)?, params, layers)
+        self.leave(self.run(params, tokens, layers)?, params, layers)
     }
 }

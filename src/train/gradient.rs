@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::joined::{Joined, join};
 use super::objective::{Objective, Totals};
+use super::teacher::Teacher;
 use crate::error::Result;
 use crate::eval::windows::Windows;
 use crate::measure::fisher::seed;
@@ -29,15 +30,14 @@ pub struct Gradient {
 
 /// Runs `model`'s network with `weights` (one vector per stored tensor) forward and backward over `batch`.
 ///
-/// A tensor that several names share gets the sum over all its uses. `teacher` holds the parameters that the objective
-/// distils from.
+/// A tensor that several names share gets the sum over all its uses. `teacher` is what the objective distils from.
 ///
 /// # Errors
 /// If a pass fails.
 pub fn gradient(
     model: &Model,
     weights: &[Vec<f32>],
-    teacher: Option<&Params>,
+    teacher: Option<&Teacher>,
     batch: &Batch,
     objective: Objective,
 ) -> Result<Gradient> {
@@ -95,7 +95,7 @@ struct Pass<'a> {
     model: &'a Model,
     params: &'a Params,
     vars: &'a [Var],
-    teacher: Option<&'a Params>,
+    teacher: Option<&'a Teacher<'a>>,
     objective: Objective,
 }
 
@@ -104,7 +104,7 @@ impl Pass<'_> {
     fn run(&self, piece: &Joined) -> Result<(Totals, GradStore)> {
         let net = self.model.network()?;
         let teacher = self.teacher.filter(|_| self.objective.teaches());
-        let teacher = teacher.map(|params| piece.predict(net, params)).transpose()?;
+        let teacher = teacher.map(|teacher| teacher.predict(piece)).transpose()?;
         let logits = piece.logits(net, self.params)?;
         let (totals, cotangent) = self.objective.gradient(&logits, teacher.as_ref(), &piece.targets)?;
         Ok((totals, seed(&logits, cotangent)?.backward()?))
@@ -163,7 +163,7 @@ mod tests {
         let piece = |i| Windows::new(&tokens[i * length..=(i + 1) * length], length, None);
         let batch: Batch = (0..4).map(piece).collect();
         let weights: Vec<Vec<f32>> = model.stored.iter().map(|s| s.data.iter().map(|v| v * 1.1).collect()).collect();
-        let teacher = model.params().unwrap();
+        let teacher = Teacher::new(model.network().unwrap(), model.params().unwrap());
         for objective in [Objective::Kl, Objective::Both] {
             let (vars, params) = variables(&model, &weights).unwrap();
             let pass = Pass { model: &model, params: &params, vars: &vars, teacher: Some(&teacher), objective };

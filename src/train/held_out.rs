@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::joined::{Joined, join};
 use super::objective::{Objective, Totals};
+use super::teacher::Teacher;
 use crate::error::Result;
 use crate::eval::logits::device;
 use crate::eval::predictions::Predictions;
@@ -16,18 +17,19 @@ const KEPT: usize = 256 << 20;
 /// Pieces of text, and what the teacher says of them.
 pub struct HeldOut<'a> {
     pieces: Vec<Joined>,
-    teacher: &'a Params,
+    teacher: &'a Teacher<'a>,
     known: Option<Vec<Predictions>>,
 }
 
 impl<'a> HeldOut<'a> {
     /// # Errors
     /// If the forward pass fails.
-    pub fn new(net: &dyn Net, teacher: &'a Params, pieces: &[Windows]) -> Result<Self> {
-        let pieces = join(pieces, device(teacher))?;
+    pub fn new(net: &dyn Net, teacher: &'a Teacher<'a>, pieces: &[Windows]) -> Result<Self> {
+        let pieces = join(pieces, device(teacher.params()))?;
         let bytes = pieces.iter().map(|piece| piece.targets.len()).sum::<usize>() * net.vocab_size() * 4;
-        let of = |piece: &Joined| piece.predict(net, teacher);
-        let known = (bytes <= KEPT).then(|| pieces.par_iter().map(of).collect::<Result<_>>()).transpose()?;
+        let known = (bytes <= KEPT)
+            .then(|| pieces.par_iter().map(|piece| teacher.predict(piece)).collect::<Result<_>>())
+            .transpose()?;
         Ok(HeldOut { pieces, teacher, known })
     }
 
@@ -45,7 +47,7 @@ impl<'a> HeldOut<'a> {
             let teacher = match &self.known {
                 Some(known) => &known[i],
                 None => {
-                    made = piece.predict(net, self.teacher)?;
+                    made = self.teacher.predict(piece)?;
                     &made
                 }
             };

@@ -11,7 +11,8 @@ use crate::nets::{Net, Params, Plain};
 /// The rows of some pieces.
 pub struct Joined {
     /// (rows, T) on the device.
-    ids: Tensor,
+    pub ids: Tensor,
+    pub inputs: Vec<u16>,
     pub targets: Vec<u16>,
 }
 
@@ -46,7 +47,8 @@ pub fn join(pieces: &[Windows], device: &Device) -> Result<Vec<Joined>> {
     let one = |pieces: &[Windows]| {
         let rows = || pieces.iter().flat_map(|piece| (0..piece.rows()).map(move |r| (piece.input(r), piece.target(r))));
         let ids = tokens_of(rows().map(|(input, _)| input), pieces[0].length(), device)?;
-        Ok(Joined { ids, targets: rows().flat_map(|(_, target)| target).copied().collect() })
+        let inputs = rows().flat_map(|(input, _)| input).copied().collect();
+        Ok(Joined { ids, inputs, targets: rows().flat_map(|(_, target)| target).copied().collect() })
     };
     pieces.chunks(most).map(one).collect()
 }
@@ -65,6 +67,7 @@ mod tests {
         assert_eq!(joined.iter().flat_map(|j| j.targets.clone()).collect::<Vec<_>>(), &tokens[1..]);
         let ids = joined.iter().flat_map(|j| j.ids.flatten_all().unwrap().to_vec1::<u32>().unwrap());
         assert_eq!(ids.map(|id| id as u16).collect::<Vec<_>>(), &tokens[..20_000]);
+        assert_eq!(joined.iter().flat_map(|j| j.inputs.clone()).collect::<Vec<_>>(), &tokens[..20_000]);
         assert!(join(&[], &Device::Cpu).unwrap().is_empty());
     }
 }

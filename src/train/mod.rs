@@ -8,3 +8,4 @@ pub mod muon;
 pub mod objective;
 pub mod rows;
 pub mod schedule;
+pub mod teacher;

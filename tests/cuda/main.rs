@@ -14,6 +14,7 @@ use tiepack::nets;
 use tiepack::progress::Silent;
 use tiepack::train::gradient::gradient;
 use tiepack::train::objective::Objective;
+use tiepack::train::teacher::Teacher;
 
 fn gpu() -> Device {
     Device::new_cuda(0).expect("these tests need a GPU")
@@ -65,7 +66,8 @@ fn losses_gradients_and_curvature_of_every_family() {
         let teacher = here.with_data(other.collect());
         for objective in [Objective::Kl, Objective::Data, Objective::Both] {
             let on = |model: &Model, teacher: Model| {
-                gradient(model, &weights, Some(&teacher.params().unwrap()), &vec![windows; 2], objective).unwrap()
+                let teacher = Teacher::new(net, teacher.params().unwrap());
+                gradient(model, &weights, Some(&teacher), &vec![windows; 2], objective).unwrap()
             };
             let (a, b) = (on(&here, teacher.clone()), on(&there, teacher.clone().on(&device)));
             let (x, y) = (a.totals.mean(objective), b.totals.mean(objective));

@@ -19,6 +19,7 @@ use tiepack::model::{Model, build};
 use tiepack::nets::{self, Form};
 use tiepack::progress::Silent;
 use tiepack::train::objective::Objective;
+use tiepack::train::teacher::Teacher;
 
 const STEP: f64 = 0.08;
 
@@ -146,7 +147,8 @@ fn run(model: &Model, second: Second, steps: usize, stop: usize, checkpoint: Opt
         stop: &|| asked.fetch_add(1, Ordering::Relaxed) == stop,
         file_size: &size,
     };
-    let healed = heal(model, streams, coded, decoded, &calib(model, 40_000), &options, &Silent)?;
+    let teacher = Teacher::new(model.network()?, model.params()?);
+    let healed = heal((model, &teacher), streams, coded, decoded, &calib(model, 40_000), &options, &Silent)?;
     let bytes = size(&healed.streams.iter().map(Vec::len).collect::<Vec<_>>())?;
     assert!(bytes <= budget, "{bytes} of {budget} bytes");
     Ok(healed)
@@ -205,7 +207,8 @@ fn too_little_text_is_refused() {
         stop,
         file_size: &size,
     };
-    let refused = heal(&model, streams, coded, decoded, &calib(&model, 4_000), &options, &Silent);
+    let teacher = Teacher::new(model.network().unwrap(), model.params().unwrap());
+    let refused = heal((&model, &teacher), streams, coded, decoded, &calib(&model, 4_000), &options, &Silent);
     let error = refused.map(|_| ()).unwrap_err();
     insta::assert_snapshot!(format!("{error}\n{}", error.hint.clone().unwrap_or_default()));
 }
