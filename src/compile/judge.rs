@@ -209,30 +209,36 @@ impl<'a> Local<'a> {
     }
 
     /// Brings a scheme to the cap and heals it, unless it is hopeless against `limit`.
-    fn make(&self, scheme: &Scheme, care: Care, limit: f64) -> Result<Kept<'a>> {
-        let (coded, parts) = self.code(scheme, care)?;
+    fn make(&self, scheme: &Scheme, limit: f64) -> Result<Kept<'a>> {
+        let (coded, parts) = self.code(scheme, Care::Full)?;
         let far = if self.short.is_some() { HOPELESS * limit } else { limit };
         let untrained = self.measure(&coded.finished.pieces.decoded, far)?;
-        let healed = if untrained.complete { self.heal(&coded, care)? } else { None };
+        let healed = if untrained.complete { self.heal(&coded, Care::Full)? } else { None };
         Ok(Kept { coded, parts, untrained, healed })
     }
 
-    fn pack_one(&mut self, scheme: &Scheme, care: Care, limit: f64) -> Result<Packed> {
-        let kept = self.make(scheme, care, limit)?;
+    fn packed(&self, coded: &Coded, care: Care, Measured { rows, complete }: Measured) -> Packed {
+        let fits = coded.size as f64 <= (1.0 + 2.0 * close(care)) * self.budget as f64;
+        Packed { step: coded.step, bytes: coded.size, fits, predicted: coded.predicted, rows, complete }
+    }
+
+    /// Packs a scheme to be ranked: what it loses untrained says nothing more once a few steps are made.
+    fn pack_roughly(&self, scheme: &Scheme, limit: f64) -> Result<Packed> {
+        let (coded, _) = self.code(scheme, Care::Rough)?;
+        let healed = self.heal(&coded, Care::Rough)?;
+        let measured = self.measure(healed.as_ref().unwrap_or(&coded.finished.pieces.decoded), limit)?;
+        Ok(self.packed(&coded, Care::Rough, measured))
+    }
+
+    /// Packs a scheme to be compared with the base, which it may become.
+    fn pack_fully(&mut self, scheme: &Scheme, limit: f64) -> Result<Packed> {
+        let kept = self.make(scheme, limit)?;
         let measured = match &kept.healed {
             Some(decoded) => self.measure(decoded, limit)?,
             None => kept.untrained.clone(),
         };
-        let coded = &kept.coded;
-        let packed = Packed {
-            step: coded.step,
-            bytes: coded.size,
-            fits: coded.size as f64 <= (1.0 + 2.0 * close(care)) * self.budget as f64,
-            predicted: coded.predicted,
-            rows: measured.rows,
-            complete: measured.complete,
-        };
-        if care == Care::Full && packed.complete {
+        let packed = self.packed(&kept.coded, Care::Full, measured);
+        if packed.complete {
             self.kept.truncate(KEPT - 1);
             self.kept.insert(0, kept);
         }
@@ -331,7 +337,10 @@ impl Judge for Local<'_> {
     fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>> {
         let mut packed = Vec::with_capacity(candidates.len());
         for candidate in candidates {
-            packed.push(self.pack_one(&candidate.scheme, care, limit)?);
+            packed.push(match care {
+                Care::Rough => self.pack_roughly(&candidate.scheme, limit)?,
+                Care::Full => self.pack_fully(&candidate.scheme, limit)?,
+            });
             self.progress.advance(1);
         }
         Ok(packed)
@@ -340,7 +349,7 @@ impl Judge for Local<'_> {
     fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
         let kept = match self.kept.iter().position(|k| k.coded.scheme == base.scheme) {
             Some(at) => self.kept.remove(at),
-            None => self.make(&base.scheme, Care::Full, f64::INFINITY)?,
+            None => self.make(&base.scheme, f64::INFINITY)?,
         };
         let Kept { coded, mut parts, untrained, healed } = kept;
         let finer = coded.step * (-PRICE_OCTAVES).exp2();
