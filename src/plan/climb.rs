@@ -155,9 +155,10 @@ const ROUGHLY: usize = 8;
 const SHAPES: usize = 3;
 const FULLY: usize = 2;
 /// Fixed shapes whose KL is at most so many times that of the best of them are packed with full care whatever their rank, unless
-/// it is so many times that of the best candidate.
+/// it is so many times that of the best candidate: all steps gain more on them than on single changes, but by a tenth at most
+/// where it was measured.
 const ALIKE: f64 = 1.05;
-const BEYOND: f64 = 1.5;
+const BEYOND: f64 = 1.25;
 /// Candidates packed after each round of looks where nothing is healed.
 const PACKED: usize = 3;
 /// Looked at together, between two questions whether to stop.
@@ -466,7 +467,7 @@ mod tests {
         // With so much hope every change looks promising.
         let bounds = |trials| Bounds { hope: 1e3, heals: true, ..within(trials) };
         // Where all are about alike, the best of the fixed shapes are judged in full though they rank behind the changes.
-        for (least, shapes) in [(20.0, 1..=SHAPES), (0.0, 0..=0)] {
+        for (least, shapes) in [(60.0, 1..=SHAPES), (0.0, 0..=0)] {
             let (climbed, log) = run_from(least, 12, &bounds(9), None);
             assert_eq!(climbed.kept, ["layer 2 as 1"], "{log:?}");
             assert_eq!((climbed.trials, climbed.rough), (count(&log, "pack") - 1, count(&log, "rough")));
