@@ -112,7 +112,11 @@ pub fn heal(
     let net = model.network()?;
     let length = net.context();
     enough(length, calib.len())?;
-    let memory = memory(model, length, net.vocab_size(), calib.len()).div_ceil(1_000_000) as u64;
+    let seen = match options.length {
+        Length::Steps(steps) => calib.len().min(steps * options.pace.step),
+        Length::Time(_) | Length::Gaining => calib.len(),
+    };
+    let memory = memory(model, length, net.vocab_size(), seen).div_ceil(1_000_000) as u64;
     progress.note(&format!("healing takes about {} MB of memory beside the statistics", thousands(memory)));
     let Split { piece_rows, pieces, batch, held } = split(length, calib.len(), options.pace);
     let every = pieces / held;
