@@ -123,7 +123,7 @@ pub fn heal(
     let aside = |i: usize| i % every == every - 1 && i / every < held;
     let rows = Rows::new(calib, length, piece_rows, options.seed, |i| !aside(i));
     let held_out: Vec<_> = (0..pieces).filter(|i| aside(*i)).map(|i| rows.piece(i)).collect();
-    let held_out = HeldOut::new(net, teacher, &held_out)?;
+    let held_out = HeldOut::new(teacher, &held_out)?;
     let mut healing = Healing {
         model,
         teacher,

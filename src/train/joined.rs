@@ -12,6 +12,7 @@ use crate::nets::{Net, Params, Plain};
 pub struct Joined {
     /// (rows, T) on the device.
     pub ids: Tensor,
+    /// The tokens of `ids`.
     pub inputs: Vec<u16>,
     pub targets: Vec<u16>,
 }

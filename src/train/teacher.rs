@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 use super::joined::Joined;
 use crate::error::Result;
+use crate::eval::logits::predict_from;
 use crate::eval::predictions::{Predictions, turn};
 use crate::nets::{Net, Params, Plain, State};
 
@@ -39,18 +40,17 @@ impl<'a> Teacher<'a> {
     /// # Errors
     /// If the forward pass fails.
     pub fn predict(&self, piece: &Joined) -> Result<Predictions> {
-        let _turn = turn(piece.ids.device());
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).1.get(&piece.inputs).cloned();
         let x = match known {
             Some(x) => x,
             None => {
+                let _turn = turn(piece.ids.device());
                 let x = self.net.run(&self.params, &piece.ids, &Plain)?.x;
                 self.keep(&piece.inputs, &x);
                 x
             }
         };
-        let logits = self.net.leave(State { x, kept: Vec::new() }, &self.params, &Plain)?;
-        Predictions::of(&logits.flatten_to(D::Minus2)?)
+        predict_from(self.net, &self.params, self.net.order().len(), State { x, kept: Vec::new() })
     }
 
     fn keep(&self, inputs: &[u16], x: &Tensor) {
@@ -64,6 +64,8 @@ impl<'a> Teacher<'a> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::D;
+
     use super::*;
     use crate::eval::windows::Windows;
     use crate::train::joined::join;
