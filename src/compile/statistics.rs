@@ -9,7 +9,7 @@ use crate::code::codec::matrix;
 use crate::error::{Error, Result};
 use crate::eval::windows::Windows;
 use crate::measure::correction::{self, Change};
-use crate::measure::curvature::{self, Curvature};
+use crate::measure::curvature::{self, Curvature, Measured};
 use crate::measure::{Statistics, cache};
 use crate::model::Model;
 use crate::plan::{Grid, Odd};
@@ -48,11 +48,19 @@ pub(super) fn gather(
     }
     let sample = spread(calib, length, rows);
     progress.begin("measuring curvature", rows as u64);
-    let curvature =
+    let Measured { curvature, temperature } =
         curvature::measure(model, &Windows::new(&sample, length, None), options.seed, &|n| progress.advance(n))?;
     progress.end();
     let tokens = rows * length;
-    let correction = corrections(model, &curvature, tokens, calib, progress)?;
+    let correction = match temperature {
+        1.0 => corrections(model, &curvature, tokens, calib, progress)?,
+        t => {
+            progress.note(&format!(
+                "the model is certain of nearly every token: its curvature is that of predictions softened at temperature {t}"
+            ));
+            vec![1.0; model.stored.len()]
+        }
+    };
     let statistics = Statistics { curvature, correction, tokens };
     if let Some(folder) = &options.cache
         && let Err(e) = cache::save(folder, &key, model, &statistics)

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, DType, Tensor, Var};
 use rayon::prelude::*;
 
-use super::fisher::{Signs, cotangent, seed};
+use super::fisher::{Signs, cotangent, seed, temperature};
 use super::sums::{Sums, output_block};
 use crate::error::{Error, Result};
 use crate::eval::logits::{device_rows, tokens};
@@ -108,6 +108,15 @@ struct Measurement<'a> {
     windows: &'a Windows<'a>,
     params: Params,
     stored: HashMap<&'a str, usize>,
+    temperature: f32,
+}
+
+/// What [`measure`] found.
+pub struct Measured {
+    /// For every stored tensor.
+    pub curvature: Vec<Curvature>,
+    /// Of the predictions whose KL this is the curvature of; above 1 where the model is so certain that its own KL has none.
+    pub temperature: f32,
 }
 
 /// Measures the curvature of every stored tensor of `model` on the rows of `windows`, on the device of the model.
@@ -116,22 +125,19 @@ struct Measurement<'a> {
 ///
 /// # Errors
 /// If there is no calibration row, or a pass fails.
-pub fn measure(
-    model: &Model,
-    windows: &Windows,
-    random: u64,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<Curvature>> {
+pub fn measure(model: &Model, windows: &Windows, random: u64, progress: &(dyn Fn(u64) + Sync)) -> Result<Measured> {
     if windows.rows() == 0 {
         return Err(Error::input("the calibration shard is shorter than one row"));
     }
     let stored = model.specs.iter().zip(&model.source).map(|(s, i)| (s.name.as_str(), *i)).collect();
-    let measurement = Measurement { model, windows, params: model.params()?, stored };
+    let mut measurement = Measurement { model, windows, params: model.params()?, stored, temperature: 1.0 };
     let length = windows.length();
     let batches = windows.batches(match model.device().is_cpu() {
         true => (BATCH_TOKENS / length).max(1),
         false => (DEVICE_BATCH_TOKENS / length).clamp(1, device_rows(length)),
     });
+    measurement.temperature = measurement.uncertain(batches[0].clone())?;
+    let measurement = measurement;
     let lane_bytes: usize = (0..model.stored.len()).map(|i| sums_bytes(model, i)).sum();
     // A power of two divides evenly among the usual numbers of threads.
     let lanes = 1 << (LANE_BUDGET / lane_bytes.max(1)).clamp(1, 8).min(batches.len()).ilog2();
@@ -156,7 +162,8 @@ pub fn measure(
     for lane in done {
         total.add(lane)?;
     }
-    total.finish(model, windows.tokens())
+    let temperature = measurement.temperature;
+    Ok(Measured { curvature: total.finish(model, windows.tokens())?, temperature })
 }
 
 impl Measurement<'_> {
@@ -174,6 +181,12 @@ impl Measurement<'_> {
         Ok((params, vars))
     }
 
+    /// The temperature at which predictions of some rows are uncertain.
+    fn uncertain(&self, rows: Range<usize>) -> Result<f32> {
+        let ids = tokens(self.windows, rows, self.model.device())?;
+        Ok(temperature(&self.model.network()?.logits(&self.params, &ids, &Plain)?)?)
+    }
+
     /// One forward and one backward pass.
     fn batch(
         &self,
@@ -186,7 +199,7 @@ impl Measurement<'_> {
         let ids = tokens(self.windows, rows, self.model.device())?;
         let tap = Tap { lane, stored: &self.stored, lookups: Mutex::new(Vec::new()) };
         let logits = self.model.network()?.logits(params, &ids, &tap)?;
-        let grads = seed(&logits, cotangent(&logits, signs)?)?.backward()?;
+        let grads = seed(&logits, cotangent(&logits, self.temperature, signs)?)?.backward()?;
         let lookups = tap.lookups.into_inner().unwrap_or_else(PoisonError::into_inner);
         for (i, var, ids) in lookups {
             if let (Some(g), Some(sums)) = (grads.get(&var), &lane.matrices[i]) {
