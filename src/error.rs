@@ -102,6 +102,16 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<tiepack_format::Error> for Error {
+    fn from(e: tiepack_format::Error) -> Self {
+        let kind = match e.kind {
+            tiepack_format::error::Kind::Verification => Kind::Verification,
+            tiepack_format::error::Kind::Compute => Kind::Compute,
+        };
+        Error { kind, message: e.message, hint: e.hint }
+    }
+}
+
 impl From<candle_core::Error> for Error {
     fn from(e: candle_core::Error) -> Self {
         // What follows the first line is a backtrace, where one was asked for.

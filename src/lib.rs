@@ -25,5 +25,4 @@ pub mod report;
 pub mod text;
 pub mod train;
 pub mod unpack;
-pub mod varint;
 pub mod verify;

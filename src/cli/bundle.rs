@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
 use super::args::BundleArgs;
 use super::figures::{Side, table};
@@ -156,7 +157,7 @@ impl Bundling {
     pub fn make(&self, artifact: &[u8]) -> Result<Ready<'_>> {
         let parsed = parse(artifact)?;
         let contents = Contents::new(&parsed.header, self.nameless);
-        let streams = parsed.header_range.end..artifact.len() - write::ROOT_BYTES - write::CHECK_BYTES;
+        let streams = parsed.header_range.end..artifact.len() - ROOT_BYTES - CHECK_BYTES;
         let weights = match self.decoder {
             Decoder::Embed => &artifact[streams],
             Decoder::Import => artifact,

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use tiepack_format::container::MAGIC;
+
 use super::args::ModelFiles;
 use super::bytes::Rows;
-use crate::artifact::write::MAGIC;
 use crate::error::{Error, Result};
 use crate::ingest::{self, Located, Overrides, RawTensor, Shard, TokenBytes, folder};
 use crate::model::{Model, Structure, build};

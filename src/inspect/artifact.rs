@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use rayon::prelude::*;
+use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
 use super::{Inventory, Kind, Row, account, bits_per_weight, by_role, matrices, order};
 use crate::artifact::construction::{construction, index_statistics};
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::{stored_shapes, structure};
 use crate::artifact::read::parse;
-use crate::artifact::write::{CHECK_BYTES, ROOT_BYTES};
 use crate::error::{Error, Result};
 use crate::model::Structure;
 use crate::nets::{Form, TensorSpec};
