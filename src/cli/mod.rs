@@ -22,6 +22,7 @@ mod jobs;
 mod json;
 mod judged;
 mod measuring;
+mod output;
 mod pack;
 mod page;
 mod render;

@@ -14,7 +14,7 @@ mod search;
 mod statistics;
 mod structure;
 mod target;
-mod trials;
+pub mod trials;
 
 use std::path::{Path, PathBuf};
 use std::process::Child;

@@ -86,6 +86,14 @@ impl Judging {
     }
 }
 
+/// What becomes of files that are there.
+#[derive(Debug, Args)]
+pub struct Writing {
+    /// Replace files also where nothing shows that tiepack wrote them
+    #[arg(long, help_heading = "Output")]
+    pub force: bool,
+}
+
 /// What to draw.
 #[derive(Debug, Args)]
 pub struct Pictures {
