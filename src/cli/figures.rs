@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Style};
 
 pub use crate::text::nats;
-use crate::text::{decimals, thousands};
+use crate::text::{places, thousands};
 use crate::verify::statistics::Estimate;
 
 /// A count, thousands set apart.
@@ -13,23 +13,22 @@ pub fn count(n: usize) -> String {
 
 /// `0.0070 ± 0.0002`.
 pub fn estimate(e: Estimate) -> String {
-    with_error(format!("{:.*}", places(e), e.value), e)
+    with_error(mean(e), e)
 }
 
 /// `+0.0041 ± 0.0006`.
 pub fn difference(e: Estimate) -> String {
-    with_error(format!("{:+.*}", places(e), e.value), e)
+    with_error(format!("{:+.*}", places(e.value, e.standard_error), e.value), e)
 }
 
-/// The mean and its error have the same number of decimals, as many as the more telling of the two needs.
-fn places(e: Estimate) -> usize {
-    let error = e.standard_error.filter(|e| *e > 0.0).unwrap_or(e.value);
-    decimals(error).min(decimals(e.value).max(4)).max(4)
+/// The mean alone, with the decimals that it has beside its error.
+pub fn mean(e: Estimate) -> String {
+    format!("{:.*}", places(e.value, e.standard_error), e.value)
 }
 
 fn with_error(value: String, e: Estimate) -> String {
     match e.standard_error {
-        Some(error) => format!("{value} ± {error:.*}", places(e)),
+        Some(error) => format!("{value} ± {error:.*}", places(e.value, e.standard_error)),
         None => value,
     }
 }

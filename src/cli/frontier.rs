@@ -171,11 +171,11 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     for ((at, path), (file, evaluation)) in fits.into_iter().zip(paths).zip(found) {
         points[at] = Point {
             bytes: Some(file.bytes),
-            bits_per_weight: Some(file.bits_per_weight),
+            bits_per_weight: file.bits_per_weight,
             blake3: Some(file.blake3),
             file: args.keep.as_ref().map(|_| path),
             evaluation,
-            saved_by_sharing: width.map(|width| width.saved(file.bits_per_weight)),
+            saved_by_sharing: width.zip(file.bits_per_weight).map(|(width, bits)| width.saved(bits)),
             ..Point::of(caps[at])
         };
     }

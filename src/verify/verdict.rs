@@ -44,8 +44,8 @@ pub struct File {
     pub tensors: usize,
     /// Weights of distinct matrices and embeddings; tied ones counted once, vectors not at all.
     pub weights: usize,
-    /// All bytes of the file over `weights`.
-    pub bits_per_weight: f64,
+    /// All bytes of the file over `weights`; `None`: there are none.
+    pub bits_per_weight: Option<f64>,
 }
 
 /// The file under its cap, in bytes.

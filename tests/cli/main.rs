@@ -13,6 +13,7 @@ mod help;
 mod inputs;
 mod losses;
 mod lossy;
+mod outputs;
 mod pack;
 mod plan;
 mod report;

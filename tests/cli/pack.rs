@@ -171,7 +171,7 @@ fn an_output_is_never_an_input() {
     }
     assert!(fs::read(&artifact).unwrap() == fs::read(at("folder/config.json")).unwrap());
     let run = run("config {} -o {}/config.json", dir.path());
-    assert!(run.code == 1 && run.stderr.contains("already there"), "{}", run.stderr);
+    assert!(run.code == 1 && run.stderr.contains("one of the inputs"), "{}", run.stderr);
 }
 
 #[test]
