@@ -7,6 +7,7 @@ mod config;
 mod diff;
 mod evaluator;
 mod examples;
+mod figures;
 mod foreign;
 mod frontier;
 mod help;
