@@ -2,6 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 
+use crate::escape;
 pub use crate::text::nats;
 use crate::text::{places, thousands};
 use crate::verify::statistics::Estimate;
@@ -42,12 +43,13 @@ pub enum Side {
 
 /// Columns two spaces apart, each as wide as its widest cell; lines end without spaces.
 pub fn table(sides: &[Side], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().cloned().map(escaped).collect();
     let wide = |text: &str| text.chars().count();
     let widths: Vec<usize> = (0..sides.len())
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| wide(cell)).max().unwrap_or(0))
         .collect();
     let mut out = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for ((cell, side), width) in row.iter().zip(sides).zip(&widths) {
             let pad = " ".repeat(width - wide(cell));
@@ -61,6 +63,11 @@ pub fn table(sides: &[Side], rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Cells as a terminal may show them, so that their width is known.
+fn escaped(cells: Vec<String>) -> Vec<String> {
+    cells.iter().map(|cell| escape::line(cell).into_owned()).collect()
 }
 
 /// Columns that a line may have: as many as the terminal, 80 where there is none.
@@ -94,11 +101,11 @@ impl Table {
     }
 
     pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(escaped(cells));
     }
 
     pub fn total(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(escaped(cells));
         self.total = true;
     }
 

@@ -41,6 +41,8 @@ pub struct Frontier {
     /// Other packers, as they were given.
     pub peers: Vec<Peer>,
     pub cached_statistics: bool,
+    /// Ctrl-C ended the work early.
+    pub interrupted: bool,
     /// Wall-clock seconds of all of it.
     pub seconds: f64,
     pub notes: Vec<Note>,
@@ -133,7 +135,8 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     let artifacts: Vec<Output> = files.iter().map(|path| Kind::Artifact.at(path)).collect();
     guard::outputs(&artifacts, &inputs, args.writing.force)?;
     let (mut cached_statistics, mut refused) = (false, None);
-    compile_each(&model, calib.as_deref(), &options, &caps, progress, &mut |at, compiled| {
+    let mut reached = vec![false; caps.len()];
+    let compiled = compile_each(&model, calib.as_deref(), &options, &caps, progress, &mut |at, compiled| {
         let cap = caps[at];
         match compiled {
             Ok(compiled) => {
@@ -154,8 +157,18 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
             }
             Err(e) => return Err(e),
         }
-        Ok(())
-    })?;
+        reached[at] = true;
+        // The next one would only be begun.
+        if interrupt::interrupted() { Err(Error::interrupted("packing")) } else { Ok(()) }
+    });
+    let interrupted = interrupt::heeded();
+    match compiled {
+        Err(e) if e.kind == error::Kind::Interrupted && reached.contains(&true) => notes.push(Note::Interrupted),
+        compiled => compiled?,
+    }
+    for (point, _) in points.iter_mut().zip(&reached).filter(|(_, reached)| !**reached) {
+        point.refusal = Some("not packed: interrupted".into());
+    }
     let fits: Vec<usize> = (0..points.len()).filter(|at| points[*at].refusal.is_none()).collect();
     if let (true, Some((_, e))) = (fits.is_empty(), refused) {
         return Err(Error { message: format!("no cap fits; of the largest: {}", e.message), ..e });
@@ -188,6 +201,7 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
         width,
         peers,
         cached_statistics,
+        interrupted,
         seconds: started.elapsed().as_secs_f64(),
         notes,
     };

@@ -16,6 +16,7 @@ use super::pack::{Healing, Packed};
 use super::unpack::Unpacked;
 use super::verify::Verified;
 use crate::error::Error;
+use crate::escape;
 use crate::text::thousands;
 use crate::verify::judge::Judged;
 use crate::verify::verdict::{Budget, Cost, Evaluation, File, Note, Verdict};
@@ -228,5 +229,5 @@ fn rows(evaluation: &Evaluation) -> String {
 }
 
 fn hints(notes: &[Note]) -> String {
-    notes.iter().map(|note| format!("\nnote: {}\nhint: {}\n", note.message(), note.hint())).collect()
+    notes.iter().map(|note| format!("\nnote: {}\nhint: {}\n", escape::lines(&note.message()), note.hint())).collect()
 }

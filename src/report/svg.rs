@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::MARK;
+use crate::escape;
 
 /// Colours for what is used more than once, told apart on light and dark ground.
 const SHARED: [&str; 9] =
@@ -98,9 +99,9 @@ pub fn px(x: f64) -> String {
     text.strip_suffix(".0").unwrap_or(&text).to_string()
 }
 
-/// Text that cannot be taken for markup.
+/// Text that cannot be taken for markup. Most control characters are none that XML may hold at all.
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    escape::line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// About how wide a text is in this size of type.

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::bytes::{self, Rows};
 use crate::cli::heal;
+use crate::cli::interrupt;
 use crate::compile::Effort;
 use crate::ingest::Overrides;
 use crate::inspect::By;
@@ -82,7 +83,7 @@ pub struct Judging {
 impl Judging {
     pub fn judge(&self) -> Option<Judge> {
         let limit = self.evaluator_timeout;
-        self.evaluator.clone().map(|command| Judge { command, limit })
+        self.evaluator.clone().map(|command| Judge { command, limit, stop: interrupt::interrupted })
     }
 }
 
