@@ -161,7 +161,10 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
             continue;
         };
         // Searching again is worth some bytes; measuring and healing again are not.
-        let quick = !interrupt::heeded() && compiled.healed.is_none() && (calib.is_none() || options.cache.is_some()) && !args.lossless;
+        let quick = !interrupt::heeded()
+            && compiled.healed.is_none()
+            && (calib.is_none() || options.cache.is_some())
+            && !args.lossless;
         if kept.is_some() || !quick || free <= SPARE.max(args.cap / 1000) || free > options.includes {
             break (compiled, Some(bundle));
         }

@@ -52,7 +52,8 @@ pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
         contents.extend(unpacked.ties.map(|text| (ties, text.into_bytes())));
     }
     // All of them before the first is written: half a model is worse than none.
-    let there = contents.iter().map(|(path, content)| same(path, content, args.writing.force)).collect::<Result<Vec<_>>>()?;
+    let there =
+        contents.iter().map(|(path, content)| same(path, content, args.writing.force)).collect::<Result<Vec<_>>>()?;
     let mut files = Vec::new();
     for ((path, content), kept) in contents.into_iter().zip(there) {
         if !kept {

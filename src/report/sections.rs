@@ -401,7 +401,7 @@ fn groups(document: Document) -> Option<Section> {
         figure("/stored", As::Count),
         figure("/bytes", As::Count),
         String::new(),
-        figure("/bits_per_weight", As::Bits),
+        String::new(),
     ]);
     let body = table(&[by, ">weights", ">bytes", ">share", ">bits"], &rows);
     Some(Section { title: "The same as a table", about, body, half: false })

@@ -289,7 +289,9 @@ impl Note {
             Note::OtherVocabulary(..) => "`tiepack eval` gives the loss of each on its own tokens, in bits per byte",
             Note::NoCurvature => "name a token shard with --calib, or give --statistics",
             Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
-            Note::Interrupted => "pack again for all that the cap allows; --resume goes on from a log or a state that was kept",
+            Note::Interrupted => {
+                "pack again for all that the cap allows; --resume goes on from a log or a state that was kept"
+            }
             Note::WorseThanGuessing { original: false } => "raise the cap",
             Note::WorseThanGuessing { original: true } => {
                 "see whether these are the model's own tokens and configuration"

@@ -39,7 +39,8 @@ fn every_point_is_the_file_that_a_pack_makes() {
 #[test]
 fn where_no_cap_fits_the_exit_code_says_so() {
     let dir = scratch();
-    let line = "frontier MODEL --caps 700,500 --statistics none --effort fast --val-rows 1 --csv {}/f.csv --keep {}/kept";
+    let line =
+        "frontier MODEL --caps 700,500 --statistics none --effort fast --val-rows 1 --csv {}/f.csv --keep {}/kept";
     let refused = run(line, dir.path());
     assert_eq!(refused.code, 3, "{}", refused.stderr);
     assert!(refused.stderr.contains("the cap is 700") && refused.stderr.contains("smallest cap that would do"));

@@ -72,7 +72,8 @@ fn losses_of_tokens_add_up_to_the_loss() {
     let dir = scratch();
     let path = dir.path().join("losses.npy");
     let run = |line: &str| {
-        let whole = crate::run(&format!("eval MODEL {line} --losses {{}}/losses.npy --force --json"), dir.path()).good().json();
+        let whole =
+            crate::run(&format!("eval MODEL {line} --losses {{}}/losses.npy --force --json"), dir.path()).good().json();
         let losses = numpy(&path);
         let mean = losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
         let told = whole["evaluation"]["packed"]["nats_per_token"].as_f64().unwrap();

@@ -5,6 +5,7 @@ mod bundle;
 mod checkpoints;
 mod config;
 mod diff;
+mod escapes;
 mod evaluator;
 mod examples;
 mod figures;
@@ -12,6 +13,8 @@ mod foreign;
 mod frontier;
 mod help;
 mod inputs;
+#[cfg(target_os = "linux")]
+mod interrupts;
 mod losses;
 mod lossy;
 mod outputs;

@@ -170,7 +170,8 @@ fn groups(inspected: &Inspected) -> String {
         count(inventory.rows.len()),
         count(inventory.stored),
         thousands(inventory.bytes),
-        bits(inventory.bits_per_weight),
+        // That of the file is over the weights of matrices, which are not all of these.
+        String::new(),
         percent(1.0),
         String::new(),
     ]);
