@@ -13,13 +13,15 @@ const LOSSLESS: &str = "--cap 400kB --lossless --no-eval";
 #[track_caller]
 fn gives_way_to_its_like(line: &str, output: &Path, dir: &Path) {
     refused(line, output, dir);
+    // A page tells the command line.
+    let there = || String::from_utf8_lossy(&fs::read(output).unwrap()).replace(" --force", "");
     run(&format!("{line} --force"), dir).good();
-    let wrote = fs::read(output).unwrap();
+    let wrote = there();
     run(line, dir).good();
-    assert_eq!(fs::read(output).unwrap(), wrote, "{line}");
+    assert!(there() == wrote, "{line}");
     fs::write(output, b"").unwrap();
     run(line, dir).good();
-    assert_eq!(fs::read(output).unwrap(), wrote, "{line}: a file of no bytes holds nothing to lose");
+    assert!(there() == wrote, "{line}: a file of no bytes holds nothing to lose");
 }
 
 #[track_caller]
