@@ -11,6 +11,7 @@ pub mod code;
 pub mod compile;
 pub mod diff;
 pub mod error;
+pub mod escape;
 pub mod eval;
 pub mod frontier;
 pub mod heal;

@@ -35,7 +35,12 @@ pub fn is_artifact(path: &Path) -> Result<bool> {
     // All but the version: an artifact of another version is still no weights file.
     let mut start = [0; MAGIC.len() - 1];
     let read = File::open(path).and_then(|mut file| file.read(&mut start)).map_err(fail)?;
-    Ok(start[..read] == MAGIC[..MAGIC.len() - 1])
+    Ok(begins_as_artifact(&start[..read]))
+}
+
+/// Whether a file that begins so is an artifact, of whatever version.
+pub fn begins_as_artifact(start: &[u8]) -> bool {
+    start.starts_with(&MAGIC[..MAGIC.len() - 1])
 }
 
 /// Finds, reads and checks a model.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::args::VerifyArgs;
 use super::files::{self, Validation};
-use super::judged;
+use super::{interrupt, judged};
 use crate::artifact::open::open;
 use crate::error::Result;
 use crate::nets::Net;
@@ -26,6 +26,9 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     let overrides = args.files.overrides(Some(&args.validation), &[]);
     let includes = files::includes(&args.include)?;
     let judge = args.judging.judge();
+    if judge.is_some() {
+        interrupt::listen();
+    }
     let mut verdict = match &args.against {
         Some(path) => {
             let (located, model) = files::model(path, &args.files, &overrides)?;

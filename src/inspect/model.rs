@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{Inventory, Kind, Row, account, bits_per_weight, by_role, matrices, order};
+use super::{Inventory, Kind, Row, account, by_role, matrices, order};
 use crate::error::{Error, Result};
 use crate::ingest::Source;
-use crate::model::{Model, Retie, Structure, build};
+use crate::model::{Model, Retie, Structure, bits_per_weight, build};
 use crate::nets;
 use crate::text::type_name;
 
@@ -44,7 +44,9 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<(Inventory, Model)>
         tensors: model.stored.len(),
         parameters: model.source.iter().map(|&stored| model.stored[stored].data.len()).sum(),
         stored: model.stored.iter().map(|stored| stored.data.len()).sum(),
+        weights: model.weights(),
         bytes: total,
+        bits_per_weight: bits_per_weight(total, model.weights()),
         roles: by_role(&rows, total),
         rows,
         order,

@@ -121,11 +121,16 @@ pub struct Measured {
 
 /// Measures the curvature of every stored tensor of `model` on the rows of `windows`, on the device of the model.
 ///
-/// `progress` is called with the rows done since the last call.
+/// `progress` is called with the rows done since the last call; an error of its own ends the measurement.
 ///
 /// # Errors
-/// If there is no calibration row, or a pass fails.
-pub fn measure(model: &Model, windows: &Windows, random: u64, progress: &(dyn Fn(u64) + Sync)) -> Result<Measured> {
+/// If there is no calibration row, or a pass fails; those of `progress`.
+pub fn measure(
+    model: &Model,
+    windows: &Windows,
+    random: u64,
+    progress: &(dyn Fn(u64) -> Result<()> + Sync),
+) -> Result<Measured> {
     if windows.rows() == 0 {
         return Err(Error::input("the calibration shard is shorter than one row"));
     }
@@ -147,7 +152,7 @@ pub fn measure(model: &Model, windows: &Windows, random: u64, progress: &(dyn Fn
         for (b, rows) in batches.iter().enumerate().skip(l).step_by(lanes) {
             let mut signs = Signs::new(random ^ (b as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
             measurement.batch(&mut lane, &params, &vars, rows.clone(), &mut signs)?;
-            progress(rows.len() as u64);
+            progress(rows.len() as u64)?;
         }
         Ok(lane)
     };

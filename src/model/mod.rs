@@ -13,6 +13,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 pub use build::build;
+/// Bits of each of `weights` where they take so many bytes; `None` when there are none.
+pub fn bits_per_weight(bytes: u64, weights: usize) -> Option<f64> {
+    (weights > 0).then(|| 8.0 * bytes as f64 / weights as f64)
+}
+
 #[cfg(test)]
 pub(crate) use build::bundled;
 pub use structure::Structure;
@@ -184,7 +189,8 @@ impl Model {
         hash.finalize()
     }
 
-    /// Stored weights that are quantized: those of matrices and embeddings, tied ones counted once.
+    /// Stored weights that are quantized: those of matrices and embeddings, tied ones counted once. Bits per weight of a whole
+    /// file are over these.
     pub fn weights(&self) -> usize {
         self.stored.iter().filter(|s| self.specs[s.spec].form != Form::Vector).map(|s| s.data.len()).sum()
     }
