@@ -55,8 +55,10 @@ pub fn read(located: &Located, files: &ModelFiles) -> Result<Model> {
     let source = ingest::read(located)?;
     let net = match &located.config {
         Some(path) => nets::build(&source.config).map_err(|e| {
-            // An unknown name of a known family: its tensors tell.
-            let near = guess::nearest(&shapes(&source.tensors)).filter(|_| !nets::is_known(&source.config.arch));
+            // An unknown name of a known family: its tensors tell. What transformers calls otherwise is otherwise, even if its
+            // tensors have the names of another family.
+            let own = source.config.fields.contains_key("arch") && !nets::is_known(&source.config.arch);
+            let near = guess::nearest(&shapes(&source.tensors)).filter(|_| own);
             let hint = [e.hint.clone(), near.map(|family| format!("its tensors are named as those of {family}"))];
             let hint = hint.into_iter().flatten().collect::<Vec<_>>().join("; ");
             Error { hint: (!hint.is_empty()).then_some(hint), ..e.at(path.display()) }

@@ -18,6 +18,8 @@ pub enum Remark {
     Widened { tensors: usize, from: &'static str },
     /// What is no weight, by its name, and why.
     Dropped(BTreeMap<String, String>),
+    /// Keys of config.json that the architecture does not know.
+    Unread { arch: String, keys: Vec<String> },
 }
 
 impl Remark {
@@ -47,6 +49,9 @@ impl Remark {
                 let all = names.iter().map(|(name, why)| format!("{name} ({why})"));
                 format!("left out, being no weights: {}", list(all))
             }
+            Remark::Unread { arch, keys } => {
+                format!("config.json has keys that {arch} does not know: {}", list(keys.iter().cloned()))
+            }
         }
     }
 
@@ -57,6 +62,9 @@ impl Remark {
             Remark::Rounded { .. } => "losses are against the model in f32",
             Remark::Widened { .. } => "if they need scales, multiply these in before saving",
             Remark::Dropped(_) => "the network computes its tables and masks itself",
+            Remark::Unread { .. } => {
+                "they are kept and change nothing here; if the model computes otherwise by them, pack it with tiepack.torch"
+            }
         }
     }
 }
