@@ -3,6 +3,7 @@
 
 mod curvature;
 mod families;
+mod keys;
 
 use std::path::Path;
 
