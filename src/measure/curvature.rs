@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, DType, Tensor, Var};
 use rayon::prelude::*;
 
-use super::fisher::{Signs, cotangent, seed};
+use super::backward::backward;
+use super::fisher::{Signs, cotangent};
 use super::sums::{Sums, output_block};
 use crate::error::{Error, Result};
 use crate::eval::logits::{device_rows, tokens};
@@ -185,18 +186,22 @@ impl Measurement<'_> {
     ) -> Result<()> {
         let ids = tokens(self.windows, rows, self.model.device())?;
         let tap = Tap { lane, stored: &self.stored, lookups: Mutex::new(Vec::new()) };
-        let logits = self.model.network()?.logits(params, &ids, &tap)?;
-        let grads = seed(&logits, cotangent(&logits, signs)?)?.backward()?;
-        let lookups = tap.lookups.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (i, var, ids) in lookups {
-            if let (Some(g), Some(sums)) = (grads.get(&var), &lane.matrices[i]) {
-                let g = without_zeros(&var, g)?;
+        let net = self.model.network()?;
+        let state = net.run(params, &ids, &tap)?;
+        let lookups = std::mem::take(&mut *tap.lookups.lock().unwrap_or_else(PoisonError::into_inner));
+        let wanted: Vec<&Var> = lookups.iter().map(|(_, var, _)| var).chain(vars.iter().map(|(_, var)| var)).collect();
+        let of = &mut |logits: &Tensor, _: Range<usize>| Ok(cotangent(logits, signs)?);
+        let mut grads = backward((net, params), state, &tap, &wanted, of)?;
+        let of_vars = grads.split_off(lookups.len());
+        for ((i, var, ids), g) in lookups.iter().zip(&grads) {
+            if let (Some(g), Some(sums)) = (g, &lane.matrices[*i]) {
+                let g = without_zeros(var, g)?;
                 sums.record_lookup(&ids.flatten_all()?.to_vec1::<u32>()?, &g.contiguous()?)?;
             }
         }
         let (mut of, mut gradients) = (Vec::new(), Vec::new());
-        for (i, var) in vars {
-            if let Some(g) = grads.get(var) {
+        for ((i, _), g) in vars.iter().zip(&of_vars) {
+            if let Some(g) = g {
                 of.push(*i);
                 gradients.push(g.to_dtype(DType::F32)?.flatten_all()?);
             }

@@ -202,12 +202,12 @@ pub trait Net: Send + Sync {
         let enter = self.enter(params, tokens, layers)?;
         (0..self.order().len()).try_fold(enter, |state, step| self.step(step, state, params, layers))
     }
-    /// Logits (rows, T, V) in f32 from what stands before step `step`.
-    fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
+    /// What the last step leaves of what stands before step `step`.
+    fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
         for step in step..self.order().len() {
             state = self.step(step, state, params, layers)?;
         }
-        self.leave(state, params, layers)
+        Ok(state)
     }
     /// Logits (rows, T, V) in f32 of `tokens` (rows, T) u32.
     fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor> {

@@ -2,16 +2,16 @@
 //! keys.json and says what is in it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::{Config, Dtype, RawTensor, Remark, Source};
+use tiepack::ingest::{self, Config, Dtype, Overrides, RawTensor, Remark, Source, folder};
 use tiepack::model::{Model, build};
-use tiepack::nets;
 use tiepack::nets::keys::{Treatment, treatment};
+use tiepack::nets::{self, guess};
 
 use crate::LOSS;
 
@@ -34,7 +34,7 @@ fn noise(name: &str, n: usize) -> impl Iterator<Item = u32> {
     })
 }
 
-pub fn weights(name: &str, shape: &[usize]) -> RawTensor {
+fn weights(name: &str, shape: &[usize]) -> RawTensor {
     let width = *shape.last().unwrap() as f64;
     let one = |x: u32| {
         let u = f64::from(x >> 8) / 16_777_216.0 - 0.5;
@@ -50,7 +50,7 @@ pub fn weights(name: &str, shape: &[usize]) -> RawTensor {
 }
 
 /// The model of a configuration with weights from the formula.
-fn model(config: Value) -> tiepack::error::Result<Model> {
+pub fn model(config: Value) -> tiepack::error::Result<Model> {
     let config = Config::from_json(&config.to_string()).unwrap();
     let net = nets::build(&config)?;
     let tensors: BTreeMap<_, _> =
@@ -58,7 +58,7 @@ fn model(config: Value) -> tiepack::error::Result<Model> {
     build(Source { path: PathBuf::from("made"), config, tensors, ties: None, remarks: Vec::new() }, net, None)
 }
 
-pub fn loss(model: &Model) -> f64 {
+fn loss(model: &Model) -> f64 {
     let (net, params) = (model.network().unwrap(), model.params().unwrap());
     let tokens: Vec<u16> =
         noise("tokens", ROWS * (LENGTH + 1)).map(|x| ((x >> 8) as usize % net.vocab_size()) as u16).collect();
@@ -139,6 +139,25 @@ fn other_values_are_refused_by_name() {
             assert!(error.message.starts_with("config.json: "), "{error}");
         }
     }
+}
+
+/// A checkpoint as nanoGPT's train.py saves it is read by what it says of its network itself.
+#[test]
+fn a_checkpoint_of_nanogpt_needs_no_configuration() {
+    let folder = Path::new("fixtures/nanogpt");
+    let mut source = ingest::read(&folder::locate(folder, &Overrides::default()).unwrap()).unwrap();
+    assert!(source.config.fields.is_empty());
+    let settings = source.remarks.iter().find_map(|remark| match remark {
+        Remark::Settings(settings) => Some(settings.clone()),
+        _ => None,
+    });
+    let shapes = source.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
+    source.config = guess::stated(&shapes, &settings.unwrap()).unwrap().config;
+    let net = nets::build(&source.config).unwrap();
+    let found = loss(&build(source, net, None).unwrap());
+    let wanted: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("loss.json")).unwrap()).unwrap();
+    let wanted = wanted["loss"].as_f64().unwrap();
+    assert!((found - wanted).abs() < LOSS, "{found} instead of {wanted}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod curvature;
 mod families;
 mod keys;
+mod large;
 
 use std::path::Path;
 
