@@ -43,8 +43,14 @@ pub const KEYS: &[Table] = &[
     keys::NAMES,
     &[
         (Treatment::Read, &["vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult"]),
-        (Treatment::Read, &["tie_embeddings", "logit_softcap", "rope_base", "train_seq_len", "rope_dims", "mlp_activation"]),
-        (Treatment::Read, &["embedding_dim", "unet_skips", "resid_mix", "loop", "depth_embedding", "lora_rank", "lora_steps"]),
+        (
+            Treatment::Read,
+            &["tie_embeddings", "logit_softcap", "rope_base", "train_seq_len", "rope_dims", "mlp_activation"],
+        ),
+        (
+            Treatment::Read,
+            &["embedding_dim", "unet_skips", "resid_mix", "loop", "depth_embedding", "lora_rank", "lora_steps"],
+        ),
     ],
 ];
 

@@ -37,7 +37,10 @@ pub const KEYS: &[Table] = &[
         (Read, &["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "layer_norm_epsilon"]),
         // Other names of four of them.
         (Read, &["hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"]),
-        (Read, &["activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings"]),
+        (
+            Read,
+            &["activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings"],
+        ),
         // Changes the order of operations in 16 bits only.
         (Silent, &["reorder_and_upcast_attn"]),
         (Silent, &["n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop"]),

@@ -34,24 +34,46 @@ pub const COMMON: Table = &[
     (Only(off, "false"), &["is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"]),
     (Only(float, "float32, float16, bfloat16 or float64"), &["dtype", "torch_dtype"]),
     // What the model is called, and by what it was written.
-    (Silent, &["_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "tokenizer_class"]),
+    (
+        Silent,
+        &["_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "tokenizer_class"],
+    ),
     (Silent, &["transformers.js_config", "is_llama_config", "unsloth_fixed", "unsloth_version"]),
     // How it is trained, and what other heads than that of the tokens do.
     (Silent, &["initializer_range", "gradient_checkpointing", "problem_type", "id2label", "label2id", "num_labels"]),
     (Silent, &["finetuning_task", "task_specific_params", "classifier_dropout", "hidden_dropout"]),
     // How transformers runs it, and what it hands out.
-    (Silent, &["use_cache", "output_hidden_states", "output_attentions", "return_dict", "use_return_dict", "tie_last_hidden_states"]),
+    (
+        Silent,
+        &[
+            "use_cache",
+            "output_hidden_states",
+            "output_attentions",
+            "return_dict",
+            "use_return_dict",
+            "tie_last_hidden_states",
+        ],
+    ),
     (Silent, &["torchscript", "use_bfloat16", "tf_legacy_loss", "chunk_size_feed_forward", "is_decoder"]),
     (Silent, &["cross_attention_hidden_size", "_attn_implementation", "attn_implementation", "_flash_attn_2_enabled"]),
     (Silent, &["_attn_implementation_autoset", "_attn_implementation_internal", "_experts_implementation_internal"]),
     (Silent, &["experts_implementation", "use_flash_attention"]),
     // How it writes text.
     (Silent, &["bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "prefix"]),
-    (Silent, &["max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups"]),
-    (Silent, &["diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"]),
+    (
+        Silent,
+        &["max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups"],
+    ),
+    (
+        Silent,
+        &["diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"],
+    ),
     (Silent, &["no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences"]),
     (Silent, &["output_scores", "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id"]),
-    (Silent, &["remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"]),
+    (
+        Silent,
+        &["remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"],
+    ),
 ];
 
 /// Null, as if it were absent.
@@ -152,7 +174,10 @@ mod tests {
 
     #[test]
     fn what_would_be_another_network_is_refused_by_name() {
-        assert_eq!(refusal(r#"{"arch": "a", "dtype": "bfloat16", "pruned_heads": {}, "per_layer_config": null}"#), None);
+        assert_eq!(
+            refusal(r#"{"arch": "a", "dtype": "bfloat16", "pruned_heads": {}, "per_layer_config": null}"#),
+            None
+        );
         for (json, told) in [
             (r#""dtype": "float8_e4m3fn""#, r#"dtype is "float8_e4m3fn""#),
             (r#""is_encoder_decoder": true"#, "is_encoder_decoder is true"),

@@ -42,7 +42,10 @@ use Treatment::{Only, Read, Silent};
 const SHARED: Table = &[
     (Read, &["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]),
     (Read, &["num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps"]),
-    (Read, &["tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings"]),
+    (
+        Read,
+        &["tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings"],
+    ),
     (Only(keys::one, "1"), &["partial_rotary_factor"]),
     (Only(keys::off, "false"), &["rope_interleaved", "use_mrope"]),
     (Silent, &["attention_dropout"]),
@@ -52,7 +55,12 @@ const SHARED: Table = &[
 pub fn keys(kind: &str) -> &'static [Table] {
     match kind {
         // Slices in which the products are summed change their rounding only.
-        LLAMA => &[keys::NAMES, keys::COMMON, SHARED, &[(Read, &["attention_bias", "mlp_bias"]), (Silent, &["pretraining_tp"])]],
+        LLAMA => &[
+            keys::NAMES,
+            keys::COMMON,
+            SHARED,
+            &[(Read, &["attention_bias", "mlp_bias"]), (Silent, &["pretraining_tp"])],
+        ],
         MISTRAL => &[keys::NAMES, keys::COMMON, SHARED, &[(Read, &["sliding_window", "layer_types"])]],
         QWEN2 => &[keys::NAMES, keys::COMMON, SHARED, WINDOWS],
         _ => &[keys::NAMES, keys::COMMON, SHARED, WINDOWS, &[(Read, &["attention_bias"])]],
@@ -151,8 +159,9 @@ fn windows(fields: &Fields, kind: &str, layers: usize) -> Result<Vec<usize>> {
     };
     let types = layer_types(fields, layers)?;
     let conflict = |layer: usize, says: &str, why: &str| {
-        Err(Error::input(format!("config.json: layer_types makes layer {layer} {says}, but {why}"))
-            .hint("transformers would not run such a model, or run another one: set the keys to what it was trained with"))
+        Err(Error::input(format!("config.json: layer_types makes layer {layer} {says}, but {why}")).hint(
+            "transformers would not run such a model, or run another one: set the keys to what it was trained with",
+        ))
     };
     if kind == MISTRAL {
         // All layers see the window, whatever the types are.

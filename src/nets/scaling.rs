@@ -13,10 +13,8 @@ use crate::error::{Error, Result};
 use Treatment::{Only, Read, Silent};
 
 /// Keys within `rope_parameters` or `rope_scaling`, for all kinds of scaling.
-pub const KEYS: Table = &[
-    (Read, &["rope_type", "type", "rope_theta"]),
-    (Only(keys::nothing, "null"), &["mrope_section"]),
-];
+pub const KEYS: Table =
+    &[(Read, &["rope_type", "type", "rope_theta"]), (Only(keys::nothing, "null"), &["mrope_section"])];
 
 /// What each kind reads beside them.
 const KINDS: &[(&str, Table)] = &[
@@ -134,9 +132,8 @@ impl Scaling<'_> {
     }
 
     fn need(&self, key: &str) -> Result<f64> {
-        self.positive(key)?.ok_or_else(|| {
-            Error::input(format!("config.json: {}: {:?} needs a positive {key}", self.name, self.kind))
-        })
+        self.positive(key)?
+            .ok_or_else(|| Error::input(format!("config.json: {}: {:?} needs a positive {key}", self.name, self.kind)))
     }
 
     /// Positions before the scaling: what stands beside the object goes first, as in transformers.
