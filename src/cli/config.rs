@@ -65,7 +65,10 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
         Some(config) => (config, Vec::new()),
         None => {
             let shapes = files::shapes(&tensors);
-            let guess = guess::recognise(&shapes).ok_or_else(|| {
+            let guess = files::stated(&remarks, &shapes).or_else(|| guess::recognise(&shapes)).ok_or_else(|| {
+                if let Some(name) = guess::foreign(&shapes) {
+                    return files::foreign(&path, name);
+                }
                 let some: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
                 Error::input(format!(
                     "{}: no known architecture has these tensors: {}",

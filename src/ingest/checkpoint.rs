@@ -15,6 +15,7 @@ use super::dtype::Element;
 use super::gather::Gather;
 use super::pickle::{self, Id, Name, Pickle, Rebuild, Value};
 use super::remark::Remark;
+use super::settings;
 use crate::error::{Error, Result};
 
 /// Where checkpoints keep the model, most telling first.
@@ -72,6 +73,7 @@ pub fn gather(bytes: &[u8]) -> Result<Gather> {
 
     let mut gathered = Gather::default();
     gathered.remark(found);
+    gathered.remark(settings::of(&pickle));
     let mut views: BTreeMap<View, Vec<&str>> = BTreeMap::new();
     for (name, value) in state {
         match pickle.get(value) {

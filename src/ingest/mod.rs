@@ -12,6 +12,7 @@ pub mod gather;
 pub mod overlap;
 mod pickle;
 pub mod remark;
+mod settings;
 pub mod shard;
 pub mod ties;
 pub mod tokenizer;

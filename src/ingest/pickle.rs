@@ -49,6 +49,7 @@ pub enum Rebuild {
 #[derive(Debug)]
 pub enum Value<'a> {
     Int(i64),
+    Bool(bool),
     Text(&'a str),
     Tuple(Vec<Id>),
     List(Vec<Id>),
@@ -68,6 +69,7 @@ impl Value<'_> {
     pub fn kind(&self) -> &'static str {
         match self {
             Value::Int(_) => "an integer",
+            Value::Bool(_) => "a boolean",
             Value::Text(_) => "a string",
             Value::Tuple(_) => "a tuple",
             Value::List(_) => "a list",
@@ -166,7 +168,8 @@ impl<'a> Machine<'a> {
             0x95 => drop(self.take(8)?),
 
             b'N' => self.push(Value::Other("None"))?,
-            0x88 | 0x89 => self.push(Value::Other("a boolean"))?,
+            0x88 => self.push(Value::Bool(true))?,
+            0x89 => self.push(Value::Bool(false))?,
             b'G' => self.take(8).map(|_| Value::Other("a float")).and_then(|v| self.push(v))?,
             b'K' => self.length(1).and_then(|n| self.push(Value::Int(n as i64)))?,
             b'M' => self.length(2).and_then(|n| self.push(Value::Int(n as i64)))?,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Map, Value};
+
 /// Names listed before "and more".
 const LISTED: usize = 3;
 
@@ -18,6 +20,10 @@ pub enum Remark {
     Widened { tensors: usize, from: &'static str },
     /// What is no weight, by its name, and why.
     Dropped(BTreeMap<String, String>),
+    /// What the checkpoint says of its network in a dict beside the weights.
+    Settings(Map<String, Value>),
+    /// Keys of config.json that the architecture does not know.
+    Unread { arch: String, keys: Vec<String> },
 }
 
 impl Remark {
@@ -47,6 +53,13 @@ impl Remark {
                 let all = names.iter().map(|(name, why)| format!("{name} ({why})"));
                 format!("left out, being no weights: {}", list(all))
             }
+            Remark::Settings(all) => {
+                let all = all.iter().map(|(key, value)| format!("{key} {value}"));
+                format!("the checkpoint says of its network: {}", all.collect::<Vec<_>>().join(", "))
+            }
+            Remark::Unread { arch, keys } => {
+                format!("config.json has keys that {arch} does not know: {}", list(keys.iter().cloned()))
+            }
         }
     }
 
@@ -57,6 +70,10 @@ impl Remark {
             Remark::Rounded { .. } => "losses are against the model in f32",
             Remark::Widened { .. } => "if they need scales, multiply these in before saving",
             Remark::Dropped(_) => "the network computes its tables and masks itself",
+            Remark::Settings(_) => "where there is no config.json, a network of that kind is built from them",
+            Remark::Unread { .. } => {
+                "they are kept and change nothing here; if the model computes otherwise by them, pack it with tiepack.torch"
+            }
         }
     }
 }

@@ -12,14 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, DType, Tensor, Var};
 use rayon::prelude::*;
 
-use super::fisher::{Signs, cotangent, seed, temperature};
+use super::backward::backward;
+use super::fisher::{Signs, cotangent, temperature};
 use super::sums::{Sums, output_block};
 use crate::error::{Error, Result};
 use crate::eval::logits::{device_rows, tokens};
+use crate::eval::predictions::positions_at_once;
 use crate::eval::windows::Windows;
 use crate::model::Model;
 use crate::nets::ops::linear::{Recorder, linear, linear_transposed};
-use crate::nets::{Form, Layers, Params, Plain};
+use crate::nets::{Form, Layers, Params, Plain, State};
 
 /// Tokens in one backward pass on a CPU.
 const BATCH_TOKENS: usize = 512;
@@ -189,7 +191,12 @@ impl Measurement<'_> {
     /// The temperature at which predictions of some rows are uncertain.
     fn uncertain(&self, rows: Range<usize>) -> Result<f32> {
         let ids = tokens(self.windows, rows, self.model.device())?;
-        Ok(temperature(&self.model.network()?.logits(&self.params, &ids, &Plain)?)?)
+        let net = self.model.network()?;
+        let State { x, .. } = net.run(&self.params, &ids, &Plain)?;
+        let (rows, length, width) = x.dims3()?;
+        let some = (rows * length).min(positions_at_once(x.device(), net.vocab_size()));
+        let x = x.reshape((1, rows * length, width))?.narrow(1, 0, some)?.contiguous()?;
+        Ok(temperature(&net.leave(State { x, kept: Vec::new() }, &self.params, &Plain)?)?)
     }
 
     /// One forward and one backward pass.
@@ -203,18 +210,22 @@ impl Measurement<'_> {
     ) -> Result<()> {
         let ids = tokens(self.windows, rows, self.model.device())?;
         let tap = Tap { lane, stored: &self.stored, lookups: Mutex::new(Vec::new()) };
-        let logits = self.model.network()?.logits(params, &ids, &tap)?;
-        let grads = seed(&logits, cotangent(&logits, self.temperature, signs)?)?.backward()?;
-        let lookups = tap.lookups.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (i, var, ids) in lookups {
-            if let (Some(g), Some(sums)) = (grads.get(&var), &lane.matrices[i]) {
-                let g = without_zeros(&var, g)?;
+        let net = self.model.network()?;
+        let state = net.run(params, &ids, &tap)?;
+        let lookups = std::mem::take(&mut *tap.lookups.lock().unwrap_or_else(PoisonError::into_inner));
+        let wanted: Vec<&Var> = lookups.iter().map(|(_, var, _)| var).chain(vars.iter().map(|(_, var)| var)).collect();
+        let of = &mut |logits: &Tensor, _: Range<usize>| Ok(cotangent(logits, self.temperature, signs)?);
+        let mut grads = backward((net, params), state, &tap, &wanted, of)?;
+        let of_vars = grads.split_off(lookups.len());
+        for ((i, var, ids), g) in lookups.iter().zip(&grads) {
+            if let (Some(g), Some(sums)) = (g, &lane.matrices[*i]) {
+                let g = without_zeros(var, g)?;
                 sums.record_lookup(&ids.flatten_all()?.to_vec1::<u32>()?, &g.contiguous()?)?;
             }
         }
         let (mut of, mut gradients) = (Vec::new(), Vec::new());
-        for (i, var) in vars {
-            if let Some(g) = grads.get(var) {
+        for ((i, _), g) in vars.iter().zip(&of_vars) {
+            if let Some(g) = g {
                 of.push(*i);
                 gradients.push(g.to_dtype(DType::F32)?.flatten_all()?);
             }

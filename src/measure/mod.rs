@@ -1,5 +1,6 @@
 //! Finds how much every stored tensor matters: the curvature of the KL divergence to the original model.
 
+pub mod backward;
 pub mod cache;
 pub mod correction;
 pub mod curvature;

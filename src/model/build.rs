@@ -6,7 +6,7 @@ use super::ties::{self, Retie, TieReport};
 use super::{Checked, Model, Stored, Structure, elements};
 use crate::error::{Error, Result};
 use crate::ingest::{RawTensor, Remark, Source};
-use crate::nets::{Form, Net, TensorSpec};
+use crate::nets::{self, Form, Net, TensorSpec};
 
 /// Faults listed before "and more".
 const LISTED: usize = 5;
@@ -22,10 +22,14 @@ const LISTED: usize = 5;
 /// not hold. Messages begin with the path of the weights and name the tensors.
 pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Retie>) -> Result<Model> {
     let structure = structure.into();
-    let Source { path, config, mut tensors, ties, remarks } = source;
+    let Source { path, config, mut tensors, ties, mut remarks } = source;
     let place = |e: Error| e.at(path.display());
     if let Ok(net) = &structure.net {
         canonical_names(&mut tensors, &**net).map_err(place)?;
+        let keys = nets::unknown_keys(&config);
+        if !keys.is_empty() {
+            remarks.push(Remark::Unread { arch: config.arch.clone(), keys });
+        }
     }
     let specs = &structure.specs;
     let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;

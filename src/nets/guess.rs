@@ -5,6 +5,7 @@
 mod golf;
 mod gpt2;
 mod llama;
+mod nanogpt;
 
 use std::collections::BTreeMap;
 
@@ -37,11 +38,28 @@ pub struct Recogniser {
 }
 
 /// Every family that can be recognised, the more telling first.
-const RECOGNISERS: &[Recogniser] = &[golf::RECOGNISER, gpt2::RECOGNISER, llama::RECOGNISER];
+const RECOGNISERS: &[Recogniser] = &[golf::RECOGNISER, gpt2::RECOGNISER, nanogpt::RECOGNISER, llama::RECOGNISER];
 
 /// The configuration that `shapes` speak for, by the first architecture that knows them.
 pub fn recognise(shapes: &Shapes) -> Option<Guess> {
     RECOGNISERS.iter().find_map(|family| (family.read)(&family.full(shapes)))
+}
+
+/// The configuration that a checkpoint speaks for by what it says of its network and by its shapes.
+pub fn stated(shapes: &Shapes, settings: &Map<String, Value>) -> Option<Guess> {
+    nanogpt::stated(shapes, settings)
+}
+
+/// A network that is known by its tensors, and not computed here.
+pub fn foreign(shapes: &Shapes) -> Option<&'static str> {
+    let nanochat = [
+        "transformer.wte.weight",
+        "lm_head.weight",
+        "transformer.h.N.attn.c_q.weight",
+        "transformer.h.N.mlp.c_fc.weight",
+    ];
+    let all = nanochat.iter().all(|key| has(shapes, key));
+    (all && !shapes.contains_key("transformer.wpe.weight")).then_some("nanochat")
 }
 
 /// What was looked for in vain: every family's keys, and which of them are there.
