@@ -16,6 +16,10 @@ pub enum Remark {
     Rounded { tensors: usize, weights: usize },
     /// A type that a model does not keep, held in one that has all its values.
     Widened { tensors: usize, from: &'static str },
+    /// The weights were quantized already: by what, one of the tensors that show it, and how many do.
+    Quantized { scheme: &'static str, first: String, tensors: usize },
+    /// Ties that the file states: names that it leaves out, each with the name of its tensor.
+    Tied(BTreeMap<String, String>),
     /// What is no weight, by its name, and why.
     Dropped(BTreeMap<String, String>),
 }
@@ -43,6 +47,16 @@ impl Remark {
                 format!("tensors in f64 held as f32: {tensors}; weights that this rounded: {weights}")
             }
             Remark::Widened { tensors, from } => format!("tensors in {from} held as f16, without loss: {tensors}"),
+            Remark::Quantized { scheme, first, tensors: 1 } => {
+                format!("the weights were quantized already, as {scheme} does: {first}")
+            }
+            Remark::Quantized { scheme, first, tensors } => {
+                format!("the weights were quantized already, as {scheme} does: {first} and {} more", tensors - 1)
+            }
+            Remark::Tied(ties) => {
+                let all = ties.iter().map(|(name, kept)| format!("{name} is {kept}"));
+                format!("ties that the file states: {}", list(all))
+            }
             Remark::Dropped(names) => {
                 let all = names.iter().map(|(name, why)| format!("{name} ({why})"));
                 format!("left out, being no weights: {}", list(all))
@@ -56,6 +70,8 @@ impl Remark {
             Remark::Stripped(_) => "the names are those of the module that was wrapped",
             Remark::Rounded { .. } => "losses are against the model in f32",
             Remark::Widened { .. } => "if they need scales, multiply these in before saving",
+            Remark::Quantized { .. } => "give the model that they were made from, or dequantize it first",
+            Remark::Tied(_) => "the names that the file leaves out are the model's as well",
             Remark::Dropped(_) => "the network computes its tables and masks itself",
         }
     }
