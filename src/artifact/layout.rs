@@ -2,11 +2,12 @@
 
 use super::names::{Named, put_names, take_names};
 use crate::error::{Error, Result};
+use crate::ingest::gather;
 use crate::ingest::weights::Dtype;
 use crate::varint::{Reader, put};
 
 /// Most tensors a model may have; bounds the work that a hostile header can cause.
-pub const MAX_TENSORS: usize = 16_384;
+pub const MAX_TENSORS: usize = gather::MAX_TENSORS;
 /// Most bytes of an unpacked header.
 pub const MAX_HEADER: usize = 1 << 20;
 /// Most bytes of all names together, written out.

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::args::ModelFiles;
 use super::bytes::Rows;
 use crate::artifact::write::MAGIC;
 use crate::error::{Error, Result};
-use crate::ingest::{self, Located, Overrides, RawTensor, Shard, TokenBytes, folder};
-use crate::model::{Model, Structure, build};
-use crate::nets;
+use crate::ingest::{self, Located, Overrides, RawTensor, Shard, Source, TokenBytes, folder};
+use crate::model::{Model, Structure, build, build_as_it_is};
 use crate::nets::guess::{self, Shapes};
+use crate::nets::{self, Net};
 use crate::verify::Trial;
 
 /// Where validation tokens and the tokenizer are, if anywhere.
@@ -53,18 +54,30 @@ pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(
 /// As [`ingest::read`] and [`build`].
 pub fn read(located: &Located, files: &ModelFiles) -> Result<Model> {
     let source = ingest::read(located)?;
-    let net = match &located.config {
-        Some(path) => nets::build(&source.config).map_err(|e| {
-            // An unknown name of a known family: its tensors tell.
-            let near = guess::nearest(&shapes(&source.tensors)).filter(|_| !nets::is_known(&source.config.arch));
-            let hint = [e.hint.clone(), near.map(|family| format!("its tensors are named as those of {family}"))];
-            let hint = hint.into_iter().flatten().collect::<Vec<_>>().join("; ");
-            Error { hint: (!hint.is_empty()).then_some(hint), ..e.at(path.display()) }
-        }),
-        None => Err(located.no_config()),
-    };
-    let structure = Structure::of_file(net, &source.tensors);
+    let structure = Structure::of_file(network(located, &source), &source.tensors);
     build(source, structure, files.retie())
+}
+
+/// Reads a model for what need not run it: tensors that are not those of its network are a model of tensors.
+///
+/// # Errors
+/// As [`ingest::read`] and [`build_as_it_is`].
+pub fn read_as_it_is(located: &Located, files: &ModelFiles) -> Result<Model> {
+    let source = ingest::read(located)?;
+    let net = network(located, &source);
+    build_as_it_is(source, net, files.retie())
+}
+
+/// What computes with the tensors of a source, or why nothing does.
+fn network(located: &Located, source: &Source) -> Result<Arc<dyn Net>> {
+    let Some(path) = &located.config else { return Err(located.no_config()) };
+    nets::build(&source.config).map_err(|e| {
+        // An unknown name of a known family: its tensors tell.
+        let near = guess::nearest(&shapes(&source.tensors)).filter(|_| !nets::is_known(&source.config.arch));
+        let hint = [e.hint.clone(), near.map(|family| format!("its tensors are named as those of {family}"))];
+        let hint = hint.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        Error { hint: (!hint.is_empty()).then_some(hint), ..e.at(path.display()) }
+    })
 }
 
 /// Shapes of tensors by name.

@@ -29,30 +29,38 @@ pub fn mask(name: &str, shape: &[usize], data: &[f32]) -> Option<&'static str> {
     if !is_mask(last(name), shape) {
         return None;
     }
-    let unseen = |x: &f32| *x < UNSEEN;
-    if !data.is_empty() && data.iter().all(|x| *x == 0.0 || unseen(x)) && data.iter().any(unseen) {
-        return Some("a mask");
+    if is_band(shape, data) {
+        return Some("a causal mask");
     }
-    let [.., rows, columns] = *shape else { return None };
+    let unseen = |x: &f32| *x < UNSEEN;
+    (data.iter().any(unseen) && data.iter().all(|x| *x == 0.0 || unseen(x))).then_some("a mask")
+}
+
+/// Whether every matrix of a tensor is of the same two values, and each value is the one above and before it.
+fn is_band(shape: &[usize], data: &[f32]) -> bool {
+    let [.., rows, columns] = *shape else { return false };
     if rows < 2 || columns < 2 || data.is_empty() {
-        return None;
+        return false;
     }
     let bits = |x: f32| x.to_bits();
     let first = data[0];
-    let other = *data.iter().find(|x| bits(**x) != bits(first))?;
-    let two = data.iter().all(|x| bits(*x) == bits(first) || bits(*x) == bits(other));
-    // Each value is the one above and before it, in every matrix.
+    let Some(other) = data.iter().find(|x| bits(**x) != bits(first)) else { return false };
     let band = |matrix: &[f32]| {
         (columns..matrix.len()).all(|i| i.is_multiple_of(columns) || bits(matrix[i]) == bits(matrix[i - columns - 1]))
     };
-    (two && data.chunks_exact(rows * columns).all(band)).then_some("a causal mask")
+    data.iter().all(|x| bits(*x) == bits(first) || bits(*x) == bits(*other))
+        && data.chunks_exact(rows * columns).all(band)
 }
 
 /// Whether the last part of a name is one that masks have. GPT-2 calls its own `bias`, which has leading dimensions.
 fn is_mask(last: &str, shape: &[usize]) -> bool {
     let leading = shape.len() > 2;
     let last = last.to_lowercase();
-    last.contains("mask") || last.contains("causal") || last == "tril" || last == "triu" || last.contains("bias") && leading
+    last.contains("mask")
+        || last.contains("causal")
+        || last == "tril"
+        || last == "triu"
+        || last.contains("bias") && leading
 }
 
 /// The last part of a name.
@@ -72,10 +80,11 @@ mod tests {
         let dense = [1., 2., 3., 4., 5., 6., 7., 8., 9.];
         let (ones, mixed) = ([1.; 9], [1., 0., 1., 1., 1., 0., 0., 1., 1.]);
         let half = f32::from(half::f16::MIN);
-        let all: [(&str, &[usize], &[f32], Option<&str>); 16] = [
+        type Case<'a> = (&'a str, &'a [usize], &'a [f32], Option<&'a str>);
+        let all: [Case; 16] = [
             ("h.0.attn.bias", &[1, 1, 3, 3], &tril, Some("a causal mask")),
             ("h.0.attn.bias", &[1, 3, 3], &tril, Some("a causal mask")),
-            ("mask", &[3, 3], &[0., inf, inf, 0., 0., inf, 0., 0., 0.], Some("a mask")),
+            ("mask", &[3, 3], &[0., inf, inf, 0., 0., inf, 0., 0., 0.], Some("a causal mask")),
             ("local.bias", &[1, 1, 4, 4], &window, Some("a causal mask")),
             ("causal_mask", &[2, 4], &[1., 1., 1., 0., 1., 1., 1., 1.], Some("a causal mask")),
             ("attn_mask", &[4], &[0., half, 0., half], Some("a mask")),

@@ -135,6 +135,11 @@ fn folder(entries: &BTreeMap<String, (usize, u64)>) -> Result<String> {
     let pickles: Vec<&str> = entries.keys().filter_map(|name| name.strip_suffix("data.pkl")).collect();
     let folders: Vec<&&str> = pickles.iter().filter(|folder| folder.is_empty() || folder.ends_with('/')).collect();
     let [folder] = folders[..] else {
+        if pickles.is_empty() && entries.keys().any(|name| name.ends_with(".npy")) {
+            return Err(Error::input("an archive of NumPy arrays").hint(
+                "give the model as safetensors: safetensors.numpy.save_file(dict(numpy.load(\"it.npz\")), FILE)",
+            ));
+        }
         return Err(Error::input(format!("a zip archive with {} data.pkl, a checkpoint has one", folders.len()))
             .hint("give a file that torch.save wrote"));
     };

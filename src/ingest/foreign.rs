@@ -3,7 +3,7 @@
 use crate::error::Error;
 
 /// How a file begins, what it is then, and the way out.
-const KINDS: [(&[u8], &str, &str); 19] = [
+const KINDS: [(&[u8], &str, &str); 20] = [
     (b"GGUF", "a GGUF file of llama.cpp", "give the safetensors or the checkpoint that it was made from"),
     (b"ggml", "a ggml file of llama.cpp", "give the safetensors or the checkpoint that it was made from"),
     (b"tjgg", "a ggml file of llama.cpp", "give the safetensors or the checkpoint that it was made from"),
@@ -16,6 +16,7 @@ const KINDS: [(&[u8], &str, &str); 19] = [
     (b"x\xda", "a zlib stream", "decompress it first, with Python's zlib"),
     (b"\x89HDF", "an HDF5 file of Keras or TensorFlow", "give the model as safetensors or as a PyTorch checkpoint"),
     (b"\x93NUMPY", "an array of NumPy", "give the model as safetensors: safetensors.numpy.save_file"),
+    (b"PK\x05\x06", "an empty zip archive", "give the weights file itself"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
     (b"%PDF", "a PDF document", "give the weights file itself"),
     (b"\x80\x02", "a bare pickle", "save the tensors with torch.save(model.state_dict(), \"model.pt\")"),

@@ -40,9 +40,13 @@ mod tests {
         let wanted = ["a/model-00001-of-00002.safetensors", "a/model-00002-of-00002.safetensors"];
         assert_eq!(names("a/model-00002-of-00002.safetensors").unwrap(), wanted);
         assert_eq!(names("pytorch_model-00001-of-00003.bin").unwrap()[2], "pytorch_model-00003-of-00003.bin");
-        for other in
-            ["model.safetensors", "model-00003-of-00002.bin", "m-00000-of-00002.bin", "m-1-of-2.pt", "m-00001-of-00001.pt"]
-        {
+        for other in [
+            "model.safetensors",
+            "model-00003-of-00002.bin",
+            "m-00000-of-00002.bin",
+            "m-1-of-2.pt",
+            "m-00001-of-00001.pt",
+        ] {
             assert_eq!(names(other), None, "{other}");
         }
     }

@@ -2,8 +2,8 @@
 
 use super::remark::Remark;
 
-/// How a name ends, what has such tensors, and where that is needed how another ends.
-const SCHEMES: [(&str, &str, &str); 8] = [
+/// How a name ends, how another one ends too where that is needed to tell, and what has such tensors.
+const SCHEMES: [(&str, &str, &str); 7] = [
     ("qweight", "qzeros", "GPTQ or AWQ"),
     ("weight.absmax", "", "bitsandbytes in 4 bits"),
     ("weight.quant_map", "", "bitsandbytes in 4 bits"),
@@ -11,12 +11,12 @@ const SCHEMES: [(&str, &str, &str); 8] = [
     ("weight_packed", "weight_scale", "compressed-tensors"),
     ("weight_scale_inv", "", "FP8 with scales beside it"),
     ("weight_scale", "", "FP8 or integers with scales beside them"),
-    ("_scale_inv", "_amax_history", "FP8 of Transformer Engine"),
 ];
 
 /// What quantized the tensors of these names, if any did.
 pub fn named<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<Remark> {
-    let ends = |name: &str, end: &str| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    let ends =
+        |name: &str, end: &str| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     let of = |end: &'static str| names.clone().filter(move |name| ends(name, end));
     let (end, _, scheme) = SCHEMES
         .into_iter()

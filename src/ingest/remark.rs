@@ -20,6 +20,8 @@ pub enum Remark {
     Quantized { scheme: &'static str, first: String, tensors: usize },
     /// Ties that the file states: names that it leaves out, each with the name of its tensor.
     Tied(BTreeMap<String, String>),
+    /// The tensors are not those of the network that the configuration names, and why.
+    Unexplained(String),
     /// What is no weight, by its name, and why.
     Dropped(BTreeMap<String, String>),
 }
@@ -57,6 +59,7 @@ impl Remark {
                 let all = ties.iter().map(|(name, kept)| format!("{name} is {kept}"));
                 format!("ties that the file states: {}", list(all))
             }
+            Remark::Unexplained(why) => format!("a model of tensors that no network runs: {why}"),
             Remark::Dropped(names) => {
                 let all = names.iter().map(|(name, why)| format!("{name} ({why})"));
                 format!("left out, being no weights: {}", list(all))
@@ -72,6 +75,7 @@ impl Remark {
             Remark::Widened { .. } => "if they need scales, multiply these in before saving",
             Remark::Quantized { .. } => "give the model that they were made from, or dequantize it first",
             Remark::Tied(_) => "the names that the file leaves out are the model's as well",
+            Remark::Unexplained(_) => "every tensor is packed; judge the model with --evaluator",
             Remark::Dropped(_) => "the network computes its tables and masks itself",
         }
     }

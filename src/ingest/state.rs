@@ -37,10 +37,15 @@ type Entries = Vec<(String, Id)>;
 /// Finds the state dict of a checkpoint.
 ///
 /// # Errors
-/// There is none, or several and none that is called a model's; two tensors would have the same name; a tensor stands where no name can be given to it.
+/// There is none, or several and none that is called a model's; two tensors would have the same name; a tensor stands
+/// where no name can be given to it, or in an object.
 pub fn find(pickle: &Pickle) -> Result<State> {
     let tree = Tree::of(pickle);
     let (mut here, mut path, mut beside) = (pickle.root, Vec::new(), Vec::new());
+    if let Value::Object(_) = pickle.get(here) {
+        return Err(Error::input(format!("the checkpoint is {}; nothing was run", tree.kind(here)))
+            .hint("save the tensors alone: torch.save(model.state_dict(), \"model.pt\")"));
+    }
     if !matches!(pickle.get(here), Value::Dict(_)) {
         return Err(Error::input(format!("the checkpoint is {}, wanted a dict of tensors", tree.kind(here)))
             .hint("save it with torch.save(model.state_dict(), \"model.pt\")"));
@@ -142,7 +147,7 @@ impl<'p, 'a> Tree<'p, 'a> {
                         Value::Int(n) => (false, n.to_string()),
                         other if self.holds(*value) => {
                             return Err(Error::input(format!(
-                                "{} stand under a key that is {}, which gives them no name",
+                                "{} under a key that is {}, which gives no name",
                                 tensors(self.count(*value)),
                                 other.kind()
                             ))

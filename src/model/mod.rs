@@ -4,6 +4,7 @@
 //! one is the proof that no tensor is missing, foreign or of a wrong shape, and that declared ties hold.
 
 mod build;
+mod prefix;
 mod structure;
 mod ties;
 
@@ -12,9 +13,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-pub use build::build;
 #[cfg(test)]
 pub(crate) use build::bundled;
+pub use build::{build, build_as_it_is};
 pub use structure::Structure;
 pub use ties::{Retie, TieReport};
 
