@@ -52,15 +52,13 @@ fn is_band(shape: &[usize], data: &[f32]) -> bool {
         && data.chunks_exact(rows * columns).all(band)
 }
 
-/// Whether the last part of a name is one that masks have. GPT-2 calls its own `bias`, which has leading dimensions.
+/// Whether the last part of a name is one that masks have. GPT-2 calls its own `bias`, which has leading dimensions;
+/// `weight_mask` is what pruning multiplies a weight with.
 fn is_mask(last: &str, shape: &[usize]) -> bool {
-    let leading = shape.len() > 2;
     let last = last.to_lowercase();
-    last.contains("mask")
-        || last.contains("causal")
-        || last == "tril"
-        || last == "triu"
-        || last.contains("bias") && leading
+    let pruning = last.starts_with("weight") || last.starts_with("bias_");
+    let named = ["mask", "causal", "tril", "triu"].iter().any(|word| last.contains(word)) && !pruning;
+    named || last.contains("bias") && shape.len() > 2
 }
 
 /// The last part of a name.
@@ -88,7 +86,7 @@ mod tests {
             ("local.bias", &[1, 1, 4, 4], &window, Some("a causal mask")),
             ("causal_mask", &[2, 4], &[1., 1., 1., 0., 1., 1., 1., 1.], Some("a causal mask")),
             ("attn_mask", &[4], &[0., half, 0., half], Some("a mask")),
-            ("prefix.attn_mask", &[2, 2, 2], &[0., inf, 0., 0., 0., 0., inf, 0.], Some("a mask")),
+            ("prefix.attn_mask", &[2, 2, 2], &[inf, 0., 0., 0., 0., 0., inf, 0.], Some("a mask")),
             // Learned, or a part of what the network is.
             ("h.1.attn.bias", &[1, 1, 3, 3], &dense, None),
             ("h.2.bias", &[3, 3], &tril, None),

@@ -39,7 +39,10 @@ impl Remark {
         match self {
             Remark::Nested { at, beside } if beside.is_empty() => format!("the weights are those under {at}"),
             Remark::Nested { at, beside } => {
-                format!("the weights are those under {at}; not read: {}", list(beside.iter().cloned()))
+                // What holds tensors, which comes first, is never behind "and more".
+                let telling = beside.iter().take_while(|name| name.ends_with(')')).count();
+                let beside = first(telling.max(LISTED), beside.iter().cloned());
+                format!("the weights are those under {at}; not read: {beside}")
             }
             Remark::Stripped(prefixes) => {
                 let all: Vec<_> = prefixes.iter().map(|(prefix, names)| format!("{prefix} ({names})")).collect();
@@ -83,8 +86,13 @@ impl Remark {
 
 /// The first few of a list, and how many more there are.
 fn list(all: impl ExactSizeIterator<Item = String>) -> String {
+    first(LISTED, all)
+}
+
+/// So many of a list, and how many more there are.
+fn first(listed: usize, all: impl ExactSizeIterator<Item = String>) -> String {
     let count = all.len();
-    let shown: Vec<String> = all.take(LISTED).collect();
-    let more = if count > LISTED { format!(" and {} more", count - LISTED) } else { String::new() };
+    let shown: Vec<String> = all.take(listed).collect();
+    let more = if count > listed { format!(" and {} more", count - listed) } else { String::new() };
     shown.join(", ") + &more
 }

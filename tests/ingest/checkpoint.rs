@@ -178,6 +178,15 @@ fn no_tensor_of_a_tree_is_lost_in_silence() {
         // Optimizers by what they hold, whatever their names.
         tree(&[(text("generator"), state()), (text("ascent"), adam()), (text("all"), list(&[adam(), adam()]))]),
         tree(&[(text("optimizer"), adam())]),
+        // All that holds tensors is named, however much else there is.
+        tree(&[
+            (text("model"), state()),
+            (text("a"), integer(1)),
+            (text("ema"), state()),
+            (text("m"), state()),
+            (text("n"), list(&[w(), state()])),
+            (text("z"), state()),
+        ]),
         // Refused with what would be lost.
         tree(&[(text("encoder"), state()), (text("decoder"), tree(&[(text("a"), w()), (text("b"), list(&[w()]))]))]),
         tree(&[(text("model"), tree(&[(tuple(&[integer(1)]), w()), (text("w"), w())]))]),
