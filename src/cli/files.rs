@@ -12,7 +12,7 @@ use super::args::ModelFiles;
 use super::bytes::Rows;
 use crate::error::{Error, Result};
 use crate::ingest::{self, Located, Overrides, RawTensor, Remark, Shard, Source, TokenBytes, folder};
-use crate::model::{Model, Structure, build};
+use crate::model::{Model, Structure, build, build_as_it_is};
 use crate::nets::guess::{self, Shapes};
 use crate::nets::{self, Net};
 use crate::verify::Trial;
@@ -59,15 +59,21 @@ pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(
 /// # Errors
 /// As [`ingest::read`] and [`build`].
 pub fn read(located: &Located, files: &ModelFiles) -> Result<Model> {
+    let source = source(located)?;
+    let net = network(located, &source);
+    let structure = Structure::of_file(net, &source.tensors);
+    build(source, structure, files.retie())
+}
+
+/// A source, with the configuration that a checkpoint speaks for where there is none beside it.
+fn source(located: &Located) -> Result<Source> {
     let mut source = ingest::read(located)?;
     if located.config.is_none()
         && let Some(guess) = stated(&source.remarks, &shapes(&source.tensors))
     {
         source.config = guess.config;
     }
-    let net = network(located, &source);
-    let structure = Structure::of_file(net, &source.tensors);
-    build(source, structure, files.retie())
+    Ok(source)
 }
 
 /// What computes with the tensors of a source, or why nothing does.
@@ -105,6 +111,16 @@ pub fn stated(remarks: &[Remark], shapes: &Shapes) -> Option<guess::Guess> {
         Remark::Settings(settings) => guess::stated(shapes, settings),
         _ => None,
     })
+}
+
+/// Reads a model for what need not run it: tensors that are not those of its network are a model of tensors.
+///
+/// # Errors
+/// As [`ingest::read`] and [`build_as_it_is`].
+pub fn read_as_it_is(located: &Located, files: &ModelFiles) -> Result<Model> {
+    let source = source(located)?;
+    let net = network(located, &source);
+    build_as_it_is(source, net, files.retie())
 }
 
 /// Shapes of tensors by name.

@@ -94,7 +94,9 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     let located = folder::locate(&args.model, &overrides)?;
     let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
     let device = args.device.open()?;
-    let model = files::read(&located, &args.files)?.on(&device).at(args.precision.dtype());
+    let unrun = args.lossless || measuring.statistics.is_some();
+    let read = if unrun { files::read_as_it_is } else { files::read };
+    let model = read(&located, &args.files)?.on(&device).at(args.precision.dtype());
     let plan = args.plan.as_deref().map(|path| given::plan(path, &model)).transpose()?;
     let curvature = match args.lossless {
         true => Source::Flat,

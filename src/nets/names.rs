@@ -11,6 +11,15 @@ const MATRIX_VALUES: usize = 1024;
 /// A dimension below this makes a control tensor as well: the two rows of a mix, the taps of a convolution.
 const MATRIX_SIDE: usize = 8;
 
+/// The prefixes that all of these names have, each up to a point, the shortest first. The names are in their order.
+pub fn common_prefixes<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let names: Vec<&str> = names.collect();
+    let (first, last) = (names.first().copied().unwrap_or_default(), names.last().copied().unwrap_or_default());
+    // In the order of names, what the first and the last share, all do.
+    let shared = first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count();
+    first.bytes().take(shared).enumerate().filter(|(_, byte)| *byte == b'.').map(|(at, _)| &first[..=at]).collect()
+}
+
 /// Specs of tensors that are known by name and shape only, in the order given.
 ///
 /// The role is what follows the layer's number; where stacks of several names (encoder, decoder) have a part of the
