@@ -2,12 +2,7 @@
 
 use super::names::{Named, put_names, take_names};
 use crate::error::{Error, Result};
-<<<<<<< HEAD:crates/tiepack-format/src/container/header.rs
 use crate::tensor::Dtype;
-=======
-use crate::ingest::gather;
-use crate::ingest::weights::Dtype;
->>>>>>> w-ckpt:src/artifact/layout.rs
 use crate::varint::{Reader, put};
 
 /// Most tensors a model may have; bounds the work that a hostile header can cause.

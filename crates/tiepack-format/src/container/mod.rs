@@ -9,7 +9,7 @@ pub mod root;
 #[cfg(feature = "write")]
 pub mod write;
 
-pub use header::{Header, StreamEntry, codec};
+pub use header::{Header, MAX_TENSORS, StreamEntry, codec};
 pub use names::{Named, split_layer};
 pub use read::{Parsed, parse};
 
