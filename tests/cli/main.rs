@@ -1,6 +1,7 @@
 //! The command as a person or a script runs it: what it prints, what it refuses, how it exits.
 
 mod artifacts;
+mod certain;
 mod bundle;
 mod checkpoints;
 mod config;
