@@ -69,11 +69,12 @@ pub fn gather(bytes: &[u8]) -> Result<Gather> {
     }
     let script = content(&mut archive, index)?;
     let pickle = pickle::read(&script)?;
-    let (found, state) = state_dict(&pickle)?;
+    let (mut found, state) = state_dict(&pickle)?;
+    let settings = settings::of(&pickle, &mut found);
 
     let mut gathered = Gather::default();
     gathered.remark(found);
-    gathered.remark(settings::of(&pickle));
+    gathered.remark(settings);
     let mut views: BTreeMap<View, Vec<&str>> = BTreeMap::new();
     for (name, value) in state {
         match pickle.get(value) {

@@ -69,7 +69,12 @@ fn a_checkpoint_that_says_its_configuration_is_run_by_it() {
 fn networks_that_are_not_computed_are_named() {
     // nanochat's names, as small as they can be.
     let dir = scratch();
-    let names = ["transformer.wte.weight", "transformer.h.0.attn.c_q.weight", "transformer.h.0.mlp.c_fc.weight", "lm_head.weight"];
+    let names = [
+        "transformer.wte.weight",
+        "transformer.h.0.attn.c_q.weight",
+        "transformer.h.0.mlp.c_fc.weight",
+        "lm_head.weight",
+    ];
     let data = vec![0u8; 4 * 64];
     let view = || safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![8, 8], &data).unwrap();
     let bytes = safetensors::serialize(names.map(|name| (name, view())), None).unwrap();
