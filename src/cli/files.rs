@@ -6,12 +6,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tiepack_format::container::MAGIC;
+
 use super::args::ModelFiles;
 use super::bytes::Rows;
-use crate::artifact::write::MAGIC;
 use crate::error::{Error, Result};
 use crate::ingest::{self, Located, Overrides, RawTensor, Remark, Shard, Source, TokenBytes, folder};
-use crate::model::{Model, Structure, build};
+use crate::model::{Model, Structure, build, build_as_it_is};
 use crate::nets::guess::{self, Shapes};
 use crate::nets::{self, Net};
 use crate::verify::Trial;
@@ -35,7 +36,12 @@ pub fn is_artifact(path: &Path) -> Result<bool> {
     // All but the version: an artifact of another version is still no weights file.
     let mut start = [0; MAGIC.len() - 1];
     let read = File::open(path).and_then(|mut file| file.read(&mut start)).map_err(fail)?;
-    Ok(start[..read] == MAGIC[..MAGIC.len() - 1])
+    Ok(begins_as_artifact(&start[..read]))
+}
+
+/// Whether a file that begins so is an artifact, of whatever version.
+pub fn begins_as_artifact(start: &[u8]) -> bool {
+    start.starts_with(&MAGIC[..MAGIC.len() - 1])
 }
 
 /// Finds, reads and checks a model.
@@ -53,15 +59,21 @@ pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(
 /// # Errors
 /// As [`ingest::read`] and [`build`].
 pub fn read(located: &Located, files: &ModelFiles) -> Result<Model> {
+    let source = source(located)?;
+    let net = network(located, &source);
+    let structure = Structure::of_file(net, &source.tensors);
+    build(source, structure, files.retie())
+}
+
+/// A source, with the configuration that a checkpoint speaks for where there is none beside it.
+fn source(located: &Located) -> Result<Source> {
     let mut source = ingest::read(located)?;
     if located.config.is_none()
         && let Some(guess) = stated(&source.remarks, &shapes(&source.tensors))
     {
         source.config = guess.config;
     }
-    let net = network(located, &source);
-    let structure = Structure::of_file(net, &source.tensors);
-    build(source, structure, files.retie())
+    Ok(source)
 }
 
 /// What computes with the tensors of a source, or why nothing does.
@@ -99,6 +111,16 @@ pub fn stated(remarks: &[Remark], shapes: &Shapes) -> Option<guess::Guess> {
         Remark::Settings(settings) => guess::stated(shapes, settings),
         _ => None,
     })
+}
+
+/// Reads a model for what need not run it: tensors that are not those of its network are a model of tensors.
+///
+/// # Errors
+/// As [`ingest::read`] and [`build_as_it_is`].
+pub fn read_as_it_is(located: &Located, files: &ModelFiles) -> Result<Model> {
+    let source = source(located)?;
+    let net = network(located, &source);
+    build_as_it_is(source, net, files.retie())
 }
 
 /// Shapes of tensors by name.

@@ -6,6 +6,7 @@ pub mod correction;
 pub mod curvature;
 pub mod file;
 pub mod fisher;
+mod plausible;
 mod sums;
 
 /// What is known about a model's loss.

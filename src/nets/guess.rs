@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::names::split_layer;
+use super::names::{common_prefixes, split_layer};
 use crate::ingest::config::Config;
 
 /// Shapes of all tensors by state-dict name.
@@ -40,9 +40,16 @@ pub struct Recogniser {
 /// Every family that can be recognised, the more telling first.
 const RECOGNISERS: &[Recogniser] = &[golf::RECOGNISER, gpt2::RECOGNISER, nanogpt::RECOGNISER, llama::RECOGNISER];
 
-/// The configuration that `shapes` speak for, by the first architecture that knows them.
+/// The configuration that `shapes` speak for, by the first architecture that knows them; where none does, without a
+/// prefix that all names have.
 pub fn recognise(shapes: &Shapes) -> Option<Guess> {
-    RECOGNISERS.iter().find_map(|family| (family.read)(&family.full(shapes)))
+    let known = |shapes: &Shapes| RECOGNISERS.iter().find_map(|family| (family.read)(&family.full(shapes)));
+    known(shapes).or_else(|| {
+        common_prefixes(shapes.keys().map(String::as_str)).into_iter().find_map(|prefix| {
+            let bare = shapes.iter().map(|(name, shape)| (name[prefix.len()..].to_string(), shape.clone()));
+            known(&bare.collect())
+        })
+    })
 }
 
 /// The configuration that a checkpoint speaks for by what it says of its network and by its shapes.
@@ -171,6 +178,16 @@ mod tests {
 
     fn named(names: &[&str]) -> Shapes {
         names.iter().map(|name| (name.to_string(), vec![8, 8])).collect()
+    }
+
+    #[test]
+    fn a_prefix_of_all_names_hides_no_architecture() {
+        let config = r#"{"model_type":"gpt2","n_embd":16,"n_head":2,"n_layer":2,"n_positions":8,"vocab_size":32}"#;
+        let specs = crate::nets::build(&Config::from_json(config).unwrap()).unwrap().tensors();
+        let shapes: Shapes = specs.into_iter().map(|spec| (spec.name, spec.shape)).collect();
+        let wrapped: Shapes = shapes.iter().map(|(name, shape)| (format!("net.gpt.{name}"), shape.clone())).collect();
+        assert!(recognise(&shapes).is_some());
+        assert_eq!(recognise(&wrapped), recognise(&shapes));
     }
 
     #[test]

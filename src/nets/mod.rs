@@ -14,20 +14,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+pub use tiepack_format::Form;
 
 use crate::error::{Error, Result};
 use crate::ingest::config::Config;
-
-/// What a stored tensor does in its layer, and how it is coded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Form {
-    /// A linear layer's weight (rows = outputs, columns = inputs): quantized.
-    Matrix,
-    /// A token embedding that may also serve as the head: quantized.
-    Embedding,
-    /// A small control tensor (gains, scales, mixes).
-    Vector,
-}
 
 /// One tensor that an architecture expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
