@@ -112,7 +112,7 @@ impl<'a> Predictions<'a> {
     pub fn pieces(&self) -> Result<Vec<Range<usize>>> {
         match self {
             Predictions::Head(head) => Ok(pieces(self.positions()?, head.x.device(), head.net.vocab_size())),
-            _ => Ok(vec![0..self.positions()?]),
+            _ => Ok(std::iter::once(0..self.positions()?).collect()),
         }
     }
 
