@@ -95,7 +95,7 @@ def test_a_damaged_bundle_says_so_before_it_runs(form, tmp_path):
     whole = file.read_bytes()
     # In text the first lines are Python's.
     at = 2000 if form == {"form": "text"} else 900
-    for bad in (whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:], whole[:at] + whole[at + 1:]):
+    for bad in (whole[:at] + (b"B" if whole[at] == 65 else b"A") + whole[at + 1:], whole[:at] + whole[at + 1:]):
         file.write_bytes(bad)
         code, found, said = run(tmp_path / "out.py")
         assert code != 0 and not found and "damaged" in said
