@@ -22,7 +22,7 @@ fn a_bundle_is_as_large_as_it_says_and_the_same_every_time() {
     // The decoder's cost, all it needs included, names and shapes too, for matrices and vectors.
     let line = format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/c.py --json");
     let cost = run(&line, dir.path()).good().json()["bytes"]["decoder"].as_u64().unwrap();
-    assert!(cost <= 6000, "{cost} bytes");
+    assert!(cost <= 6200, "{cost} bytes");
 }
 
 #[test]
