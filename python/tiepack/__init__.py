@@ -254,6 +254,8 @@ def _run_bundle(script: Union[str, bytes], name: str, artifact: bytes, namespace
         """An exception that nobody caught, from the script on."""
         while trace and trace.tb_frame.f_code.co_filename != name:
             trace = trace.tb_next
+        if isinstance(error, SyntaxError) and error.filename == name:
+            error.text = linecache.getline(name, error.lineno)
         traceback.print_exception(kind, error, trace)
 
     global _bundle

@@ -27,6 +27,9 @@ def shown(kind, error, trace):
     """An exception that nobody caught, from the script on."""
     while trace and trace.tb_frame.f_code.co_filename != NAME:
         trace = trace.tb_next
+    # Python looks for the line in the file of that name, which may be the bundle.
+    if isinstance(error, SyntaxError) and error.filename == NAME:
+        error.text = linecache.getline(NAME, error.lineno)
     traceback.print_exception(kind, error, trace)
 
 

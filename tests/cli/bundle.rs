@@ -22,7 +22,7 @@ fn a_bundle_is_as_large_as_it_says_and_the_same_every_time() {
     // The decoder's cost, all it needs included, names and shapes too, for matrices and vectors.
     let line = format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/c.py --json");
     let cost = run(&line, dir.path()).good().json()["bytes"]["decoder"].as_u64().unwrap();
-    assert!(cost <= 6200, "{cost} bytes");
+    assert!(cost <= 6300, "{cost} bytes");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_bundled_script_may_be_written_as_python_allows() {
         b"'''Doc'''\r\nfrom __future__ import annotations\r\n\r\nprint(__doc__)\r\ndef f(x: y):\r\n    1 / 0\r\nf(1)\r\n",
         // Not every character at which str.splitlines ends a line ends one for Python.
         "import inspect\n\x0c\nx = '\u{2028}\u{85}'\ndef f():\n    return x\nprint(ascii(inspect.getsource(f)))\nf.g".as_bytes(),
-        b"if 1:\n    print(1)\n  print(2)\n",
+        b"if 1:\n    print(1)\nx = = 2\n",
         b"x = 'triple'\nimport __main__\nprint(x, \"\"\"'''\"\"\", '\\\\', r'\\0', __main__.x)\n# no end",
         b"",
     ] {
