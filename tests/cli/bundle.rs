@@ -221,7 +221,7 @@ fn bundles_of_earlier_versions_run() {
 #[test]
 fn the_form_is_chosen_by_whether_a_script_looks_at_its_own_file() {
     let dir = scratch();
-    let mut form = |script: &str, options: &str| {
+    let form = |script: &str, options: &str| {
         fs::write(dir.path().join("train.py"), script).unwrap();
         let line = format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/out.py --json{options}");
         let report = run(&line, dir.path()).good().json();
@@ -290,5 +290,5 @@ fn a_pack_with_its_bundle_as_text_fills_the_cap() {
     let report = run(&line, dir.path()).good().json();
     assert_eq!((&report["bundle"]["form"], &report["bundle"]["looks_at_itself"]), (&"text".into(), &34.into()));
     let free = report["verdict"]["budget"]["free"].as_u64().unwrap();
-    assert!(free <= 70 && fs::read(dir.path().join("out.py")).unwrap().len() as u64 == 60_000 - free, "{free}");
+    assert!(free <= 100 && fs::read(dir.path().join("out.py")).unwrap().len() as u64 == 60_000 - free, "{free}");
 }
