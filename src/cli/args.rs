@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use super::bytes::{self, Rows};
 use super::device::{self, Place, Precision};
 use super::heal;
-use crate::bundle::Decoder;
+use crate::bundle::{Container, Decoder};
 use crate::compile::Heal;
 use crate::plan::shape::Shape;
 use crate::train::objective::Objective;
@@ -359,8 +359,11 @@ pub struct BundleArgs {
     /// Where the decoder comes from: `embed` brings it along, `import` imports tiepack, named in a requirements.txt
     #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true, default_value_t = Decoder::Embed)]
     pub decoder: Decoder,
+    /// `zip` takes fewest bytes, `text` can be read as text, seven bytes for six [default: text for a script that looks at its own file, else zip]
+    #[arg(long, value_enum, value_name = "FORM", hide_possible_values = true)]
+    pub form: Option<Container>,
     /// Write plain text, and the weights to weights.bin beside it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "form")]
     pub apart: bool,
     /// Leave out the names: tensors come as a list in the alphabetical order of their names
     #[arg(long)]
@@ -368,8 +371,8 @@ pub struct BundleArgs {
     /// Check that the bundle and every --include fit so many bytes
     #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
     pub cap: Option<u64>,
-    /// File that counts against the cap, once for each
-    #[arg(long, value_name = "FILE", requires = "cap")]
+    /// File that will lie beside the bundle, and counts against the cap, once for each
+    #[arg(long, value_name = "FILE")]
     pub include: Vec<PathBuf>,
     #[command(flatten)]
     pub writing: Writing,

@@ -1,8 +1,8 @@
 //! The command as a person or a script runs it: what it prints, what it refuses, how it exits.
 
 mod artifacts;
-mod certain;
 mod bundle;
+mod certain;
 mod checkpoints;
 mod config;
 mod diff;
