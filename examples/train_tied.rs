@@ -163,7 +163,7 @@ fn same(a: &Path, b: &Path) -> bool {
 }
 
 /// Of everything that a run depends on.
-fn key(args: &Args, tokens: &[u16], weights: &[Vec<f32>]) -> String {
+fn key(args: &Args, tokens: &[u32], weights: &[Vec<f32>]) -> String {
     let mut hash = blake3::Hasher::new();
     hash.update(serde_json::to_string(args).unwrap_or_default().as_bytes());
     tokens.chunks(1 << 16).for_each(|part| {

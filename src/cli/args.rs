@@ -189,7 +189,7 @@ pub struct EvalArgs {
     pub stride: Option<usize>,
     /// Begin anew with every document: the token id that each begins with; windows never reach across
     #[arg(long, value_name = "BOS_ID")]
-    pub documents: Option<u16>,
+    pub documents: Option<u32>,
     /// Score so many tokens, from the first
     #[arg(long, value_name = "TOKENS", value_parser = bytes::parse_count, conflicts_with = "val_rows")]
     pub limit: Option<usize>,

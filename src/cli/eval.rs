@@ -117,8 +117,8 @@ impl Validation {
 }
 
 /// Refuses a document mark that stands nowhere in the text: the option would change nothing.
-fn check_mark(mark: u16, mut stream: Stream, tokens: usize, vocab: usize) -> Result<()> {
-    if usize::from(mark) >= vocab {
+fn check_mark(mark: u32, mut stream: Stream, tokens: usize, vocab: usize) -> Result<()> {
+    if mark as usize >= vocab {
         return Err(Error::usage(format!("--documents {mark}: the model knows only ids below {vocab}")));
     }
     let (mut part, mut seen) = (Vec::new(), 0);

@@ -41,7 +41,7 @@ impl Measuring {
         (path, model): (&Path, &Model),
         located: &Located,
         notes: &mut Vec<Note>,
-    ) -> Result<Vec<u16>> {
+    ) -> Result<Vec<u32>> {
         let (train, val) = (&located.train, &located.val);
         if train.is_empty() {
             let model = path.display();
@@ -64,7 +64,7 @@ impl Measuring {
             }
             start += shard.tokens.len();
         }
-        let given: Vec<u16> = train.into_iter().flat_map(|shard| shard.tokens).collect();
+        let given: Vec<u32> = train.into_iter().flat_map(|shard| shard.tokens).collect();
         let length = model.network()?.context();
         let tokens = match longest {
             None => given,

@@ -49,14 +49,14 @@ impl Predictions {
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn losses<'a>(&self, targets: impl Iterator<Item = &'a u16>) -> Result<Vec<f32>> {
+    pub fn losses<'a>(&self, targets: impl Iterator<Item = &'a u32>) -> Result<Vec<f32>> {
         match self {
             Predictions::Host { vocab, values } => {
-                Ok(values.chunks_exact(*vocab).zip(targets).map(|(p, t)| -p[usize::from(*t)]).collect())
+                Ok(values.chunks_exact(*vocab).zip(targets).map(|(p, t)| -p[*t as usize]).collect())
             }
             Predictions::Device(values) => {
                 let _turn = turn(values.device());
-                let ids: Vec<u32> = targets.map(|t| u32::from(*t)).collect();
+                let ids: Vec<u32> = targets.copied().collect();
                 let ids = Tensor::from_vec(ids, (values.dim(0)?, 1), values.device())?;
                 Ok(values.gather(&ids, D::Minus1)?.neg()?.flatten_all()?.to_vec1()?)
             }

@@ -25,7 +25,7 @@ pub struct Scoring {
     pub stride: usize,
     /// The token that a document begins with; `None`: the text is one. The first token of the next document counts as
     /// the last that this one predicts, so that the same tokens are scored either way.
-    pub documents: Option<u16>,
+    pub documents: Option<u32>,
     /// Tokens to predict, from the second on.
     pub tokens: usize,
 }
@@ -84,7 +84,7 @@ impl Cutter {
     }
 
     /// The next pass; `tokens` are those of the stream from `base` on.
-    fn next(&mut self, tokens: &[u16], base: usize) -> Option<Pass> {
+    fn next(&mut self, tokens: &[u32], base: usize) -> Option<Pass> {
         let Scoring { length, stride, documents, tokens: total } = self.scoring;
         if self.scored == total {
             return None;
@@ -168,7 +168,7 @@ pub fn score(
 mod tests {
     use super::*;
 
-    fn passes(tokens: &[u16], length: usize, stride: usize, documents: Option<u16>) -> Vec<Pass> {
+    fn passes(tokens: &[u32], length: usize, stride: usize, documents: Option<u32>) -> Vec<Pass> {
         let mut cutter = Cutter::new(Scoring { length, stride, documents, tokens: tokens.len() - 1 });
         let mut passes = Vec::new();
         loop {

@@ -51,7 +51,7 @@ impl Located {
     ///
     /// # Errors
     /// There are no shards, or one of them is unusable.
-    pub fn train_tokens(&self, vocab: usize) -> Result<Vec<u16>> {
+    pub fn train_tokens(&self, vocab: usize) -> Result<Vec<u32>> {
         self.tokens(&self.train, vocab, "calibration", "train_*.bin", "--calib")
     }
 
@@ -59,11 +59,11 @@ impl Located {
     ///
     /// # Errors
     /// There are no shards, or one of them is unusable.
-    pub fn val_tokens(&self, vocab: usize) -> Result<Vec<u16>> {
+    pub fn val_tokens(&self, vocab: usize) -> Result<Vec<u32>> {
         self.tokens(&self.val, vocab, "validation", "val_*.bin", "--val")
     }
 
-    fn tokens(&self, paths: &[PathBuf], vocab: usize, what: &str, pattern: &str, flag: &str) -> Result<Vec<u16>> {
+    fn tokens(&self, paths: &[PathBuf], vocab: usize, what: &str, pattern: &str, flag: &str) -> Result<Vec<u32>> {
         if paths.is_empty() {
             let weights = self.weights.display();
             return Err(Error::input(format!("no {what} tokens: there is no {pattern} beside {weights}"))

@@ -14,7 +14,7 @@ const HEADER_BYTES: usize = 256 * 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
     pub path: PathBuf,
-    pub tokens: Vec<u16>,
+    pub tokens: Vec<u32>,
 }
 
 impl Shard {
@@ -38,8 +38,8 @@ impl Shard {
 }
 
 /// Refuses ids ≥ `vocab` among `tokens`, the first of which is token `start` of the shard.
-fn check(path: &Path, start: usize, tokens: &[u16], vocab: usize) -> Result<()> {
-    let Some(at) = tokens.iter().position(|&t| usize::from(t) >= vocab) else { return Ok(()) };
+fn check(path: &Path, start: usize, tokens: &[u32], vocab: usize) -> Result<()> {
+    let Some(at) = tokens.iter().position(|&t| t as usize >= vocab) else { return Ok(()) };
     let (path, token, at) = (path.display(), tokens[at], start + at);
     Err(Error::input(format!("{path}: token {at} is {token}, but the model knows only ids below {vocab}"))
         .hint("the shard was made with another tokenizer than the model's"))
@@ -49,7 +49,7 @@ fn check(path: &Path, start: usize, tokens: &[u16], vocab: usize) -> Result<()> 
 ///
 /// # Errors
 /// As [`Shard::read`] and [`Shard::check_vocab`], for the first file at fault.
-pub fn read_all(paths: &[PathBuf], vocab: usize) -> Result<Vec<u16>> {
+pub fn read_all(paths: &[PathBuf], vocab: usize) -> Result<Vec<u32>> {
     let mut tokens = Vec::new();
     for path in paths {
         let shard = Shard::read(path)?;
@@ -63,7 +63,7 @@ pub fn read_all(paths: &[PathBuf], vocab: usize) -> Result<Vec<u16>> {
 ///
 /// # Errors
 /// Shorter than its header, wrong magic or version, or another length than the count says.
-pub fn parse(bytes: &[u8]) -> Result<Vec<u16>> {
+pub fn parse(bytes: &[u8]) -> Result<Vec<u32>> {
     let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else { return Err(short(bytes.len() as u64)) };
     count(header, body.len() as u64)?;
     Ok(words(body))
@@ -92,8 +92,8 @@ fn count(header: &[u8], body: u64) -> Result<usize> {
     Ok(count as usize)
 }
 
-fn words(bytes: &[u8]) -> Vec<u16> {
-    bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))).collect()
 }
 
 /// The tokens of several shards, one after the other, read part by part: memory does not grow with their number.
@@ -131,7 +131,7 @@ impl Stream {
     ///
     /// # Errors
     /// A shard cannot be read, has changed, or has an id that the model does not know.
-    pub fn read(&mut self, into: &mut Vec<u16>, most: usize) -> Result<usize> {
+    pub fn read(&mut self, into: &mut Vec<u32>, most: usize) -> Result<usize> {
         loop {
             if let Some((path, file, count, at)) = &mut self.open {
                 let wanted = most.min(*count - *at);

@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 pub const BYTES: &str = "bytes";
 /// SentencePiece's mark of a space before a word.
 const SPACE: char = '\u{2581}';
-/// Token ids are u16.
-const MAX_PIECES: usize = 1 << 16;
+/// No vocabulary is larger, and ids must not claim memory that the file does not have.
+const MAX_IDS: usize = 1 << 20;
 
 /// What every token id adds to the length of the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl TokenBytes {
     /// Parses a SentencePiece model, a `tokenizer.json` or a JSON array of byte counts; the first byte says which.
     ///
     /// # Errors
-    /// Ill-formed; no pieces, or more than 65,536 (1,048,576 in JSON); pieces of an unknown kind.
+    /// Ill-formed; no pieces, or more than 1,048,576; pieces of an unknown kind.
     pub fn parse(bytes: &[u8]) -> Result<TokenBytes> {
         match bytes.first() {
             Some(b'{' | b'[') => json::parse(bytes),
@@ -98,8 +98,8 @@ impl TokenBytes {
         while let Some((number, value)) = fields.next().map_err(|fault| refused(model, &fields, fault))? {
             let (1, Value::Bytes(piece)) = (number, value) else { continue };
             let id = table.bytes.len();
-            if id == MAX_PIECES {
-                return Err(Error::input(format!("more than {MAX_PIECES} pieces, but token ids are 16 bits")));
+            if id == MAX_IDS {
+                return Err(Error::input(format!("more than {MAX_IDS} pieces: no known vocabulary is larger")));
             }
             table.push(piece).map_err(|fault| Error::input(format!("piece {id} {fault}")))?;
         }
@@ -126,8 +126,8 @@ impl TokenBytes {
     ///
     /// # Panics
     /// An id has no piece; [`TokenBytes::check_vocab`] and [`super::Shard::check_vocab`] rule that out.
-    pub fn bytes_of(&self, previous: u16, target: u16) -> u32 {
-        let (previous, target) = (usize::from(previous), usize::from(target));
+    pub fn bytes_of(&self, previous: u32, target: u32) -> u32 {
+        let (previous, target) = (previous as usize, target as usize);
         self.bytes[target] + u32::from(self.leading_space[target] && !self.boundary[previous])
     }
 

@@ -35,7 +35,7 @@ const COMPARE: &str = "compare on validation";
 /// Validation tokens, every id below the model's vocabulary.
 #[derive(Debug, Clone)]
 pub struct Trial {
-    pub tokens: Vec<u16>,
+    pub tokens: Vec<u32>,
     /// `None`: no losses in bits per byte.
     pub table: Option<TokenBytes>,
     /// At most so many rows, from the first; `None`: all.

@@ -34,9 +34,9 @@ fn folders() -> Vec<PathBuf> {
 }
 
 /// Tokens with as much structure as a random network shows: none.
-fn noise(vocab: usize, n: usize) -> Vec<u16> {
+fn noise(vocab: usize, n: usize) -> Vec<u32> {
     let mut signs = tiepack::measure::fisher::Signs::new(11);
-    (0..n).map(|_| ((signs.bits() >> 33) as usize % vocab) as u16).collect()
+    (0..n).map(|_| ((signs.bits() >> 33) as usize % vocab) as u32).collect()
 }
 
 /// Largest difference over the largest element.
