@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Parser;
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::{self, Overrides, Shard, folder};
+use tiepack::ingest::{self, Overrides, Reading, Shard, folder};
 use tiepack::model::build;
 use tiepack::nets;
 use tiepack::progress::Silent;
@@ -41,7 +41,7 @@ fn every_shape_trains_and_is_read_back_with_the_same_loss() {
         let result = run(&format!("--steps 20 --shape {shape}"), dir.path()).unwrap();
         let source = ingest::read(&folder::locate(dir.path(), &Overrides::default()).unwrap()).unwrap();
         let model = build(source.clone(), nets::build(&source.config).unwrap(), None).unwrap();
-        let tokens = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin")).unwrap().tokens;
+        let tokens = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin"), &Reading::default(), 1024).unwrap().tokens;
         let windows = Windows::new(&tokens, 32, Some(8));
         let loss = losses(model.network().unwrap(), &model.params().unwrap(), &windows, &|_| {}).unwrap().mean();
         let said = result["validation"]["nats_per_token"].as_f64().unwrap();

@@ -55,7 +55,7 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
             return Err(Error::input(format!("{} is already there", path.display())).hint("name another file"));
         }
     }
-    let overrides = args.files.overrides(None, &[]);
+    let overrides = args.files.overrides(None, (&[], None));
     let (folder, path) = folder::weights(&args.model)?;
     let source = folder::config(&folder, &overrides)?;
     let ties = match folder::ties(&folder, &overrides)? {

@@ -27,6 +27,7 @@ mod page;
 mod render;
 mod shell;
 mod structure;
+mod tokens;
 mod unpack;
 mod verify;
 
@@ -55,6 +56,7 @@ enum Report {
     Unpack(unpack::Unpacked),
     Bundle(bundle::Bundled),
     Config(config::Recognised),
+    Tokens(tokens::Made),
     Completions(shell::Made),
     Man(shell::Made),
 }
@@ -71,6 +73,7 @@ impl Report {
             Report::Unpack(_) => "unpack",
             Report::Bundle(_) => "bundle",
             Report::Config(_) => "config",
+            Report::Tokens(_) => "tokens",
             Report::Completions(_) => "completions",
             Report::Man(_) => "man",
         }
@@ -88,6 +91,7 @@ impl Report {
             Report::Unpack(unpacked) => render::unpacked(unpacked),
             Report::Bundle(bundled) => bundled.text(),
             Report::Config(recognised) => recognised.text(),
+            Report::Tokens(made) => made.text(),
             Report::Completions(made) | Report::Man(made) => made.text(),
         }
     }
@@ -185,6 +189,7 @@ fn command(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
         Command::Unpack(args) => Report::Unpack(unpack::run(args, progress)?),
         Command::Bundle(args) => Report::Bundle(bundle::run(args, progress)?),
         Command::Config(args) => Report::Config(config::run(args)?),
+        Command::Tokens(args) => Report::Tokens(tokens::run(args, progress)?),
         Command::Completions(args) => Report::Completions(shell::completions(args)?),
         Command::Man(args) => Report::Man(shell::man(args)?),
     })

@@ -9,8 +9,7 @@ use rayon::prelude::*;
 
 use super::logits::{predict_inputs, rows_at_once};
 use crate::error::Result;
-use crate::ingest::TokenBytes;
-use crate::ingest::shard::Stream;
+use crate::ingest::{Stream, TokenBytes};
 use crate::nets::{Net, Params};
 
 /// Windows run between two looks at the order of things: enough for every thread, few enough to hold.

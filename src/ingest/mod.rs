@@ -15,6 +15,7 @@ pub mod remark;
 pub mod shard;
 pub mod ties;
 pub mod tokenizer;
+pub mod tokens;
 pub mod weights;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use remark::Remark;
 pub use shard::Shard;
 pub use ties::TieMap;
 pub use tokenizer::TokenBytes;
+pub use tokens::{Reading, Stream};
 
 use crate::error::Result;
 

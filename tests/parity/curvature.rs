@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Tensor, Var};
 use tiepack::error::Result;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::Shard;
+use tiepack::ingest::{Reading, Shard};
 use tiepack::measure::curvature::measure;
 use tiepack::measure::fisher::seed;
 use tiepack::nets::ops::linear::{Recorder, linear};
@@ -68,7 +68,7 @@ impl Layers for Tap {
 }
 
 fn calibration() -> Vec<u32> {
-    Shard::read(&Path::new(FOLDER).join("train_000.bin")).unwrap().tokens
+    Shard::read(&Path::new(FOLDER).join("train_000.bin"), &Reading::default(), 1024).unwrap().tokens
 }
 
 /// The gradient of the summed loss at the logits: softmax minus the real next token.
