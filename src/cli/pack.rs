@@ -90,7 +90,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
             .hint("name it with --heal-checkpoint, --search-log, or both"));
     }
     let measuring = &args.measuring;
-    let overrides = args.files.overrides(Some(&args.validation), &measuring.calib);
+    let overrides = args.files.overrides(Some(&args.validation), (&measuring.calib, Some(&args.reading)));
     let located = folder::locate(&args.model, &overrides)?;
     let bundling =
         args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output, &args.include)).transpose()?;
@@ -118,7 +118,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     }
     let judging = args.judging.judge().map(|judge| judged::before(judge, &model, progress)).transpose()?;
     let calib = match curvature {
-        Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes)?),
+        Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes, progress)?),
         _ => None,
     };
     let cache = if args.lossless { None } else { measuring.folder(&mut notes)? };

@@ -46,7 +46,7 @@ pub(super) fn heal(
     model: &Model,
     metrics: &Metrics,
     (plan, pieces): (&Plan, Pieces),
-    calib: &[u16],
+    calib: &[u32],
     healing: Healing,
     progress: &dyn Progress,
 ) -> Result<(Pieces, Course)> {
@@ -141,7 +141,7 @@ fn training(
 }
 
 /// Of all that a healing depends on: the plan knows its model.
-fn key(plan: &Plan, calib: &[u16], healing: &Healing) -> String {
+fn key(plan: &Plan, calib: &[u32], healing: &Healing) -> String {
     let Healing { length, objective, seed, budget, .. } = healing;
     let mut hash = blake3::Hasher::new();
     hash.update(plan.to_json().as_bytes());

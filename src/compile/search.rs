@@ -93,7 +93,7 @@ fn begin<'a>(
 /// Cap, when not even the coarsest grids fit; Input, when the model cannot have the shape that is asked for, or a log is not
 /// that of this search.
 pub(super) fn search(
-    (model, calib): (&Model, Option<&[u16]>),
+    (model, calib): (&Model, Option<&[u32]>),
     metrics: &Metrics,
     options: &Options,
     budget: u64,
@@ -130,9 +130,9 @@ pub(super) fn search(
 struct Ground<'a> {
     model: &'a Model,
     net: &'a dyn Net,
-    sample: Vec<u16>,
+    sample: Vec<u32>,
     /// Tokens to heal candidates on, where the file will be healed.
-    others: Option<Vec<u16>>,
+    others: Option<Vec<u32>>,
     trials: usize,
     /// Digest of all that trials depend on.
     run: String,
@@ -140,7 +140,7 @@ struct Ground<'a> {
 
 impl<'a> Ground<'a> {
     /// `None` where there is no network, there are no tokens, or nothing is to be tried.
-    fn new((model, calib): (&'a Model, Option<&[u16]>), options: &Options, budget: u64) -> Result<Option<Self>> {
+    fn new((model, calib): (&'a Model, Option<&[u32]>), options: &Options, budget: u64) -> Result<Option<Self>> {
         let bits = 8.0 * budget as f64 / model.weights().max(1) as f64;
         let trials = options.trials.unwrap_or_else(|| options.effort.trials(bits));
         let (Ok(net), Some(calib), true) = (model.network(), calib, trials > 0) else { return Ok(None) };
@@ -213,7 +213,7 @@ fn structures(
 /// # Errors
 /// Input, when there is nothing to judge with.
 pub(super) fn serve(
-    (model, calib): (&Model, Option<&[u16]>),
+    (model, calib): (&Model, Option<&[u32]>),
     metrics: &Metrics,
     options: &Options,
     (budget, folder): (u64, &Path),

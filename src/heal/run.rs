@@ -106,7 +106,7 @@ pub fn heal(
     streams: Vec<Stream>,
     coded: Vec<Vec<u8>>,
     decoded: Vec<Vec<f32>>,
-    calib: &[u16],
+    calib: &[u32],
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Healed> {

@@ -23,6 +23,7 @@ mod pack;
 mod plan;
 mod report;
 mod search;
+mod text;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use candle_core::Device;
 use tiepack::compile::{Effort, Options, compile};
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::{self, Overrides, Shard, folder};
+use tiepack::ingest::{self, Overrides, Reading, Shard, folder};
 use tiepack::measure::curvature::{Curvature, measure};
 use tiepack::model::{Model, build};
 use tiepack::nets;
@@ -34,9 +34,9 @@ fn folders() -> Vec<PathBuf> {
 }
 
 /// Tokens with as much structure as a random network shows: none.
-fn noise(vocab: usize, n: usize) -> Vec<u16> {
+fn noise(vocab: usize, n: usize) -> Vec<u32> {
     let mut signs = tiepack::measure::fisher::Signs::new(11);
-    (0..n).map(|_| ((signs.bits() >> 33) as usize % vocab) as u16).collect()
+    (0..n).map(|_| ((signs.bits() >> 33) as usize % vocab) as u32).collect()
 }
 
 /// Largest difference over the largest element.
@@ -92,8 +92,8 @@ fn losses_gradients_and_curvature_of_every_family() {
 fn packing_is_repeatable_and_as_good_as_on_the_cpu() {
     let here = load(Path::new("fixtures/pep-tiny"));
     let there = here.clone().on(&gpu());
-    let calib = Shard::read(Path::new("fixtures/pep-tiny/train_000.bin")).unwrap().tokens;
-    let val = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin")).unwrap().tokens;
+    let calib = Shard::read(Path::new("fixtures/pep-tiny/train_000.bin"), &Reading::default(), 1024).unwrap().tokens;
+    let val = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin"), &Reading::default(), 1024).unwrap().tokens;
     let net = here.network().unwrap();
     let windows = Windows::new(&val, net.context(), Some(64));
     let pack = |model: &Model| {
