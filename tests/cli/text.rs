@@ -18,11 +18,11 @@ fn text_is_scored_as_the_shard_that_is_made_of_it() {
         run(&line, dir.path()).good().json()["evaluation"].clone()
     });
     assert_eq!(whole, shard);
-    // A text is no place for a shard, and a shard is one.
+    // What is there stays: a slip must not cost a text.
     let over = run("tokens {}/text.bin -o {}/text.md --tokenizer fixtures/pep-tiny/tokenizer.model", dir.path());
-    assert!(over.code == 1 && over.stderr.contains("no token shard"), "{}", over.stderr);
+    assert!(over.code == 1 && over.stderr.contains("it is already there"), "{}", over.stderr);
     assert_eq!(fs::read_to_string(dir.path().join("text.md")).unwrap(), text);
-    run("tokens {}/text.md -o {}/text.bin --tokenizer bytes", dir.path()).good();
+    run("tokens {}/text.md -o {}/text.bin --tokenizer bytes --force", dir.path()).good();
     let bytes = fs::read(dir.path().join("text.bin")).unwrap();
     assert_eq!(bytes.len(), 1024 + 2 * text.len());
     let same = run("tokens {}/text.bin -o {}/text.bin --tokenizer bytes", dir.path());
