@@ -21,6 +21,7 @@ pub mod model;
 pub mod nets;
 pub mod plan;
 pub mod progress;
+pub mod recipe;
 pub mod report;
 pub mod text;
 pub mod train;

@@ -2,14 +2,15 @@
 
 use crate::model::{Dtype, Model};
 use crate::nets::Form;
-use crate::plan::{Made, PLAN_VERSION, Part, Plan};
+use crate::plan::{PLAN_VERSION, Part, Plan};
+use crate::recipe::{Made, Recipe};
 
 /// One stream for every matrix, and one for all control tensors of a type.
 pub(super) fn plan(model: &Model) -> Plan {
     let part = |tensors: &[usize]| Part {
         tensors: tensors.iter().map(|i| model.spec(*i).name.clone()).collect(),
         mean_of: Vec::new(),
-        made: Made::Exact,
+        made: Made { recipe: Recipe::Exact, step: 0.0 },
     };
     let (small, large): (Vec<usize>, Vec<usize>) =
         (0..model.stored.len()).partition(|i| model.spec(*i).form == Form::Vector);

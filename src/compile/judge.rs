@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::code::begin;
 use super::heal::{Healing, heal};
 use super::metrics::Metrics;
 use super::offers::predicted;
 use super::parts::{Finished, Parts, Stream};
 use super::target::{itself, target};
-use crate::code::codec::sum;
 use crate::error::Result;
 use crate::eval::prefix::{Base, Measured, Original};
 use crate::heal::{Length, Pace};
@@ -21,7 +21,7 @@ use crate::nets::{Form, Net, Params};
 use crate::plan::budget::{Encoder, Near, approach};
 use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
-use crate::plan::scheme::{Choice, Scheme};
+use crate::plan::scheme::Scheme;
 use crate::progress::{Progress, Silent};
 use crate::train::objective::Objective;
 use crate::train::teacher::Teacher;
@@ -144,9 +144,8 @@ impl<'a> Local<'a> {
     fn expected(&self, scheme: &Scheme, weights: usize) -> f64 {
         let Known { scheme: other, step, rate, size, sizes } = &self.known;
         let takes = |m: usize| match scheme.choice(m) {
-            Choice::Zero => 0.0,
-            choice @ Choice::Sum { rank, residual: false, .. } if choice != other.choice(m) => {
-                term_bytes(rank, self.model.sides(m))
+            choice if choice.residual.is_none() && choice != other.choice(m) => {
+                term_bytes(choice.rank, self.model.sides(m))
             }
             _ => sizes[m],
         };
@@ -291,30 +290,24 @@ impl<'a> Local<'a> {
         for &m in group {
             let own = itself(self.model, self.metrics, m);
             let (rows, cols) = (own.metric.rows, own.metric.cols);
-            let (data, takes) = match scheme.choice(m) {
-                Choice::Zero => (vec![0.0; rows * cols], 0.0),
-                Choice::Alone => {
-                    let of = scheme.mean_of(m);
-                    // As many bytes as those that it stands for take on the average; what is a copy by now takes none.
-                    let sizes: Vec<f64> = of.iter().copied().chain([m]).map(size).filter(|s| *s > 64.0).collect();
-                    let takes = sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
-                    (target(self.model, self.metrics, m, (of, &[])).w.into_owned(), takes)
-                }
-                Choice::Sum { from, unit, rank, residual } => {
-                    let reference = from.map(|from| {
-                        made.iter()
-                            .find(|c| c.stored == from)
-                            .map_or(&coded.finished.pieces.decoded[from][..], |c| &c.data[..])
-                    });
-                    let terms = sum::Terms { reference, gain: unit.then_some(1.0), rank, residual: None };
-                    let step = coded.step / own.correction.sqrt();
-                    let rest = sum::start(&own.w, &own.metric, step, &terms).rest;
-                    let takes = term_bytes(rank, (rows, cols));
-                    match residual {
-                        true => (own.w.to_vec(), size(m)),
-                        false => (own.w.iter().zip(&rest).map(|(w, r)| w - r).collect(), takes),
-                    }
-                }
+            let choice = scheme.choice(m);
+            let (data, takes) = if choice.is_alone() {
+                let of = scheme.mean_of(m);
+                // As many bytes as those that it stands for take on the average; what is a copy by now takes none.
+                let sizes: Vec<f64> = of.iter().copied().chain([m]).map(size).filter(|s| *s > 64.0).collect();
+                let takes = sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
+                (target(self.model, self.metrics, m, (of, &[])).w.into_owned(), takes)
+            } else if choice.residual.is_some() {
+                (own.w.to_vec(), size(m))
+            } else {
+                let reference = choice.from().map(|from| {
+                    let changed = made.iter().find(|c| c.stored == *from);
+                    changed.map_or(&coded.finished.pieces.decoded[*from][..], |c| &c.data[..])
+                });
+                let step = coded.step / own.correction.sqrt();
+                let rest = begin(&choice, &own, reference, step).rest;
+                let data = own.w.iter().zip(&rest[..]).map(|(w, r)| w - r).collect();
+                (data, term_bytes(choice.rank, (rows, cols)))
             };
             let predicted = predicted(&own, &data) - lost(m);
             made.push(Change { stored: m, saved: size(m) - takes, predicted, data });

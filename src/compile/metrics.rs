@@ -13,7 +13,7 @@ use crate::measure::Statistics;
 use crate::measure::curvature::{Curvature, Factors};
 use crate::model::Model;
 use crate::nets::Form;
-use crate::plan::{Grid, Odd};
+use crate::recipe::{Grid, Odd};
 
 /// GPTQ's damping is enough for statistics of this many tokens; fewer are noisier and need more.
 const WELL_MEASURED: f64 = 400_000.0;

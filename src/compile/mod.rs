@@ -1,5 +1,6 @@
 //! The driver: the only place that knows all stages from a checked model to the bytes of its artifact.
 
+mod code;
 mod exact;
 mod execute;
 mod farm;

@@ -21,8 +21,9 @@ use crate::code::quantize::metric::Metric;
 use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::Result;
 use crate::model::Model;
-use crate::plan::scheme::{Choice, Scheme};
+use crate::plan::scheme::{ALONE, Choice, Scheme};
 use crate::plan::shape::Table;
+use crate::recipe::{AnyGrid, Prediction};
 
 /// Bytes that an entry of a sum takes in the header and before its terms.
 const ENTRY: f64 = 8.0;
@@ -120,13 +121,14 @@ fn one(
     };
     let (coded, lost) = both(&w);
     // What a residual leaves is theory on both sides; what is lost without one is known, and held against what is.
-    let mut offers = vec![(Choice::Zero, 0.5 * lost.energy() - cost)];
+    let mut offers = vec![(Choice::ZERO, 0.5 * lost.energy() - cost)];
     let before = coded.on_grid();
     let offer = |from: Option<usize>, rest: Rest, seen: &Seen| {
         let (rank, estimate) = seen.best(rest);
-        let residual = rest != Rest::Lost;
-        let choice = Choice::Sum { from, unit: false, rank, residual };
-        let instead = if residual { before } else { cost };
+        let residual = (rest != Rest::Lost).then_some(AnyGrid);
+        let prediction = from.map(|from| Prediction { from, gain: None });
+        let choice = Choice { prediction, rank, residual };
+        let instead = if residual.is_some() { before } else { cost };
         (from.is_some() || rank > 0).then_some((choice, estimate + price * ENTRY - instead))
     };
     let on_grid = Rest::OnGrid { coarse };
@@ -145,20 +147,19 @@ fn one(
         offers.extend(offer(Some(j), Rest::Lost, &lost.less(p_lost)));
     }
     offers.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let mut tried = vec![Offer { choice: Choice::Alone, more: cost, coded: true }];
-    let mut best = (Choice::Alone, cost, Vec::new());
+    let mut tried = vec![Offer { choice: ALONE, more: cost, coded: true }];
+    let mut best = (ALONE, cost, Vec::new());
     for (choice, _) in offers.iter().take_while(|(_, estimate)| *estimate < -worth).take(CODED) {
         let scheme = so_far.scheme.clone().with(i, *choice);
         // What it starts from changes as well: it is coded for one more.
         let (mut its, mut costs) = (cost, Vec::new());
-        match choice {
-            Choice::Zero => its = 0.5 * lost.energy(),
-            _ => {
-                for (m, stream) in parts.group_under(&scheme, i, c)? {
-                    let new = stream.loss + price * (stream.bytes.len() as f64 + if m == i { ENTRY } else { 0.0 });
-                    its += new - so_far.costs[&m];
-                    costs.push((m, new));
-                }
+        if choice.is_zero() {
+            its = 0.5 * lost.energy();
+        } else {
+            for (m, stream) in parts.group_under(&scheme, i, c)? {
+                let new = stream.loss + price * (stream.bytes.len() as f64 + if m == i { ENTRY } else { 0.0 });
+                its += new - so_far.costs[&m];
+                costs.push((m, new));
             }
         }
         tried.push(Offer { choice: *choice, more: its, coded: true });

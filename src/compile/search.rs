@@ -19,7 +19,7 @@ use crate::model::Model;
 use crate::nets::Net;
 use crate::plan::budget::{Outcome, approach, meet};
 use crate::plan::climb::{Bounds, Climbed, climb};
-use crate::plan::moves::Candidate;
+use crate::plan::moves::{Candidate, Move};
 use crate::plan::scheme::Scheme;
 use crate::plan::shape::{Shape, Table};
 use crate::progress::{Progress, Silent};
@@ -191,10 +191,10 @@ fn structures(
     let heals = short.is_some();
     let hope = if heals { HEALED } else { 1.0 };
     let local = Local::new((ground.model, metrics), on, parts.clone(), known, budget, short, progress);
-    let start = Candidate { name: "declared".into(), scheme: parts.scheme().clone() };
+    let start = Candidate { change: Move::Declared, scheme: parts.scheme().clone() };
     let bounds = Bounds { trials: ground.trials, hope, heals, stop: &|| (options.stop)() };
     // What starts from another layer is bound by it in healing: where all of it pays by itself, it may not together.
-    let plain = Candidate { name: "every matrix by itself".into(), scheme: options.shape.scheme(table)? };
+    let plain = Candidate { change: Move::Apart, scheme: options.shape.scheme(table)? };
     let plain = Some(plain).filter(|plain| heals && plain.scheme != start.scheme);
     let log = options.log.as_deref();
     let climbed = match &options.work {

@@ -7,9 +7,9 @@ use super::parts::Finished;
 use super::search::of;
 use crate::model::Model;
 use crate::nets::Form;
-use crate::plan::Made;
 use crate::plan::climb::{Climbed, Seen};
 use crate::plan::scheme::Choice;
+use crate::recipe::Terms;
 
 /// Changes that a report names.
 const NAMED: usize = 12;
@@ -74,7 +74,7 @@ impl Searched {
             finished: climbed.finished,
             start: climbed.start.kl(),
             found: climbed.packed.kl(),
-            kept: climbed.kept.clone(),
+            kept: climbed.kept.iter().map(ToString::to_string).collect(),
             price: climbed.price,
             nearest: climbed.seen.iter().filter(|seen| seen.look.saved > 0.0).take(NAMED).cloned().collect(),
         }
@@ -95,14 +95,20 @@ impl Structure {
                 let mut layers: Vec<usize> =
                     model.uses(stored).into_iter().filter_map(|u| model.specs[u].layer).collect();
                 layers.dedup();
+                let recipe = &part.made.recipe;
+                let made = match part.mean_of.len() {
+                    many @ 2.. if recipe.terms().is_some_and(Terms::is_alone) => format!("{recipe}, for {many}"),
+                    _ => recipe.to_string(),
+                };
+                let named = |choice: Choice| choice.refer(|from| &model.spec(from).name[..]).to_string();
                 rows.push(Row {
                     tensor: spec.name.clone(),
                     role: spec.role.clone(),
                     layers,
-                    made: words(&part.made, part.mean_of.len()),
+                    made,
                     bytes: entry.len,
                     nats: finished.losses[stored],
-                    next: next.map(|n| Next { made: choice(model, n.choice), more: n.more, coded: n.coded }),
+                    next: next.map(|n| Next { made: named(n.choice), more: n.more, coded: n.coded }),
                 });
             }
         }
@@ -110,31 +116,4 @@ impl Structure {
         rows.sort_by_key(at);
         Structure { rows, search }
     }
-}
-
-/// `alone`, `blocks.1.mlp.fc.weight + rank 3`.
-fn words(made: &Made, mean_of: usize) -> String {
-    match made {
-        Made::Exact => "exact".into(),
-        Made::Zero => "zeros".into(),
-        Made::Vectors { .. } => "vectors".into(),
-        Made::Matrix { .. } if mean_of > 1 => format!("alone, for {mean_of}"),
-        Made::Matrix { .. } => "alone".into(),
-        Made::Sum { from, rank, residual, .. } => terms(from.as_deref(), *rank, residual.is_some()),
-    }
-}
-
-fn choice(model: &Model, choice: Choice) -> String {
-    match choice {
-        Choice::Alone => "alone".into(),
-        Choice::Zero => "zeros".into(),
-        Choice::Sum { from, rank, residual, .. } => terms(from.map(|from| &model.spec(from).name[..]), rank, residual),
-    }
-}
-
-fn terms(from: Option<&str>, rank: usize, residual: bool) -> String {
-    let rank = if rank > 0 { format!("rank {rank}") } else { String::new() };
-    let residual = if residual { "grid" } else { "" };
-    let all = [from.unwrap_or_default(), &rank, residual];
-    all.into_iter().filter(|term| !term.is_empty()).collect::<Vec<_>>().join(" + ")
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::{Inventory, Kind, Row, account, bits_per_weight, by_role, matrices, order};
-use crate::artifact::construction::{construction, index_statistics};
+use crate::artifact::construction::{Construction, construction, index_statistics};
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::{stored_shapes, structure};
 use crate::artifact::read::parse;
@@ -52,9 +52,9 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
     for (stream, range) in header.streams.iter().zip(&parsed.streams) {
         stream.tensors.iter().for_each(|t| row_of[*t as usize] = rows.len());
         let mut row = stream_row(header, specs, stream, range.start as u64)?;
-        let mut made = construction(stream, &bytes[range.clone()])?;
-        made.from = made.base.and_then(|base| uses(header, specs, base).next()).map(|spec| spec.name.clone());
-        row.made = Some(made);
+        let Construction { recipe, log2_step } = construction(stream, &bytes[range.clone()])?;
+        let named = |from| uses(header, specs, from).next().map(|spec| spec.name.clone()).unwrap_or_default();
+        row.made = Some(Construction { recipe: recipe.refer(named), log2_step });
         rows.push(row);
     }
     if depth == Depth::Indices {

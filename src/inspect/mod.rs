@@ -2,6 +2,7 @@
 
 mod artifact;
 pub mod groups;
+mod made;
 mod model;
 
 use serde::Serialize;
@@ -14,6 +15,7 @@ use crate::artifact::construction::{Construction, IndexStatistics};
 use crate::error::{Error, Result};
 use crate::model::Structure;
 use crate::nets::{Form, TensorSpec};
+use crate::recipe::Recipe;
 
 /// The bytes of an artifact, or of a model's weights files.
 #[derive(Debug, Clone, Serialize)]
@@ -98,8 +100,9 @@ pub struct Row {
     pub bits_per_weight: Option<f64>,
     /// How it is coded, or the element type; `None` for the container.
     pub codec: Option<String>,
-    /// What its stream says that it is made of; `None` for the container and in a model.
-    pub made: Option<Construction>,
+    /// What its stream says that it is made of, tensors by their first names; `None` for the container and in a model.
+    #[serde(serialize_with = "made::serialize")]
+    pub made: Option<Construction<String>>,
     /// `None`: they were not decoded, or there are none.
     pub indices: Option<IndexStatistics>,
     /// `None`: it was not held against a model.
@@ -145,9 +148,10 @@ impl Inventory {
         if matrix.stored_as != matrix.tensor {
             return format!("copy of {}", matrix.stored_as);
         }
-        match self.rows[matrix.row].made.as_ref() {
-            Some(made) => made.words(),
-            None => "alone".into(),
+        match self.rows[matrix.row].made.as_ref().map(|made| &made.recipe) {
+            // That it is exact is a matter of its grid.
+            None | Some(Recipe::Exact) => "alone".into(),
+            Some(recipe) => recipe.to_string(),
         }
     }
 }

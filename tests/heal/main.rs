@@ -18,6 +18,7 @@ use tiepack::ingest::{self, Overrides, folder};
 use tiepack::model::{Model, build};
 use tiepack::nets::{self, Form};
 use tiepack::progress::Silent;
+use tiepack::recipe::{AnyGrid, Prediction, Terms};
 use tiepack::train::objective::Objective;
 use tiepack::train::teacher::Teacher;
 
@@ -82,22 +83,24 @@ fn start(model: &Model, second: Second) -> Start {
                 let prices = matrix::settled(w, &metric, STEP, &settings());
                 let bytes = matrix::encode(w, &metric, STEP, &settings(), &prices).bytes;
                 let indices = matrix::integers(&bytes, rows, cols).unwrap();
-                (bytes, Part::Matrix(Box::new(Binding::new(w, &metric, STEP, settings(), &indices))))
+                let binding = Binding::new(w, &metric, STEP, settings(), &indices);
+                (bytes, Part::Sum(Box::new(Sum::new([rows, cols], None, None, (Some(binding), false)))))
             }
             Some(from) => {
                 let reference = Some(&out.decoded[from][..]);
-                let settings = settings();
                 let (rank, residual) = match second {
-                    Second::Residual => (0, Some(&settings)),
+                    Second::Residual => (0, Some(AnyGrid)),
                     _ => (2, None),
                 };
-                let bytes = sum::encode(w, &metric, STEP, &sum::Terms { reference, gain: None, rank, residual }).bytes;
-                let (gain, term, rest) = sum::read_start(&bytes, rows, cols).unwrap();
-                let residual = residual.map(|_| {
-                    let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
-                    let left: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
-                    let indices = matrix::integers(rest, rows, cols).unwrap();
-                    Binding::new(&left, &metric, STEP, self::settings(), &indices)
+                let terms = Terms { prediction: Some(Prediction { from, gain: None }), rank, residual };
+                let sum::Start { mut bytes, rest } = sum::start(w, &metric, STEP, &terms, reference);
+                let (gain, term, _) = sum::read_start(&bytes, rows, cols).unwrap();
+                let residual = residual.map(|AnyGrid| {
+                    let prices = matrix::settled(&rest, &metric, STEP, &settings());
+                    let coded = matrix::encode(&rest, &metric, STEP, &settings(), &prices).bytes;
+                    let indices = matrix::integers(&coded, rows, cols).unwrap();
+                    bytes.extend(coded);
+                    Binding::new(&rest, &metric, STEP, settings(), &indices)
                 });
                 (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, (residual, false)))))
             }

@@ -17,7 +17,7 @@ mod low_rank;
 mod terms;
 
 pub use decode::decode;
-pub use encode::{Coded, Start, Terms, coarser, encode, gain, is_coarse, loss, start};
+pub use encode::{Start, coarser, gain, is_coarse, loss, start};
 pub use head::{Head, head};
 pub use low_rank::{LowRank, MOST};
 pub use terms::{add_up, read_start, write};
