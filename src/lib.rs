@@ -23,6 +23,7 @@ pub mod plan;
 pub mod progress;
 pub mod recipe;
 pub mod report;
+pub mod save;
 pub mod text;
 pub mod train;
 pub mod unpack;

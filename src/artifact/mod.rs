@@ -9,5 +9,4 @@ pub mod names;
 pub mod open;
 pub mod read;
 pub mod root;
-pub mod save;
 pub mod write;

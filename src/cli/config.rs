@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 use super::args::ConfigArgs;
 use super::figures::count;
 use super::files;
-use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::ingest::{Config, Source, TieMap, Weights, folder, weights};
 use crate::model::{self, Model};
 use crate::nets::{self, Net, guess};
+use crate::save;
 use crate::verify::verdict::Note;
 
 /// A configuration and what it means.

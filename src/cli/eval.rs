@@ -8,12 +8,12 @@ use serde::Serialize;
 use super::args::EvalArgs;
 use super::files::{self, Validation};
 use crate::artifact::open::open;
-use crate::artifact::save::{self, Staged};
 use crate::error::{Error, Result};
 use crate::eval::sliding::{Scoring, score};
 use crate::ingest::TokenBytes;
 use crate::ingest::shard::Stream;
 use crate::progress::Progress;
+use crate::save::{self, Staged};
 use crate::verify::verdict::{Evaluation, Loss, Note};
 
 /// What every `.npy` begins with.

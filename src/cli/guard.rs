@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Command, ModelFiles, Pictures, ValidationFiles};
 use super::files::{self, Validation};
-use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::ingest::folder;
+use crate::save;
 
 /// What a command line says that is read, and what it says that is written.
 #[derive(Default)]

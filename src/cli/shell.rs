@@ -6,8 +6,8 @@ use clap::CommandFactory;
 use serde::Serialize;
 
 use super::args::{Cli, CompletionsArgs, ManArgs};
-use crate::artifact::save;
 use crate::error::{Error, Result};
+use crate::save;
 
 /// A text for another program, or the files that hold several.
 #[derive(Debug, Serialize)]

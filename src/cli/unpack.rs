@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::args::UnpackArgs;
 use super::guard;
 use crate::artifact::open::open;
-use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::save;
 use crate::unpack::unpack;
 
 /// What was written.

@@ -12,7 +12,7 @@ use crate::artifact::layout::StreamEntry;
 use crate::code::codec::{lossless, vectors};
 use crate::error::{Error, Result};
 use crate::model::{Dtype, Model};
-use crate::nets::{Form, TensorSpec};
+use crate::nets::TensorSpec;
 use crate::plan::{Part, Plan};
 use crate::progress::Progress;
 use crate::recipe::{Recipe, Terms};
@@ -65,9 +65,8 @@ pub(super) fn execute(plan: &Plan, model: &Model, metrics: &Metrics, progress: &
                 let reference = task.from().map(|from| &decoded[from][..]);
                 let bytes = encode(task, model, metrics, reference)?;
                 let entry = entry(model, &task.recipe, &task.tensors, bytes.len());
-                let shapes: Vec<&[usize]> = (0..model.stored.len()).map(|i| model.shape(i)).collect();
                 let needs: Vec<&[f32]> = reference.into_iter().collect();
-                let back = crate::artifact::open::stream(&entry, &bytes, &shapes, &needs)
+                let back = crate::artifact::open::stream(&entry, &bytes, &model.shapes(), &needs)
                     .map_err(|e| Error::compute(format!("a stream just written cannot be read back: {e}")))?;
                 progress.advance(1);
                 Ok((entry, bytes, back))
@@ -120,8 +119,8 @@ pub(super) fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>
         mean_of.dedup();
         fits(recipe, &tensors, from, &taken, model).map_err(place)?;
         for other in mean_of.iter().map(|t| model.spec(*t)) {
-            let TensorSpec { name, shape, form, .. } = model.spec(tensors[0]);
-            if other.shape != *shape || other.form == Form::Vector || *form == Form::Vector {
+            let spec @ TensorSpec { name, shape, .. } = model.spec(tensors[0]);
+            if other.shape != *shape || !other.is_matrix() || !spec.is_matrix() {
                 let (theirs, first) = (&other.shape, &other.name);
                 return Err(place(Error::input(format!("{name} {shape:?} cannot be a mean of {first} {theirs:?}"))));
             }
@@ -166,7 +165,7 @@ fn fits(recipe: &Recipe<String>, tensors: &[usize], from: Option<usize>, before:
             return Ok(());
         }
         Recipe::Vectors => {
-            if let Some(t) = tensors.iter().find(|t| model.spec(**t).form != Form::Vector) {
+            if let Some(t) = tensors.iter().find(|t| model.is_matrix(**t)) {
                 return Err(Error::input(format!("{} is a matrix, not a control tensor", model.spec(*t).name)));
             }
             return Ok(());
@@ -174,7 +173,7 @@ fn fits(recipe: &Recipe<String>, tensors: &[usize], from: Option<usize>, before:
         Recipe::Sum(terms) if terms.is_zero() => return Ok(()),
         Recipe::Sum(terms) => terms,
     };
-    if spec.form == Form::Vector {
+    if !spec.is_matrix() {
         return Err(Error::input(format!("{name} is a control tensor, not a matrix")));
     }
     let (rows, cols) = model.sides(tensors[0]);

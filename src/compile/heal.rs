@@ -12,33 +12,27 @@ use crate::artifact::open;
 use crate::artifact::write::size_of;
 use crate::code::codec::sum;
 use crate::error::{Error, Result};
+use crate::eval::windows::token_bytes;
 use crate::heal::binding::Binding;
 use crate::heal::part::{Part, Stream};
 use crate::heal::small::Small;
 use crate::heal::sum::Sum;
-use crate::heal::{self, Course, Length, Pace};
+use crate::heal::{self, Course};
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
-use crate::train::objective::Objective;
 use crate::train::teacher::Teacher;
 
-/// How to heal.
-pub struct Healing<'a> {
+/// On what, towards what and how to heal.
+pub(super) struct Healing<'a> {
     /// The original.
     pub teacher: &'a Teacher<'a>,
-    pub length: Length,
-    pub pace: Pace,
-    pub objective: Objective,
-    pub seed: u64,
-    pub budget: u64,
-    pub checkpoint: Option<std::path::PathBuf>,
-    pub resume: bool,
-    pub stop: &'a (dyn Fn() -> bool + Sync),
+    pub calib: &'a [u16],
+    pub options: heal::Options<'a>,
 }
 
-/// Trains what `plan` made of `model`, on `calib`; pieces that fit the budget, not worse on held-out text than those given.
+/// Trains what `plan` made of `model`; pieces that fit the budget, not worse on held-out text than those given.
 ///
 /// # Errors
 /// As [`heal::heal`].
@@ -46,8 +40,7 @@ pub(super) fn heal(
     model: &Model,
     metrics: &Metrics,
     (plan, pieces): (&Plan, Pieces),
-    calib: &[u16],
-    healing: Healing,
+    healing: &Healing,
     progress: &dyn Progress,
 ) -> Result<(Pieces, Course)> {
     progress.begin("preparing to heal", plan.parts.len() as u64);
@@ -69,23 +62,11 @@ pub(super) fn heal(
         entries
     };
     let file_size = |sizes: &[usize]| size_of(&header(model, sized(sizes)));
-    let options = heal::Options {
-        key: key(plan, calib, &healing),
-        length: healing.length,
-        pace: healing.pace,
-        objective: healing.objective,
-        seed: healing.seed,
-        budget: healing.budget,
-        checkpoint: healing.checkpoint,
-        resume: healing.resume,
-        stop: healing.stop,
-        file_size: &file_size,
-    };
-    let healed =
-        heal::heal((model, healing.teacher), streams, pieces.streams, pieces.decoded, calib, &options, progress)?;
+    let (coded, decoded, key) = (pieces.streams, pieces.decoded, key(plan, healing));
+    let packed = heal::Packed { streams, coded, decoded, key, file_size: &file_size };
+    let healed = heal::heal(model, healing.teacher, packed, healing.calib, &healing.options, progress)?;
     let header = header(model, sized(&healed.streams.iter().map(Vec::len).collect::<Vec<_>>()));
-    let shapes: Vec<&[usize]> = (0..model.stored.len()).map(|i| model.shape(i)).collect();
-    let decoded = open::streams(&header, &shapes, |i| &healed.streams[i])
+    let decoded = open::streams(&header, &model.shapes(), |i| &healed.streams[i])
         .map_err(|e| Error::compute(format!("a healed stream cannot be read back: {e}")))?;
     Ok((Pieces { entries: header.streams, streams: healed.streams, decoded }, healed.course))
 }
@@ -131,11 +112,11 @@ fn training(
 }
 
 /// Of all that a healing depends on: the plan knows its model.
-fn key(plan: &Plan, calib: &[u16], healing: &Healing) -> String {
-    let Healing { length, objective, seed, budget, .. } = healing;
+fn key(plan: &Plan, Healing { calib, options, .. }: &Healing) -> String {
+    let heal::Options { length, objective, seed, budget, .. } = options;
     let mut hash = blake3::Hasher::new();
     hash.update(plan.to_json().as_bytes());
     hash.update(format!("{length:?} {objective:?} {seed} {budget}").as_bytes());
-    hash.update(&calib.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<u8>>());
+    hash.update(&token_bytes(calib));
     hash.finalize().to_hex().to_string()
 }

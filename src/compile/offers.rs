@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use rayon::prelude::*;
 
-use super::metrics::Metrics;
+use super::job::Job;
 use super::parts::{NATS_PER_BYTE, Parts, Stream};
 use super::target::{Target, itself};
 use crate::code::codec::sum;
@@ -20,7 +20,6 @@ use crate::code::codec::vectors::EQUAL_SLOPE;
 use crate::code::quantize::metric::Metric;
 use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::Result;
-use crate::model::Model;
 use crate::plan::scheme::{ALONE, Choice, Scheme};
 use crate::plan::shape::Table;
 use crate::recipe::{AnyGrid, Prediction};
@@ -57,12 +56,7 @@ pub(super) struct Decided {
 ///
 /// # Errors
 /// Compute, when a stream cannot be read back.
-pub(super) fn decide(
-    (model, metrics): (&Model, &Metrics),
-    (parts, table): (&Parts, &Table),
-    alone: &[Option<Stream>],
-    c: f64,
-) -> Result<Vec<Decided>> {
+pub(super) fn decide(job: Job, parts: &Parts, table: &Table, alone: &[Option<Stream>], c: f64) -> Result<Vec<Decided>> {
     // Matrices of one role start from one another, those of different roles do not.
     let roles: Vec<Vec<usize>> = (0..table.roles.len())
         .map(|role| {
@@ -84,7 +78,7 @@ pub(super) fn decide(
             let mut so_far = SoFar { scheme: Scheme::default(), costs };
             let mut out = Vec::new();
             for (k, &i) in group.iter().enumerate() {
-                out.push(one((model, metrics), (parts, &mut so_far), (i, &group[..k]), c)?);
+                out.push(one(job, parts, &mut so_far, (i, &group[..k]), c)?);
             }
             Ok(out)
         })
@@ -102,8 +96,9 @@ struct SoFar {
 }
 
 fn one(
-    (model, metrics): (&Model, &Metrics),
-    (parts, so_far): (&Parts, &mut SoFar),
+    Job { model, metrics, .. }: Job,
+    parts: &Parts,
+    so_far: &mut SoFar,
     (i, earlier): (usize, &[usize]),
     c: f64,
 ) -> Result<Decided> {

@@ -18,7 +18,6 @@ use crate::code::entropy::indices;
 use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::nets::Form;
 use crate::plan::budget::{self, Encoder};
 use crate::plan::scheme::{ALONE, Choice, Scheme};
 use crate::plan::{PLAN_VERSION, Part, Plan};
@@ -152,7 +151,7 @@ pub(super) struct Parts<'a> {
 impl<'a> Parts<'a> {
     pub fn new(model: &'a Model, metrics: &'a Metrics<'a>, scheme: &Scheme, progress: &'a dyn Progress) -> Self {
         let all = 0..model.stored.len();
-        let (small, large): (Vec<usize>, Vec<usize>) = all.partition(|i| model.spec(*i).form == Form::Vector);
+        let (small, large): (Vec<usize>, Vec<usize>) = all.partition(|i| !model.is_matrix(*i));
         let (zeros, large): (Vec<usize>, Vec<usize>) =
             large.into_iter().partition(|i| metrics.vanishes(model, *i) || scheme.choice(*i).is_zero());
         let mut groups: Vec<Group> = Vec::new();
@@ -267,8 +266,7 @@ impl<'a> Parts<'a> {
         }
         let plan = Plan { plan: PLAN_VERSION, model: self.model.digest().to_hex().to_string(), parts: planned };
         let header = header(self.model, entries);
-        let shapes: Vec<&[usize]> = (0..self.model.stored.len()).map(|i| self.model.shape(i)).collect();
-        let decoded = open::streams(&header, &shapes, |i| &streams[i])
+        let decoded = open::streams(&header, &self.model.shapes(), |i| &streams[i])
             .map_err(|e| Error::compute(format!("a stream just written cannot be read back: {e}")))?;
         Ok(Finished { plan, pieces: Pieces { entries: header.streams, streams, decoded }, losses })
     }

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::Options;
 use super::code::{Prices, code, decode};
 use super::metrics::{metric_of, settings};
-use super::search::nominal_step;
+use super::options::Options;
 use super::target::Target;
 use crate::code::codec::matrix;
+use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::{Error, Result};
 use crate::eval::windows::Windows;
 use crate::measure::correction::{self, Change};
@@ -25,6 +25,11 @@ const CORRECTION_TOKENS: usize = 2048;
 /// Corrections are left out where they would take more forward passes over so many times the tokens that the curvature was
 /// measured on: with many matrices they would cost more than the curvature.
 const CORRECTION_SHARE: usize = 2;
+
+/// A step size at which most models lose about .02 nats per token: where searches start and corrections are measured.
+pub(super) fn nominal_step(model: &Model) -> f64 {
+    (2.0 * 0.02 / (GRANULAR * model.weights().max(1) as f64)).sqrt()
+}
 
 /// Statistics of `model` on `calib`, and whether they came from the cache.
 pub(super) fn gather(

@@ -4,9 +4,7 @@ use serde::Serialize;
 
 use super::offers::Decided;
 use super::parts::Finished;
-use super::search::of;
 use crate::model::Model;
-use crate::nets::Form;
 use crate::plan::climb::{Climbed, Seen};
 use crate::plan::scheme::Choice;
 use crate::recipe::Terms;
@@ -87,11 +85,11 @@ impl Structure {
         for (part, entry) in finished.plan.parts.iter().zip(&finished.pieces.entries) {
             for &t in &entry.tensors {
                 let stored = t as usize;
-                if model.spec(stored).form == Form::Vector {
+                if !model.is_matrix(stored) {
                     continue;
                 }
                 let spec = model.spec(stored);
-                let next = of(decided, stored).and_then(|d| d.next.as_ref());
+                let next = decided.iter().find(|d| d.stored == stored).and_then(|d| d.next.as_ref());
                 let mut layers: Vec<usize> =
                     model.uses(stored).into_iter().filter_map(|u| model.specs[u].layer).collect();
                 layers.dedup();

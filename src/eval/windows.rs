@@ -1,5 +1,10 @@
 //! Cutting a token stream into the challenge's evaluation rows: disjoint windows of the training length.
 
+/// Tokens as digests read them: two bytes each, little-endian.
+pub fn token_bytes(tokens: &[u16]) -> Vec<u8> {
+    tokens.iter().flat_map(|token| token.to_le_bytes()).collect()
+}
+
 /// Non-overlapping (input, target) rows of `length` tokens; the last partial one is dropped.
 #[derive(Clone, Copy)]
 pub struct Windows<'a> {

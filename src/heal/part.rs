@@ -1,8 +1,8 @@
 //! One stream in training, whatever it is made of.
 
 use super::binding::Binding;
+use super::slot::Slot;
 use super::small::Small;
-use super::state::Slot;
 use super::sum::Sum;
 use crate::train::adam::Betas;
 

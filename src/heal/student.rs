@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::part::{Part, Stream};
-use super::state::Kept;
+use super::slot::Kept;
 use crate::model::Model;
 use crate::train::adam::Betas;
 

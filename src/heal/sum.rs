@@ -5,7 +5,7 @@
 //! what the earlier matrix learns; where there is none, what the gradient asks of that matrix is handed on to it.
 
 use super::binding::Binding;
-use super::state::{Slot, adam};
+use super::slot::{Slot, adam};
 use crate::code::codec::sum::{self, LowRank};
 use crate::nets::ops::product::{View, product};
 use crate::train::adam::{Adam, Betas};

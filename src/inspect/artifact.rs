@@ -12,7 +12,7 @@ use crate::artifact::read::parse;
 use crate::artifact::write::{CHECK_BYTES, ROOT_BYTES};
 use crate::error::{Error, Result};
 use crate::model::Structure;
-use crate::nets::{Form, TensorSpec};
+use crate::nets::TensorSpec;
 
 /// How far to look into an artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,7 @@ fn stream_row(header: &Header, specs: &[TensorSpec], stream: &StreamEntry, offse
     let weights = firsts.iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
     let part = match &firsts[..] {
         [one] => one.role.clone(),
-        many if many.iter().all(|spec| spec.form == Form::Vector) => "vectors".into(),
+        many if many.iter().all(|spec| !spec.is_matrix()) => "vectors".into(),
         many if many.iter().all(|spec| spec.role == many[0].role) => many[0].role.clone(),
         _ => "several tensors".into(),
     };

@@ -14,7 +14,7 @@ pub use model::model;
 use crate::artifact::construction::{Construction, IndexStatistics};
 use crate::error::{Error, Result};
 use crate::model::Structure;
-use crate::nets::{Form, TensorSpec};
+use crate::nets::TensorSpec;
 use crate::recipe::Recipe;
 
 /// The bytes of an artifact, or of a model's weights files.
@@ -162,9 +162,9 @@ fn matrices(specs: &[TensorSpec], source: &[usize], row_of: &[usize]) -> Vec<Use
     let each = specs.iter().zip(source).map(|(spec, stored)| {
         let stored_as = (*first[*stored].get_or_insert(&spec.name)).to_string();
         let (tensor, role) = (spec.name.clone(), spec.role.clone());
-        (spec.form, Use { tensor, role, layer: spec.layer, stored_as, row: row_of[*stored] })
+        (spec.is_matrix(), Use { tensor, role, layer: spec.layer, stored_as, row: row_of[*stored] })
     });
-    each.filter(|(form, _)| *form != Form::Vector).map(|(_, each)| each).collect()
+    each.filter(|(is_matrix, _)| *is_matrix).map(|(_, each)| each).collect()
 }
 
 /// The layers in the order in which they run, as the network says; each once where there is none.

@@ -165,7 +165,7 @@ impl Measurement<'_> {
         let mut params = self.params.clone();
         let mut vars = Vec::new();
         for (spec, i) in self.model.specs.iter().zip(&self.model.source) {
-            if spec.form == Form::Vector {
+            if !spec.is_matrix() {
                 let var = Var::from_tensor(&params[&spec.name])?;
                 params.insert(spec.name.clone(), var.as_tensor().clone());
                 vars.push((*i, var));
@@ -246,9 +246,7 @@ impl Lane {
         Lane {
             matrices: stored.clone().map(matrix).collect(),
             vectors: stored
-                .map(|i| {
-                    if model.spec(i).form == Form::Vector { vec![0.0; model.stored[i].data.len()] } else { Vec::new() }
-                })
+                .map(|i| if !model.is_matrix(i) { vec![0.0; model.stored[i].data.len()] } else { Vec::new() })
                 .collect(),
         }
     }

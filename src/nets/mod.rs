@@ -40,6 +40,20 @@ pub struct TensorSpec {
     pub form: Form,
 }
 
+impl Form {
+    /// Whether a tensor of this form is a matrix, not a control tensor.
+    pub fn is_matrix(self) -> bool {
+        self != Form::Vector
+    }
+}
+
+impl TensorSpec {
+    /// Whether it is a matrix, not a control tensor.
+    pub fn is_matrix(&self) -> bool {
+        self.form.is_matrix()
+    }
+}
+
 /// Tensors by full state-dict name; names that are tied hold the same tensor.
 pub type Params = HashMap<String, Tensor>;
 

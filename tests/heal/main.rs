@@ -13,7 +13,7 @@ use tiepack::heal::binding::Binding;
 use tiepack::heal::part::{Part, Stream};
 use tiepack::heal::small::Small;
 use tiepack::heal::sum::Sum;
-use tiepack::heal::{Healed, Length, Options, Pace, heal};
+use tiepack::heal::{Healed, Length, Options, Pace, Packed, heal};
 use tiepack::ingest::{self, Overrides, folder};
 use tiepack::model::{Model, build};
 use tiepack::nets::{self, Form};
@@ -146,12 +146,11 @@ fn run(model: &Model, second: Second, steps: usize, stop: usize, checkpoint: Opt
         budget,
         checkpoint: checkpoint.map(Path::to_path_buf),
         resume: checkpoint.is_some(),
-        key: format!("{second:?} {steps}"),
         stop: &|| asked.fetch_add(1, Ordering::Relaxed) == stop,
-        file_size: &size,
     };
+    let packed = Packed { streams, coded, decoded, key: format!("{second:?} {steps}"), file_size: &size };
     let teacher = Teacher::new(model.network()?, model.params()?);
-    let healed = heal((model, &teacher), streams, coded, decoded, &calib(model, 40_000), &options, &Silent)?;
+    let healed = heal(model, &teacher, packed, &calib(model, 40_000), &options, &Silent)?;
     let bytes = size(&healed.streams.iter().map(Vec::len).collect::<Vec<_>>())?;
     assert!(bytes <= budget, "{bytes} of {budget} bytes");
     Ok(healed)
@@ -197,21 +196,10 @@ fn too_little_text_is_refused() {
     let model = model();
     let Start { streams, coded, decoded } = start(&model, Second::Alone);
     let (length, pace, objective, stop) = (Length::Steps(5), Pace::USUAL, Objective::Both, &|| false);
-    let (checkpoint, key) = (None, String::new());
-    let options = Options {
-        length,
-        pace,
-        objective,
-        seed: 0,
-        budget: 1 << 20,
-        checkpoint,
-        resume: false,
-        key,
-        stop,
-        file_size: &size,
-    };
+    let options = Options { length, pace, objective, seed: 0, budget: 1 << 20, checkpoint: None, resume: false, stop };
+    let packed = Packed { streams, coded, decoded, key: String::new(), file_size: &size };
     let teacher = Teacher::new(model.network().unwrap(), model.params().unwrap());
-    let refused = heal((&model, &teacher), streams, coded, decoded, &calib(&model, 4_000), &options, &Silent);
+    let refused = heal(&model, &teacher, packed, &calib(&model, 4_000), &options, &Silent);
     let error = refused.map(|_| ()).unwrap_err();
     insta::assert_snapshot!(format!("{error}\n{}", error.hint.clone().unwrap_or_default()));
 }
