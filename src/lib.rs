@@ -21,6 +21,7 @@ pub mod model;
 pub mod nets;
 pub mod plan;
 pub mod progress;
+pub mod random;
 pub mod recipe;
 pub mod report;
 pub mod save;

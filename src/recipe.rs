@@ -127,6 +127,17 @@ impl<T, G> Recipe<T, G> {
         self.terms().and_then(Terms::from)
     }
 
+    /// In one word: what `--json` calls it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Recipe::Exact => "exact",
+            Recipe::Vectors => "vectors",
+            Recipe::Sum(terms) if terms.is_zero() => "zero",
+            Recipe::Sum(terms) if terms.is_alone() => "alone",
+            Recipe::Sum(_) => "sum",
+        }
+    }
+
     /// The same with the tensor that it starts from referred to in another way.
     pub fn refer<U>(self, to: impl FnOnce(T) -> U) -> Recipe<U, G> {
         match self {

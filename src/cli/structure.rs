@@ -87,7 +87,8 @@ fn searched(search: &Searched) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::climb::{Look, Seen};
+    use crate::plan::climb::Seen;
+    use crate::plan::judge::Look;
     use crate::plan::moves::{Move, Piece};
 
     #[test]

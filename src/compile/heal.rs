@@ -87,14 +87,10 @@ fn training(
     (bytes, reference): (&[u8], Option<&[f32]>),
 ) -> Result<Part> {
     let step = task.part.made.step;
-    let terms = match &task.recipe {
-        Recipe::Exact => return Ok(Part::Fixed),
-        Recipe::Vectors => {
-            return Ok(Part::Vectors(Small::new(metrics.control_tensors(model, &task.tensors), step)));
-        }
-        Recipe::Sum(terms) if terms.is_zero() => return Ok(Part::Fixed),
-        Recipe::Sum(terms) => terms,
-    };
+    if task.recipe == Recipe::Vectors {
+        return Ok(Part::Vectors(Small::new(metrics.control_tensors(model, &task.tensors), step)));
+    }
+    let Some(terms) = task.recipe.matrix() else { return Ok(Part::Fixed) };
     let target = task.target(model, metrics);
     let Parts { gain, low_rank, rest, indices } = parts(terms, &target, reference, bytes).ok_or_else(|| {
         Error::compute(format!("the stream of {} cannot be read back", model.spec(task.tensors[0]).name))

@@ -20,7 +20,7 @@ use crate::heal::{self, Length, Pace};
 use crate::model::Model;
 use crate::nets::{Net, Params};
 use crate::plan::budget::{Encoder, Near, approach};
-use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
+use crate::plan::judge::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
 use crate::plan::scheme::Scheme;
 use crate::progress::{Progress, Silent};

@@ -12,7 +12,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
+use crate::plan::judge::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
 
 /// First line: what run the log belongs to.

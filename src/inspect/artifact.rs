@@ -137,20 +137,9 @@ fn stream_row(header: &Header, specs: &[TensorSpec], stream: &StreamEntry, offse
         offset: Some(offset),
         bytes: stream.len,
         bits_per_weight: bits_per_weight(stream.len, weights),
-        codec: Some(name_of(stream.codec)),
+        codec: Some(codec::name(stream.codec)),
         made: None,
         indices: None,
         fidelity: None,
     })
-}
-
-fn name_of(id: u8) -> String {
-    match id {
-        codec::LOSSLESS => "lossless".into(),
-        codec::MATRIX => "matrix".into(),
-        codec::VECTORS => "vectors".into(),
-        codec::ZERO => "zero".into(),
-        codec::SUM => "sum".into(),
-        other => format!("codec {other}"),
-    }
 }

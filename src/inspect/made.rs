@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::artifact::construction::Construction;
-use crate::recipe::Recipe;
+use crate::recipe::Terms;
 
 #[derive(Serialize)]
 struct Made<'a> {
@@ -19,16 +19,10 @@ struct Made<'a> {
 
 pub(super) fn serialize<S: Serializer>(made: &Option<Construction<String>>, serializer: S) -> Result<S::Ok, S::Error> {
     let made = made.as_ref().map(|Construction { recipe, log2_step }| Made {
-        way: match recipe {
-            Recipe::Exact => "exact",
-            Recipe::Vectors => "vectors",
-            Recipe::Sum(terms) if terms.is_zero() => "zero",
-            Recipe::Sum(terms) if terms.is_alone() => "alone",
-            Recipe::Sum(_) => "sum",
-        },
+        way: recipe.kind(),
         from: recipe.from(),
         // A multiple of 1/4096: an f32 holds it.
-        gain: recipe.terms().and_then(|terms| terms.gain()).map(|gain| gain as f32),
+        gain: recipe.terms().and_then(Terms::gain).map(|gain| gain as f32),
         rank: recipe.terms().map_or(0, |terms| terms.rank),
         states: recipe.terms().and_then(|terms| terms.residual).map(|grid| grid.states),
         log2_step: *log2_step,

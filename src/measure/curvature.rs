@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, DType, Tensor, Var};
 use rayon::prelude::*;
 
-use super::fisher::{Signs, cotangent, seed};
+use super::fisher::{cotangent, seed};
 use super::sums::{Sums, output_block};
 use crate::error::{Error, Result};
 use crate::eval::logits::{device_rows, tokens};
@@ -20,6 +20,7 @@ use crate::eval::windows::Windows;
 use crate::model::Model;
 use crate::nets::ops::linear::{Recorder, linear, linear_transposed};
 use crate::nets::{Form, Layers, Params, Plain};
+use crate::random::Random;
 
 /// Tokens in one backward pass on a CPU.
 const BATCH_TOKENS: usize = 512;
@@ -139,7 +140,7 @@ pub fn measure(
         let mut lane = Lane::new(model);
         let (params, vars) = measurement.variables()?;
         for (b, rows) in batches.iter().enumerate().skip(l).step_by(lanes) {
-            let mut signs = Signs::new(random ^ (b as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
+            let mut signs = Random::new(random ^ (b as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
             measurement.batch(&mut lane, &params, &vars, rows.clone(), &mut signs)?;
             progress(rows.len() as u64);
         }
@@ -181,7 +182,7 @@ impl Measurement<'_> {
         params: &Params,
         vars: &[(usize, Var)],
         rows: Range<usize>,
-        signs: &mut Signs,
+        signs: &mut Random,
     ) -> Result<()> {
         let ids = tokens(self.windows, rows, self.model.device())?;
         let tap = Tap { lane, stored: &self.stored, lookups: Mutex::new(Vec::new()) };

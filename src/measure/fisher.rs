@@ -4,40 +4,13 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor
 
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::{fusible, output, sum, with_elements};
-
-/// A reproducible stream of random signs (splitmix64).
-pub struct Signs(u64);
-
-impl Signs {
-    pub fn new(seed: u64) -> Self {
-        Signs(seed)
-    }
-
-    /// 64 random bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// ±1 in every place.
-    pub fn fill(&mut self, out: &mut [f32]) {
-        for chunk in out.chunks_mut(64) {
-            let bits = self.bits();
-            for (i, v) in chunk.iter_mut().enumerate() {
-                *v = if bits >> i & 1 == 1 { 1.0 } else { -1.0 };
-            }
-        }
-    }
-}
+use crate::random::Random;
 
 /// For logits (…, V) with probabilities p, cotangents √p∘z − p·(√p·z) with random signs z.
 ///
 /// Their covariance is diag(p) − ppᵀ, the Fisher information of a softmax: the same as that of the gradient for a label
 /// drawn from p, but with far lighter tails, so fewer tokens give the same precision.
-pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
+pub fn cotangent(logits: &Tensor, signs: &mut Random) -> Result<Tensor> {
     if !fusible(logits) {
         return composed(logits, signs);
     }
@@ -51,7 +24,7 @@ pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
                 *p = exp(*x - top);
             }
             let inverse = 1.0 / sum(&p);
-            signs.fill(&mut z);
+            signs.signs(&mut z);
             for ((root, p), z) in root.iter_mut().zip(&mut p).zip(&z) {
                 *p *= inverse;
                 *root = p.sqrt() * z;
@@ -67,9 +40,9 @@ pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
 }
 
 /// [`cotangent`] by candle's operations, from the same signs.
-fn composed(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
+fn composed(logits: &Tensor, signs: &mut Random) -> Result<Tensor> {
     let mut z = vec![0f32; logits.elem_count()];
-    z.chunks_exact_mut(logits.dim(D::Minus1)?).for_each(|row| signs.fill(row));
+    z.chunks_exact_mut(logits.dim(D::Minus1)?).for_each(|row| signs.signs(row));
     let z = Tensor::from_vec(z, logits.shape(), logits.device())?;
     let x = logits.detach().to_dtype(DType::F32)?;
     let p = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
@@ -108,8 +81,8 @@ mod tests {
     #[test]
     fn composed_is_fused() {
         let logits = Tensor::from_vec(crate::nets::ops::check::values(60, 8), (2, 3, 10), &Device::Cpu).unwrap();
-        let a = cotangent(&logits, &mut Signs::new(3)).unwrap();
-        let b = composed(&logits, &mut Signs::new(3)).unwrap();
+        let a = cotangent(&logits, &mut Random::new(3)).unwrap();
+        let b = composed(&logits, &mut Random::new(3)).unwrap();
         let largest = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(largest < 1e-6, "off by {largest:e}");
     }
@@ -121,7 +94,7 @@ mod tests {
         let p: Vec<f32> = logits.iter().map(|x| x.exp() / total).collect();
         let n = 40_000;
         let x = Tensor::from_vec(logits.repeat(n), (n, 4), &Device::Cpu).unwrap();
-        let g = cotangent(&x, &mut Signs::new(5)).unwrap().to_vec2::<f32>().unwrap();
+        let g = cotangent(&x, &mut Random::new(5)).unwrap().to_vec2::<f32>().unwrap();
         for i in 0..4 {
             for j in 0..4 {
                 let moment =

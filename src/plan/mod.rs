@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod climb;
 mod file;
+pub mod judge;
 pub mod moves;
 pub mod scheme;
 pub mod shape;
