@@ -8,12 +8,12 @@ use tiepack::artifact::names::Named;
 use tiepack::artifact::read::parse;
 use tiepack::artifact::root::{Decoded, root};
 use tiepack::artifact::write::{assemble, size_of};
-use tiepack::error::Kind;
 use tiepack::ingest::weights::Dtype;
 use tiepack::inspect::{By, Depth, of_bytes};
 use tiepack::nets::Form;
 use tiepack::save::{check, save};
-use tiepack::varint::{Reader, put};
+use tiepack_format::error::Kind;
+use tiepack_format::varint::{Reader, put};
 
 const CONFIG: &str = r#"{"arch":"parameter-golf-baseline","vocab_size":1024,"num_layers":9,"model_dim":256,"num_heads":4,"num_kv_heads":2,"mlp_mult":2,"tie_embeddings":true,"logit_softcap":30.0,"rope_base":10000.0,"train_seq_len":256}"#;
 

@@ -62,8 +62,8 @@ pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u3
             (Recipe::Sum(Terms::alone(grid(&head))), Some(head))
         }
         codec::SUM => {
-            let sum = sum::head(bytes).ok_or_else(damaged)?;
-            let prediction = match (sum.gain, entry.needs.first()) {
+            let sum = sum::terms(bytes).ok_or_else(damaged)?;
+            let prediction = match (sum.alpha(), entry.needs.first()) {
                 (Some(gain), Some(from)) => Some(Prediction { from: *from, gain: Some(f64::from(gain)) }),
                 (None, None) => None,
                 _ => return Err(damaged()),
@@ -72,7 +72,7 @@ pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u3
                 Some(residual) => Some(matrix::head(residual).ok_or_else(damaged)?),
                 None => None,
             };
-            (Recipe::Sum(Terms { prediction, rank: sum.rank, residual: head.as_ref().map(grid) }), head)
+            (Recipe::Sum(Terms { prediction, rank: sum.rank(), residual: head.as_ref().map(grid) }), head)
         }
         other => {
             return Err(Error::verification(format!("the artifact has a stream of unknown codec {other}"))
@@ -93,7 +93,7 @@ pub fn index_statistics(
 ) -> Result<Option<IndexStatistics>> {
     let grid = match entry.codec {
         codec::MATRIX => Some(bytes),
-        codec::SUM => sum::head(bytes).and_then(|head| head.residual),
+        codec::SUM => sum::terms(bytes).and_then(|head| head.residual),
         _ => None,
     };
     let Some(bytes) = grid.filter(|_| rows * cols > 0) else { return Ok(None) };

@@ -199,7 +199,7 @@ fn encode(task: &Task, model: &Model, metrics: &Metrics, reference: Option<&[f32
         Recipe::Exact => {
             let tensors: Vec<(&[f32], &[usize])> =
                 task.tensors.iter().map(|t| (&model.stored[*t].data[..], model.shape(*t))).collect();
-            lossless::encode_group(&tensors, model.stored[task.tensors[0]].dtype)
+            Ok(lossless::encode_group(&tensors, model.stored[task.tensors[0]].dtype)?)
         }
         Recipe::Vectors => Ok(vectors::encode(&metrics.control_tensors(model, &task.tensors), step).bytes),
         // Whatever the tensors are.

@@ -61,7 +61,7 @@ pub(super) fn heal(
         entries.iter_mut().zip(sizes).for_each(|(entry, size)| entry.len = *size as u64);
         entries
     };
-    let file_size = |sizes: &[usize]| size_of(&header(model, sized(sizes)));
+    let file_size = |sizes: &[usize]| Ok(size_of(&header(model, sized(sizes)))?);
     let (coded, decoded, key) = (pieces.streams, pieces.decoded, key(plan, healing));
     let packed = heal::Packed { streams, coded, decoded, key, file_size: &file_size };
     let healed = heal::heal(model, healing.teacher, packed, healing.calib, &healing.options, progress)?;

@@ -18,7 +18,7 @@ mod search;
 mod statistics;
 mod structure;
 mod target;
-mod trials;
+pub mod trials;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ pub fn compile_each(
 /// A file of at most `budget` bytes, by the plan that was given or by a search.
 fn quantized(job: Job, budget: u64, timer: &mut Timer) -> Result<Compiled> {
     let Job { model, metrics, options, .. } = job;
-    let (plan, pieces, structure) = timer.stage("search", || match &options.plan {
+    let (plan, pieces, mut structure) = timer.stage("search", || match &options.plan {
         Some(plan) => Ok((plan.clone(), execute::execute(plan, model, metrics, job.progress)?, None)),
         None => search::search(job, budget)
             .map(|(Finished { plan, pieces, .. }, structure)| (plan, pieces, Some(structure))),
@@ -118,6 +118,7 @@ fn quantized(job: Job, budget: u64, timer: &mut Timer) -> Result<Compiled> {
         })?,
         None => (pieces, None),
     };
+    structure.iter_mut().for_each(|structure| structure.takes(model, &pieces.entries));
     let bytes = file(model, pieces)?;
     let size = bytes.len() as u64;
     match &options.plan {

@@ -46,5 +46,5 @@ pub(super) fn file(model: &Model, pieces: Pieces) -> Result<Vec<u8>> {
     let header = header(model, pieces.entries);
     let tensors = pieces.decoded.iter().enumerate();
     let decoded: Vec<Decoded> = tensors.map(|(i, data)| Decoded { shape: model.shape(i), data }).collect();
-    assemble(&header, &pieces.streams, &root(&decoded, &header))
+    Ok(assemble(&header, &pieces.streams, &root(&decoded, &header))?)
 }

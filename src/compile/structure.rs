@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::offers::Decided;
 use super::parts::Finished;
+use crate::artifact::layout::StreamEntry;
 use crate::model::Model;
 use crate::plan::climb::{Climbed, Seen};
 use crate::plan::scheme::Choice;
@@ -29,6 +30,7 @@ pub struct Row {
     pub layers: Vec<usize>,
     /// What it is made of, as a person would say it.
     pub made: String,
+    /// Of its stream in the file; where matrices share one, it counts with the first of them.
     pub bytes: u64,
     /// Predicted loss, nats per token.
     pub nats: f64,
@@ -104,7 +106,7 @@ impl Structure {
                     role: spec.role.clone(),
                     layers,
                     made,
-                    bytes: entry.len,
+                    bytes: 0,
                     nats: finished.losses[stored],
                     next: next.map(|n| Next { made: named(n.choice), more: n.more, coded: n.coded }),
                 });
@@ -112,6 +114,21 @@ impl Structure {
         }
         let at = |row: &Row| model.specs.iter().position(|spec| spec.name == row.tensor);
         rows.sort_by_key(at);
-        Structure { rows, search }
+        let mut structure = Structure { rows, search };
+        structure.takes(model, &finished.pieces.entries);
+        structure
+    }
+
+    /// Takes the bytes of these streams over: healing changes them.
+    pub(super) fn takes(&mut self, model: &Model, entries: &[StreamEntry]) {
+        for entry in entries {
+            // What several matrices share counts once.
+            let mut bytes = entry.len;
+            for name in entry.tensors.iter().map(|t| &model.spec(*t as usize).name) {
+                if let Some(row) = self.rows.iter_mut().find(|row| row.tensor == *name) {
+                    row.bytes = std::mem::take(&mut bytes);
+                }
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ pub mod part;
 mod run;
 mod slot;
 pub mod small;
-mod state;
+pub mod state;
 mod student;
 pub mod sum;
 mod text;

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use rayon::prelude::*;
+use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
-use super::{Inventory, Kind, Row, account, bits_per_weight, by_role, matrices, order};
+use super::{Inventory, Kind, Row, account, by_role, matrices, order};
 use crate::artifact::construction::{Construction, construction, index_statistics};
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::{stored_shapes, structure};
 use crate::artifact::read::parse;
-use crate::artifact::write::{CHECK_BYTES, ROOT_BYTES};
 use crate::error::{Error, Result};
-use crate::model::Structure;
+use crate::model::{Structure, bits_per_weight};
 use crate::nets::TensorSpec;
 
 /// How far to look into an artifact.
@@ -75,6 +75,8 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
     account(&rows, size)?;
 
     let elements = |spec: &TensorSpec| spec.shape.iter().product::<usize>();
+    let firsts = (0..header.stored()).filter_map(|tensor| uses(header, specs, tensor as u32).next());
+    let weights = firsts.filter(|spec| spec.is_matrix()).map(elements).sum();
     Ok(Inventory {
         path: path.display().to_string(),
         kind: Kind::Artifact,
@@ -87,7 +89,9 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
         tensors: header.stored(),
         parameters: specs.iter().map(elements).sum(),
         stored: rows.iter().map(|row| row.weights).sum(),
+        weights,
         bytes: size,
+        bits_per_weight: bits_per_weight(size, weights),
         roles: by_role(&rows, size),
         rows,
         undeclared: Vec::new(),

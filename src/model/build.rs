@@ -1,12 +1,13 @@
 //! From files to a checked model: the right tensors, the declared ties, the undeclared ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::ties::{self, Retie, TieReport};
-use super::{Checked, Model, Stored, Structure, elements};
+use super::{Checked, Model, Stored, Structure, elements, prefix};
 use crate::error::{Error, Result};
-use crate::ingest::{RawTensor, Remark, Source};
-use crate::nets::{Net, TensorSpec};
+use crate::ingest::{RawTensor, Remark, Source, TieMap};
+use crate::nets::{self, Net, TensorSpec};
 
 /// Faults listed before "and more".
 const LISTED: usize = 5;
@@ -22,12 +23,26 @@ const LISTED: usize = 5;
 /// not hold. Messages begin with the path of the weights and name the tensors.
 pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Retie>) -> Result<Model> {
     let structure = structure.into();
-    let Source { path, config, mut tensors, ties, remarks } = source;
+    let Source { path, config, mut tensors, mut ties, mut remarks } = source;
     let place = |e: Error| e.at(path.display());
+    let mut stated = stated(&remarks);
     if let Ok(net) = &structure.net {
+        let quantized = remarks.iter().find(|remark| matches!(remark, Remark::Quantized { .. }));
+        if let Some(remark) = quantized {
+            return Err(place(Error::input(remark.message()).hint(remark.hint())));
+        }
+        if let Some(prefix) = prefix::superfluous(&tensors, &**net) {
+            prefix::take_off(&prefix, &mut tensors, ties.as_mut(), &mut stated);
+            prefix::say(prefix, tensors.len(), &mut remarks);
+        }
         canonical_names(&mut tensors, &**net).map_err(place)?;
+        let keys = nets::unknown_keys(&config);
+        if !keys.is_empty() {
+            remarks.push(Remark::Unread { arch: config.arch.clone(), keys });
+        }
     }
     let specs = &structure.specs;
+    declare(stated, specs, &mut tensors, &mut ties);
     let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;
     check(specs, &group, &tensors, &remarks, &config.arch).map_err(place)?;
     let present = specs.iter().map(|spec| tensors.remove(&spec.name)).collect();
@@ -69,6 +84,48 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
         precision: candle_core::DType::F32,
         _checked: Checked,
     })
+}
+
+/// Holds a source against its network or, where its tensors are not those of the network, takes it for what it is: a
+/// model of tensors, which can be packed and not run. A remark says so.
+///
+/// # Errors
+/// As [`build`], of a model without a network.
+pub fn build_as_it_is(source: Source, net: Result<Arc<dyn Net>>, retie: Option<Retie>) -> Result<Model> {
+    let structure = Structure::of_file(net, &source.tensors);
+    if structure.net.is_err() {
+        return build(source, structure, retie);
+    }
+    let mut whole = source.clone();
+    build(source, structure, retie).or_else(|why| {
+        whole.remarks.push(Remark::Unexplained(why.message.clone()));
+        let structure = Structure::of_file(Err(why.clone()), &whole.tensors);
+        build(whole, structure, retie).map_err(|_| why)
+    })
+}
+
+/// Ties that the file states itself.
+fn stated(remarks: &[Remark]) -> BTreeMap<String, String> {
+    let of = |remark: &Remark| if let Remark::Tied(ties) = remark { Some(ties.clone()) } else { None };
+    remarks.iter().find_map(of).unwrap_or_default()
+}
+
+/// Declares the ties that a file states, as far as both names are the model's; a name that it left out and that the
+/// model does not have is no more.
+fn declare(
+    stated: BTreeMap<String, String>,
+    specs: &[TensorSpec],
+    tensors: &mut BTreeMap<String, RawTensor>,
+    ties: &mut Option<TieMap>,
+) {
+    let names: BTreeSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    for (name, kept) in stated {
+        if !names.contains(name.as_str()) {
+            tensors.remove(&name);
+        } else if names.contains(kept.as_str()) {
+            ties.get_or_insert_default().aliases.entry(name).or_insert(kept);
+        }
+    }
 }
 
 /// Gives tensors their canonical names: adds the prefix that a state dict left out, and drops what it holds twice.

@@ -44,8 +44,8 @@ pub struct File {
     pub tensors: usize,
     /// Weights of distinct matrices and embeddings; tied ones counted once, vectors not at all.
     pub weights: usize,
-    /// All bytes of the file over `weights`.
-    pub bits_per_weight: f64,
+    /// All bytes of the file over `weights`; `None`: there are none.
+    pub bits_per_weight: Option<f64>,
 }
 
 /// The file under its cap, in bytes.
@@ -224,6 +224,8 @@ pub enum Note {
     NoCurvature,
     /// The folder for cached statistics cannot be used, and why.
     NoCache(String),
+    /// Ctrl-C ended search or healing.
+    Interrupted,
     /// The packed model loses more than one that gives every token the same probability, and so may the original.
     WorseThanGuessing { original: bool },
 }
@@ -262,6 +264,7 @@ impl Note {
             }
             Note::NoCurvature => "no predicted losses: there are no calibration tokens and no statistics".into(),
             Note::NoCache(why) => format!("measured statistics are not kept: {why}"),
+            Note::Interrupted => "interrupted: search and healing ended early, with the best so far".into(),
             Note::WorseThanGuessing { original } => {
                 let too = if *original { ", as the original is" } else { "" };
                 format!("the packed model is useless{too}: it loses more than giving every token the same probability")
@@ -286,6 +289,9 @@ impl Note {
             Note::OtherVocabulary(..) => "`tiepack eval` gives the loss of each on its own tokens, in bits per byte",
             Note::NoCurvature => "name a token shard with --calib, or give --statistics",
             Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
+            Note::Interrupted => {
+                "pack again for all that the cap allows; --resume goes on from a log or a state that was kept"
+            }
             Note::WorseThanGuessing { original: false } => "raise the cap",
             Note::WorseThanGuessing { original: true } => {
                 "see whether these are the model's own tokens and configuration"
