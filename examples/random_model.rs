@@ -18,6 +18,7 @@ use serde_json::json;
 use tiepack::ingest::Config;
 use tiepack::nets::golf::ARCH;
 use tiepack::nets::{self, Form, TensorSpec};
+use tiepack::random::Random;
 
 /// Write a model folder with random weights
 #[derive(Parser)]
@@ -68,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     std::fs::create_dir_all(&args.folder)?;
     std::fs::write(args.folder.join("config.json"), &config)?;
-    let mut random = Random(args.seed);
+    let mut random = Random::new(args.seed);
     let raw: Vec<(Dtype, Vec<u8>)> = specs.iter().map(|spec| tensor(spec, &mut random)).collect();
     let views = specs
         .iter()
@@ -112,23 +113,4 @@ fn shard(path: &Path, count: usize, vocab: usize, random: &mut Random) -> std::i
     let tokens: Vec<u16> = (0..count).map(token).collect();
     let header = header.iter().flat_map(|v| v.to_le_bytes());
     std::fs::write(path, header.chain(tokens.iter().flat_map(|t| t.to_le_bytes())).collect::<Vec<u8>>())
-}
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    /// In [0, 1).
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Mean 0, variance 1 (Box and Muller).
-    fn gaussian(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.uniform()).cos()
-    }
 }

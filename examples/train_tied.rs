@@ -12,7 +12,6 @@ mod train_tied {
     pub mod finish;
     pub mod init;
     pub mod picture;
-    pub mod random;
     pub mod rounding;
     pub mod session;
     pub mod shape;

@@ -4,7 +4,6 @@
 use serde::Serialize;
 
 use crate::model::Model;
-use crate::nets::Form;
 
 /// Keys of config.json that hold the width of a model.
 const WIDTHS: [&str; 4] = ["model_dim", "hidden_size", "n_embd", "d_model"];
@@ -30,7 +29,7 @@ impl Width {
     pub fn of(model: &Model) -> Option<Width> {
         let columns = WIDTHS.iter().find_map(|key| model.config.fields.get(*key)?.as_u64())? as usize;
         let (mut square, mut line, mut unshared) = (0usize, 0usize, 0usize);
-        for (spec, stored) in model.specs.iter().zip(&model.source).filter(|(spec, _)| spec.form != Form::Vector) {
+        for (spec, stored) in model.specs.iter().zip(&model.source).filter(|(spec, _)| spec.is_matrix()) {
             let weights = model.stored[*stored].data.len();
             unshared += weights;
             if model.spec(*stored).name == spec.name {

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Result};
 use crate::ingest::Dtype;
 use crate::model::{Model, Stored};
-use crate::nets::Form;
 use crate::text::type_name;
 
 /// A model's files.
@@ -87,7 +86,7 @@ fn ties(model: &Model) -> Option<Value> {
     for (index, spec) in model.specs.iter().enumerate() {
         let first = &model.specs[model.stored[model.source[index]].spec];
         // Equal vectors are the coder's thrift, not a tie.
-        if first.name != spec.name && spec.form != Form::Vector && !explained(&spec.name, &first.name) {
+        if first.name != spec.name && spec.is_matrix() && !explained(&spec.name, &first.name) {
             aliases.insert(spec.name.clone(), first.name.clone().into());
         }
     }

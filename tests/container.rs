@@ -7,11 +7,11 @@ use tiepack::artifact::layout::{Header, StreamEntry, codec};
 use tiepack::artifact::names::Named;
 use tiepack::artifact::read::parse;
 use tiepack::artifact::root::{Decoded, root};
-use tiepack::artifact::save::{check, save};
 use tiepack::artifact::write::{assemble, size_of};
 use tiepack::ingest::weights::Dtype;
 use tiepack::inspect::{By, Depth, of_bytes};
 use tiepack::nets::Form;
+use tiepack::save::{check, save};
 use tiepack_format::error::Kind;
 use tiepack_format::varint::{Reader, put};
 

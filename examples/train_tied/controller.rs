@@ -7,9 +7,8 @@
 //! replay.
 
 use serde::{Deserialize, Serialize};
+use tiepack::random::Random;
 use tiepack::train::adam::{Adam, Betas};
-
-use super::random::Random;
 
 const HIDDEN: usize = 128;
 const RATE: f32 = 1e-3;
@@ -57,7 +56,7 @@ pub struct Controller {
 
 impl Controller {
     pub fn new(layers: usize, price: f64, seed: u64) -> Controller {
-        let (n, mut random) = (layers * layers, Random::new(seed, 2));
+        let (n, mut random) = (layers * layers, Random::of(seed, 2));
         let mut uniform = |count: usize, inputs: usize| -> Vec<f32> {
             let bound = 1.0 / (inputs as f64).sqrt();
             (0..count).map(|_| (bound * (2.0 * random.uniform() - 1.0)) as f32).collect()

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tiepack::artifact::save;
 use tiepack::error::{Error, Result};
 use tiepack::eval::bits::{bits_per_byte, target_bytes};
 use tiepack::eval::compare::losses;
@@ -12,6 +11,7 @@ use tiepack::ingest::TokenBytes;
 use tiepack::model::Model;
 use tiepack::nets::Net;
 use tiepack::progress::Progress;
+use tiepack::save;
 use tiepack::unpack::unpack;
 
 use super::args::Args;

@@ -7,13 +7,12 @@ use tiepack::error::{Error, Result};
 use tiepack::ingest::{self, Overrides, folder};
 use tiepack::model::{Model, build};
 use tiepack::nets::{self, Form, Net, TensorSpec};
-
-use super::random::Random;
+use tiepack::random::Random;
 
 /// Weights of every tensor: small embeddings, matrices that start a branch uniform with the variance of a linear layer's,
 /// those that end one zero, so that every block begins as nothing.
 pub fn fresh(specs: &[TensorSpec], seed: u64) -> Vec<Vec<f32>> {
-    let mut random = Random::new(seed, 1);
+    let mut random = Random::of(seed, 1);
     let mut tensor = |spec: &TensorSpec| -> Vec<f32> {
         let count: usize = spec.shape.iter().product();
         let ends = spec.role.ends_with("proj.weight") && spec.layer.is_some() || spec.role.ends_with(".up.weight");

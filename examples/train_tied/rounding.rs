@@ -8,9 +8,9 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tiepack::nets::{Form, TensorSpec};
+use tiepack::random::Random;
 
 use super::args::Rounded;
-use super::random::Random;
 
 /// Of the mean squares of gradients, from one step to the next.
 const MEMORY: f32 = 0.98;
@@ -107,7 +107,7 @@ impl Rounding {
         let constant = self.constant as f32;
         owners.par_iter().zip(weights).for_each(|(spec, weights)| {
             let Some((rows, cols)) = self.scales(*spec) else { return };
-            let mut random = Random::new(seed, 16 + *spec as u64);
+            let mut random = Random::of(seed, 16 + *spec as u64);
             for (row, weights) in rows.iter().zip(weights.chunks_exact_mut(cols.len())) {
                 for (col, w) in cols.iter().zip(weights) {
                     let step = constant * row * col;
@@ -147,7 +147,7 @@ mod tests {
             form,
         };
         let specs = [spec("m", &[rows, cols], Form::Matrix), spec("v", &[10], Form::Vector)];
-        let mut random = Random::new(3, 0);
+        let mut random = Random::of(3, 0);
         let w: Vec<f32> = (0..rows * cols).map(|_| random.gaussian() as f32).collect();
         let g: Vec<f32> =
             (0..rows * cols).map(|i| (random.gaussian() * if i < 1000 { 4.0 } else { 1.0 }) as f32).collect();

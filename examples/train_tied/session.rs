@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::Value;
-use tiepack::artifact::save;
 use tiepack::error::{Error, Result};
 use tiepack::progress::Progress;
+use tiepack::save;
 use tiepack::text::thousands;
 use tiepack::train::gradient::gradient;
 use tiepack::train::objective::Objective;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use tiepack::artifact::save;
 use tiepack::error::{Error, Result};
+use tiepack::save;
 
 use super::controller::Controller;
 use super::rounding::Rounding;

@@ -5,62 +5,28 @@ use serde::Serialize;
 use super::layout::{StreamEntry, codec};
 use crate::code::codec::{matrix, sum};
 use crate::code::grid::step_sizes::FINE;
+use crate::code::grid::trellis;
 use crate::error::{Error, Result};
+use crate::recipe::{Grid, Odd, Prediction, Recipe, Terms};
 
-/// What a stream's tensors are made of.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Construction {
-    pub way: Way,
-    /// Stored tensor that it starts from.
-    #[serde(skip)]
-    pub base: Option<u32>,
-    /// First name of that tensor.
-    pub from: Option<String>,
-    /// What that tensor is multiplied by.
-    pub gain: Option<f32>,
-    /// Components of its low-rank term; 0: there is none.
-    pub rank: usize,
-    /// Trellis states of its grid, 1 for a uniform one; `None`: no grid.
-    pub states: Option<usize>,
+/// What a stream says that its tensors are made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Construction<T> {
+    /// Tensors by `T`.
+    pub recipe: Recipe<T>,
     /// log2 of the step of a weight of neutral scales; `None`: no grid.
     pub log2_step: Option<f64>,
 }
 
-impl Construction {
-    /// In a few words: `alone`, `zeros`, `0.62 x blocks.0.mlp.fc.weight + rank 4 + grid`.
-    pub fn words(&self) -> String {
-        match self.way {
-            // That it is exact is a matter of its grid.
-            Way::Exact | Way::Alone => "alone".into(),
-            Way::Vectors => "vectors".into(),
-            Way::Zero => "zeros".into(),
-            Way::Sum => {
-                let from = self.from.as_ref().zip(self.gain).map(|(from, gain)| match gain {
-                    1.0 => from.clone(),
-                    gain => format!("{gain:.2} x {from}"),
-                });
-                let rank = (self.rank > 0).then(|| format!("rank {}", self.rank));
-                let grid = self.states.map(|_| "grid".to_string());
-                [from, rank, grid].into_iter().flatten().collect::<Vec<_>>().join(" + ")
-            }
-        }
+/// The codec of a stream that is made so.
+pub fn codec_of<T, G>(recipe: &Recipe<T, G>) -> u8 {
+    match recipe {
+        Recipe::Exact => codec::LOSSLESS,
+        Recipe::Vectors => codec::VECTORS,
+        Recipe::Sum(terms) if terms.is_zero() => codec::ZERO,
+        Recipe::Sum(terms) if terms.is_alone() => codec::MATRIX,
+        Recipe::Sum(_) => codec::SUM,
     }
-}
-
-/// The rows of the one table: W = αP + AB + S∘Q.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// Bit for bit.
-    Exact,
-    /// A matrix on a grid of its own.
-    Alone,
-    /// Terms beside a grid, or in place of one.
-    Sum,
-    /// Control tensors on uniform grids.
-    Vectors,
-    /// Nothing but zeros.
-    Zero,
 }
 
 /// What the indices of a matrix hold, and what they cost.
@@ -74,36 +40,46 @@ pub struct IndexStatistics {
     pub zeros: f64,
 }
 
-/// Reads the first bytes of a stream; names are left to the caller.
+/// Reads the first bytes of a stream; tensors by their stored index.
 ///
 /// # Errors
 /// Verification, when they are damaged in a way that shows.
-pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction> {
+pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u32>> {
     let damaged = || Error::verification(format!("a stream of codec {} is damaged", entry.codec));
-    let plain = |way| Construction { way, base: None, from: None, gain: None, rank: 0, states: None, log2_step: None };
-    let on_grid = |way, head: Option<matrix::Head>| Construction {
-        states: head.as_ref().map(|head| head.trellis.states),
-        log2_step: head.map(|head| f64::from(head.base) / f64::from(FINE)),
-        ..plain(way)
+    let grid = |head: &matrix::Head| Grid {
+        states: head.trellis.states,
+        odd: match head.trellis.odd {
+            trellis::Odd::Plain => Odd::Plain,
+            trellis::Odd::WithZero => Odd::WithZero,
+        },
     };
-    Ok(match entry.codec {
-        codec::LOSSLESS => plain(Way::Exact),
-        codec::VECTORS => plain(Way::Vectors),
-        codec::ZERO => plain(Way::Zero),
-        codec::MATRIX => on_grid(Way::Alone, Some(matrix::head(bytes).ok_or_else(damaged)?)),
+    let (recipe, head) = match entry.codec {
+        codec::LOSSLESS => (Recipe::Exact, None),
+        codec::VECTORS => (Recipe::Vectors, None),
+        codec::ZERO => (Recipe::ZERO, None),
+        codec::MATRIX => {
+            let head = matrix::head(bytes).ok_or_else(damaged)?;
+            (Recipe::Sum(Terms::alone(grid(&head))), Some(head))
+        }
         codec::SUM => {
-            let head = sum::terms(bytes).ok_or_else(damaged)?;
-            if head.residual.is_some() && head.grid().is_none() {
-                return Err(damaged());
-            }
-            let base = entry.needs.first().copied().filter(|_| head.gain.is_some());
-            Construction { base, gain: head.alpha(), rank: head.rank(), ..on_grid(Way::Sum, head.grid()) }
+            let sum = sum::terms(bytes).ok_or_else(damaged)?;
+            let prediction = match (sum.alpha(), entry.needs.first()) {
+                (Some(gain), Some(from)) => Some(Prediction { from: *from, gain: Some(f64::from(gain)) }),
+                (None, None) => None,
+                _ => return Err(damaged()),
+            };
+            let head = match sum.residual {
+                Some(residual) => Some(matrix::head(residual).ok_or_else(damaged)?),
+                None => None,
+            };
+            (Recipe::Sum(Terms { prediction, rank: sum.rank(), residual: head.as_ref().map(grid) }), head)
         }
         other => {
             return Err(Error::verification(format!("the artifact has a stream of unknown codec {other}"))
                 .hint("a newer tiepack may read it"));
         }
-    })
+    };
+    Ok(Construction { recipe, log2_step: head.map(|head| f64::from(head.base) / f64::from(FINE)) })
 }
 
 /// Decodes the indices of a stream's matrix (`rows`, `cols`); `None` where it has none.

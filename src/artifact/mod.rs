@@ -4,4 +4,3 @@ pub use tiepack_format::container::{header as layout, names, read, root, write};
 
 pub mod construction;
 pub mod open;
-pub mod save;

@@ -8,7 +8,7 @@ use crate::model::Dtype;
 /// What of a header is needed to decode. Tensors are numbered in the order in which the streams have them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StreamEntry>,
     /// Of the stored tensors.
     pub shapes: Vec<Vec<usize>>,
     /// Every name with the stored tensor it stands for: in the order of the tensors, which takes fewer bytes, or where names are
@@ -16,18 +16,6 @@ pub struct Contents {
     pub names: Vec<(String, usize)>,
     /// Names are left out; tensors come in their alphabetical order.
     pub nameless: bool,
-}
-
-/// A stream as the small decoder knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    pub codec: u8,
-    pub tensors: usize,
-    /// Element type as the format numbers it; of lossless streams only.
-    pub dtype: u8,
-    /// The tensor that it starts from.
-    pub need: Option<usize>,
-    pub len: u64,
 }
 
 impl Contents {
@@ -42,17 +30,12 @@ impl Contents {
         for (named, source) in header.names.iter().zip(&header.source) {
             shapes[number[*source as usize]].clone_from(&named.shape);
         }
-        let dtype = |dtype: &Dtype| match dtype {
-            Dtype::F32 => 0,
-            Dtype::F16 => 1,
-            Dtype::Bf16 => 2,
-        };
-        let entry = |s: &StreamEntry| Entry {
-            codec: s.codec,
-            tensors: s.tensors.len(),
-            dtype: s.dtypes.first().filter(|_| s.codec == codec::LOSSLESS).map_or(0, dtype),
-            need: s.needs.first().map(|old| number[*old as usize]),
-            len: s.len,
+        let renumbered = |tensors: &[u32]| tensors.iter().map(|old| number[*old as usize] as u32).collect();
+        let entry = |s: &StreamEntry| StreamEntry {
+            tensors: renumbered(&s.tensors),
+            needs: renumbered(&s.needs),
+            dtypes: s.dtypes.clone(),
+            ..*s
         };
         let named = header.names.iter().zip(&header.source);
         let mut names: Vec<_> = named.map(|(named, source)| (named.name.clone(), number[*source as usize])).collect();
@@ -68,12 +51,17 @@ impl Contents {
         fn list<T: Display>(items: impl Iterator<Item = T>) -> String {
             format!("[{}]", items.map(|item| item.to_string()).collect::<Vec<_>>().join(","))
         }
-        let of = |column: fn(&Entry) -> i64| list(self.entries.iter().map(column));
+        let of = |column: fn(&StreamEntry) -> i64| list(self.entries.iter().map(column));
         let columns = [
             of(|e| i64::from(e.codec)),
-            of(|e| e.tensors as i64),
-            of(|e| i64::from(e.dtype)),
-            of(|e| e.need.map_or(-1, |need| need as i64)),
+            of(|e| e.tensors.len() as i64),
+            // Of lossless streams only, as the format numbers them.
+            of(|e| match e.dtypes.first().filter(|_| e.codec == codec::LOSSLESS) {
+                None | Some(Dtype::F32) => 0,
+                Some(Dtype::F16) => 1,
+                Some(Dtype::Bf16) => 2,
+            }),
+            of(|e| e.needs.first().map_or(-1, |need| i64::from(*need))),
             of(|e| e.len as i64),
         ];
         let shapes = list(self.shapes.iter().map(|shape| list(shape.iter())));

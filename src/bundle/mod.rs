@@ -27,7 +27,7 @@ const RUN_PY: &str = include_str!("run.py");
 const LOSSLESS_C: &str = "// --- Lossless";
 
 /// How a bundle decodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decoder {
     /// The small decoder is part of the bundle
     Embed,

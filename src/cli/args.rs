@@ -1,6 +1,7 @@
 //! The command line as clap reads it. The doc comments are the help texts.
 
 mod shared;
+mod values;
 
 use std::path::PathBuf;
 

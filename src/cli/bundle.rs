@@ -13,13 +13,14 @@ use super::{files, guard};
 use crate::artifact::layout::{StreamEntry, codec};
 use crate::artifact::open::decode;
 use crate::artifact::read::parse;
-use crate::artifact::{save, write};
+use crate::artifact::write;
 use crate::bundle::{BLOB_NAME, Container, Contents, Decoder, Files, Ledger, REQUIREMENT, Script, Source, bundle};
 use crate::compile::header;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::nets::Form;
 use crate::progress::Progress;
+use crate::save;
 use crate::text::thousands;
 use crate::verify::verdict::Budget;
 

@@ -9,11 +9,11 @@ use super::args::ConfigArgs;
 use super::figures::count;
 use super::output::Kind;
 use super::{files, guard};
-use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::ingest::{Config, Source, TieMap, Weights, folder, weights};
 use crate::model::{self, Model};
 use crate::nets::{self, Net, guess};
+use crate::save;
 use crate::verify::verdict::Note;
 
 /// A configuration and what it means.

@@ -7,12 +7,12 @@ use serde::Serialize;
 use super::args::EvalArgs;
 use super::files::{self, Validation};
 use crate::artifact::open::open;
-use crate::artifact::save::{self, Staged};
 use crate::error::{Error, Result};
 use crate::eval::sliding::{Scoring, score};
 use crate::ingest::tokenizer::Lengths;
 use crate::ingest::{Stream, TokenBytes};
 use crate::progress::Progress;
+use crate::save::{self, Staged};
 use crate::verify::verdict::{Evaluation, Loss, Note};
 
 /// What every `.npy` begins with.

@@ -6,9 +6,9 @@ use super::args::{Command, ModelFiles, Pictures, ValidationFiles};
 use super::files::{self, Validation};
 use super::judged;
 use super::output::{Kind, Output};
-use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::ingest::folder;
+use crate::save;
 
 /// What a command line says that is read, and what it says that is written.
 #[derive(Default)]

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::args::PackArgs;
-use crate::artifact::{open, save};
+use crate::artifact::open;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::save;
 use crate::unpack::unpack;
 use crate::verify::judge::{Judge, Judged};
 

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::args::{Command, Pictures};
-use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::report::Page;
+use crate::save;
 
 /// The pictures that a command is asked for, if it draws any.
 pub fn asked(command: &Command) -> Option<&Pictures> {

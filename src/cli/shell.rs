@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::args::{Cli, CompletionsArgs, ManArgs};
 use super::guard;
 use super::output::{Kind, Output};
-use crate::artifact::save;
 use crate::error::{Error, Result};
+use crate::save;
 
 /// A text for another program, or the files that hold several.
 #[derive(Debug, Serialize)]

@@ -75,7 +75,7 @@ fn searched(search: &Searched) -> String {
         let _ = writeln!(
             out,
             "  {}: saves {saved} bytes, worth {} nats, adds {at_least}{} (predicted {})",
-            seen.name,
+            seen.change,
             nats(worth),
             nats(adds),
             nats(seen.look.predicted)
@@ -87,7 +87,9 @@ fn searched(search: &Searched) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::climb::{Look, Seen};
+    use crate::plan::climb::Seen;
+    use crate::plan::judge::Look;
+    use crate::plan::moves::{Move, Piece};
 
     #[test]
     fn a_table_says_why() {
@@ -100,6 +102,7 @@ mod tests {
             nats: 0.0011,
             next: next.map(|(made, more, coded)| Next { made: made.into(), more, coded }),
         };
+        let change = Move::Copy { piece: Piece { layer: 1, branch: None }, of: 0, rank: 0 };
         let look = Look { kl: 0.31, error: 0.01, complete: false, saved: 81_000.0, predicted: 9.7 };
         let structure = Structure {
             rows: vec![
@@ -116,7 +119,7 @@ mod tests {
                 found: 0.11,
                 kept: vec!["without layer 1 mlp".into()],
                 price: 2e-6,
-                nearest: vec![Seen { name: "layer 1 as 0".into(), look, short: 0.09 }],
+                nearest: vec![Seen { change, look, short: 0.09 }],
             }),
         };
         insta::assert_snapshot!(text(&structure), @"

@@ -8,12 +8,12 @@ use super::args::TokensArgs;
 use super::figures::count;
 use super::guard;
 use super::output::Kind;
-use crate::artifact::save;
 use crate::error::Result;
 use crate::ingest::tokenizer::BYTES;
 use crate::ingest::tokens::header;
 use crate::ingest::{Reading, Stream, TokenBytes, folder};
 use crate::progress::Progress;
+use crate::save;
 
 /// A shard that was written.
 #[derive(Debug, Serialize)]

@@ -9,9 +9,9 @@ use super::args::UnpackArgs;
 use super::guard;
 use super::output::{Kind, Output, refusal};
 use crate::artifact::open::open;
-use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::save;
 use crate::unpack::unpack;
 
 /// What was written.

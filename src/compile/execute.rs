@@ -4,28 +4,42 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::metrics::{Metrics, settings};
-use super::pieces::Pieces;
+use super::code::{Prices, code};
+use super::metrics::Metrics;
+use super::pieces::{Pieces, entry};
 use super::target::{Target, target};
-use crate::artifact::layout::{StreamEntry, codec};
-use crate::code::codec::{lossless, matrix, sum, vectors};
+use crate::artifact::layout::StreamEntry;
+use crate::code::codec::{lossless, vectors};
 use crate::error::{Error, Result};
 use crate::model::{Dtype, Model};
-use crate::nets::{Form, TensorSpec};
-use crate::plan::{Made, Part, Plan};
+use crate::nets::TensorSpec;
+use crate::plan::{Part, Plan};
 use crate::progress::Progress;
+use crate::recipe::{Recipe, Terms};
 
 /// A part of a plan with its names resolved.
 pub(super) struct Task<'a> {
     pub part: &'a Part,
+    /// What it is made of, tensors by their stored index.
+    pub recipe: Recipe<usize>,
     /// Stored tensors, ascending.
     pub tensors: Vec<usize>,
-    /// The stored tensor that it starts from.
-    pub from: Option<usize>,
     /// The stored tensors whose mean it is coded as.
     pub mean_of: Vec<usize>,
     /// The stored tensors that are copies of it, and copies of those: they have no residual.
     pub serves: Vec<usize>,
+}
+
+impl Task<'_> {
+    /// The stored tensor that it starts from.
+    pub fn from(&self) -> Option<usize> {
+        self.recipe.from().copied()
+    }
+
+    /// What its matrix is coded as.
+    pub fn target<'a>(&self, model: &'a Model, metrics: &'a Metrics) -> Target<'a> {
+        target(model, metrics, self.tensors[0], (&self.mean_of, &self.serves))
+    }
 }
 
 /// Codes `model` as `plan` says.
@@ -42,18 +56,17 @@ pub(super) fn execute(plan: &Plan, model: &Model, metrics: &Metrics, progress: &
     while !left.is_empty() {
         // Whatever waits for no other part that is still to be coded.
         let waits =
-            |i: &usize| tasks[*i].from.is_some_and(|from| left.iter().any(|k| tasks[*k].tensors.contains(&from)));
+            |i: &usize| tasks[*i].from().is_some_and(|from| left.iter().any(|k| tasks[*k].tensors.contains(&from)));
         let (waiting, ready): (Vec<usize>, Vec<usize>) = left.iter().partition(|i| waits(i));
         let coded: Vec<(StreamEntry, Vec<u8>, Vec<Vec<f32>>)> = ready
             .par_iter()
             .map(|&i| {
                 let task = &tasks[i];
-                let reference = task.from.map(|from| &decoded[from][..]);
+                let reference = task.from().map(|from| &decoded[from][..]);
                 let bytes = encode(task, model, metrics, reference)?;
-                let entry = entry(task, model, bytes.len());
-                let shapes: Vec<&[usize]> = (0..model.stored.len()).map(|i| model.shape(i)).collect();
+                let entry = entry(model, &task.recipe, &task.tensors, bytes.len());
                 let needs: Vec<&[f32]> = reference.into_iter().collect();
-                let back = crate::artifact::open::stream(&entry, &bytes, &shapes, &needs)
+                let back = crate::artifact::open::stream(&entry, &bytes, &model.shapes(), &needs)
                     .map_err(|e| Error::compute(format!("a stream just written cannot be read back: {e}")))?;
                 progress.advance(1);
                 Ok((entry, bytes, back))
@@ -99,17 +112,15 @@ pub(super) fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>
         let place = |e: Error| e.at(format!("part {i} of the plan"));
         let mut tensors = part.tensors.iter().map(find).collect::<Result<Vec<_>>>().map_err(place)?;
         tensors.sort_unstable();
-        let from = match &part.made {
-            Made::Sum { from: Some(from), .. } => Some(find(from).map_err(place)?),
-            _ => None,
-        };
+        let recipe = &part.made.recipe;
+        let from = recipe.from().map(find).transpose().map_err(place)?;
         let mut mean_of = part.mean_of.iter().map(find).collect::<Result<Vec<_>>>().map_err(place)?;
         mean_of.sort_unstable();
         mean_of.dedup();
-        fits(part, &tensors, from, &taken, model).map_err(place)?;
+        fits(recipe, &tensors, from, &taken, model).map_err(place)?;
         for other in mean_of.iter().map(|t| model.spec(*t)) {
-            let TensorSpec { name, shape, form, .. } = model.spec(tensors[0]);
-            if other.shape != *shape || other.form == Form::Vector || *form == Form::Vector {
+            let spec @ TensorSpec { name, shape, .. } = model.spec(tensors[0]);
+            if other.shape != *shape || !other.is_matrix() || !spec.is_matrix() {
                 let (theirs, first) = (&other.shape, &other.name);
                 return Err(place(Error::input(format!("{name} {shape:?} cannot be a mean of {first} {theirs:?}"))));
             }
@@ -119,11 +130,13 @@ pub(super) fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>
                 return Err(place(Error::input(format!("{} is in the plan twice", model.spec(*t).name))));
             }
         }
-        tasks.push(Task { part, tensors, from, mean_of, serves: Vec::new() });
+        // A recipe that starts from no tensor has no name to look up.
+        let recipe = recipe.clone().refer(|_| from.unwrap_or_default());
+        tasks.push(Task { part, recipe, tensors, mean_of, serves: Vec::new() });
     }
     // From the last to the first, so that copies of copies count.
     for at in (0..tasks.len()).rev() {
-        if let (Made::Sum { residual: None, .. }, Some(from)) = (&tasks[at].part.made, tasks[at].from) {
+        if let Some(from) = tasks[at].recipe.terms().and_then(Terms::copy_of).copied() {
             let copies: Vec<usize> = tasks[at].tensors.iter().chain(&tasks[at].serves).copied().collect();
             if let Some(task) = tasks.iter_mut().find(|task| task.tensors.contains(&from)) {
                 task.serves.extend(copies);
@@ -138,83 +151,59 @@ pub(super) fn resolve<'a>(plan: &'a Plan, model: &Model) -> Result<Vec<Task<'a>>
 }
 
 /// Whether the tensors of a part can be made as it says.
-fn fits(part: &Part, tensors: &[usize], from: Option<usize>, before: &[bool], model: &Model) -> Result<()> {
+fn fits(recipe: &Recipe<String>, tensors: &[usize], from: Option<usize>, before: &[bool], model: &Model) -> Result<()> {
     let spec = model.spec(tensors[0]);
     let name = &spec.name;
-    match &part.made {
-        Made::Exact => {
+    let terms = match recipe {
+        Recipe::Exact => {
             let types: Vec<Dtype> = tensors.iter().map(|t| model.stored[*t].dtype).collect();
             if types.iter().any(|dtype| *dtype != types[0]) {
                 return Err(Error::input(format!(
                     "{name} and others of one exact part are of different element types"
                 )));
             }
+            return Ok(());
         }
-        Made::Vectors { .. } => {
-            if let Some(t) = tensors.iter().find(|t| model.spec(**t).form != Form::Vector) {
+        Recipe::Vectors => {
+            if let Some(t) = tensors.iter().find(|t| model.is_matrix(**t)) {
                 return Err(Error::input(format!("{} is a matrix, not a control tensor", model.spec(*t).name)));
             }
+            return Ok(());
         }
-        Made::Matrix { .. } | Made::Sum { .. } if spec.form == Form::Vector => {
-            return Err(Error::input(format!("{name} is a control tensor, not a matrix")));
-        }
-        Made::Sum { rank, .. } => {
-            let (rows, cols) = model.sides(tensors[0]);
-            if *rank > rows.min(cols) {
-                return Err(Error::input(format!("rank {rank} for {name}, which has {rows} rows and {cols} columns")));
-            }
-            let Some(from) = from else { return Ok(()) };
-            let other = model.spec(from);
-            if other.shape != spec.shape {
-                let (shape, theirs) = (&spec.shape, &other.shape);
-                return Err(Error::input(format!("{name} {shape:?} cannot start from {} {theirs:?}", other.name)));
-            }
-            if !before[from] {
-                return Err(Error::input(format!("{name} starts from {}, which comes later in the plan", other.name)));
-            }
-        }
-        Made::Matrix { .. } | Made::Zero => {}
+        Recipe::Sum(terms) if terms.is_zero() => return Ok(()),
+        Recipe::Sum(terms) => terms,
+    };
+    if !spec.is_matrix() {
+        return Err(Error::input(format!("{name} is a control tensor, not a matrix")));
+    }
+    let (rows, cols) = model.sides(tensors[0]);
+    if terms.rank > rows.min(cols) {
+        let rank = terms.rank;
+        return Err(Error::input(format!("rank {rank} for {name}, which has {rows} rows and {cols} columns")));
+    }
+    let Some(from) = from else { return Ok(()) };
+    let other = model.spec(from);
+    if other.shape != spec.shape {
+        let (shape, theirs) = (&spec.shape, &other.shape);
+        return Err(Error::input(format!("{name} {shape:?} cannot start from {} {theirs:?}", other.name)));
+    }
+    if !before[from] {
+        return Err(Error::input(format!("{name} starts from {}, which comes later in the plan", other.name)));
     }
     Ok(())
 }
 
 fn encode(task: &Task, model: &Model, metrics: &Metrics, reference: Option<&[f32]>) -> Result<Vec<u8>> {
-    let first = task.tensors[0];
-    match &task.part.made {
-        Made::Exact => {
+    let step = task.part.made.step;
+    match &task.recipe {
+        Recipe::Exact => {
             let tensors: Vec<(&[f32], &[usize])> =
                 task.tensors.iter().map(|t| (&model.stored[*t].data[..], model.shape(*t))).collect();
-            Ok(lossless::encode_group(&tensors, model.stored[first].dtype)?)
+            Ok(lossless::encode_group(&tensors, model.stored[task.tensors[0]].dtype)?)
         }
-        Made::Zero => Ok(Vec::new()),
-        Made::Vectors { step } => Ok(vectors::encode(&metrics.control_tensors(model, &task.tensors), *step).bytes),
-        Made::Matrix { step, grid } => {
-            let (Target { w, metric, .. }, settings) =
-                (target(model, metrics, first, (&task.mean_of, &task.serves)), settings(*grid));
-            Ok(matrix::encode(&w, &metric, *step, &settings, &matrix::settled(&w, &metric, *step, &settings)).bytes)
-        }
-        Made::Sum { step, gain, rank, residual, .. } => {
-            let (Target { w, metric, .. }, settings) =
-                (target(model, metrics, first, (&task.mean_of, &task.serves)), residual.map(settings));
-            let terms = sum::Terms { reference, gain: *gain, rank: *rank, residual: settings.as_ref() };
-            Ok(sum::encode(&w, &metric, *step, &terms).bytes)
-        }
-    }
-}
-
-fn entry(task: &Task, model: &Model, len: usize) -> StreamEntry {
-    let codec = match task.part.made {
-        Made::Exact => codec::LOSSLESS,
-        Made::Zero => codec::ZERO,
-        Made::Vectors { .. } => codec::VECTORS,
-        Made::Matrix { .. } => codec::MATRIX,
-        Made::Sum { .. } => codec::SUM,
-    };
-    StreamEntry {
-        codec,
-        tensors: task.tensors.iter().map(|t| *t as u32).collect(),
-        dtypes: task.tensors.iter().map(|t| model.stored[*t].dtype).collect(),
-        needs: task.from.iter().map(|t| *t as u32).collect(),
-        len: len as u64,
+        Recipe::Vectors => Ok(vectors::encode(&metrics.control_tensors(model, &task.tensors), step).bytes),
+        // Whatever the tensors are.
+        Recipe::Sum(terms) if terms.is_zero() => Ok(Vec::new()),
+        Recipe::Sum(terms) => Ok(code(terms, &task.target(model, metrics), reference, step, Prices::Settled).bytes),
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
+use crate::plan::judge::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
 
 /// Between two looks into the folder.
@@ -220,14 +220,18 @@ mod tests {
     use std::process::Stdio;
 
     use super::*;
+    use crate::plan::moves::{Move, Piece};
     use crate::plan::scheme::Scheme;
 
-    /// Says the name of what it is asked, as a number.
+    /// Says the layer that it is asked to leave out.
     struct Echo;
 
     impl Judge for Echo {
         fn pack(&mut self, candidates: &[Candidate], _: Care, limit: f64) -> Result<Vec<Packed>> {
-            let bytes = |c: &Candidate| c.name.parse().map_err(|_| Error::compute(format!("{} is no number", c.name)));
+            let bytes = |c: &Candidate| match &c.change {
+                Move::Without(piece) => Ok(piece.layer as u64),
+                other => Err(Error::compute(format!("{other} leaves nothing out"))),
+            };
             let packed = |c: &Candidate| {
                 let rows = vec![limit.min(9.0), 1.0 / 3.0];
                 Ok(Packed { step: 0.1, bytes: bytes(c)?, fits: true, predicted: 0.0, rows, complete: true })
@@ -245,8 +249,8 @@ mod tests {
         }
     }
 
-    fn candidate(name: &str) -> Candidate {
-        Candidate { name: name.into(), scheme: Scheme::default() }
+    fn without(layer: usize) -> Candidate {
+        Candidate { change: Move::Without(Piece { layer, branch: None }), scheme: Scheme::default() }
     }
 
     #[test]
@@ -260,7 +264,7 @@ mod tests {
             })
             .collect();
         let mut farm = Farm::new(Echo, &folder, Vec::new(), "run").unwrap();
-        let names: Vec<Candidate> = (0..20).map(|n| candidate(&n.to_string())).collect();
+        let names: Vec<Candidate> = (0..20).map(without).collect();
         let packed = farm.pack(&names, Care::Full, f64::INFINITY).unwrap();
         assert_eq!(packed.iter().map(|p| p.bytes).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
         assert_eq!(packed[7], Echo.pack(&names[7..8], Care::Full, f64::INFINITY).unwrap()[0]);
@@ -269,10 +273,10 @@ mod tests {
         assert_eq!(farm.look(&names[..2], &worth).unwrap()[1].kl, 0.7);
         // What fails in a worker fails the search; the rest goes on working.
         assert!(
-            farm.pack(&[candidate("x")], Care::Rough, 1.0)
+            farm.pack(&[Candidate { change: Move::Declared, ..without(0) }], Care::Rough, 1.0)
                 .unwrap_err()
                 .message
-                .contains("a worker failed: x is no number")
+                .contains("a worker failed: declared leaves nothing out")
         );
         assert_eq!(farm.pack(&names[..1], Care::Full, 1.0).unwrap()[0].rows, [1.0, 1.0 / 3.0]);
         assert!(Farm::new(Echo, &folder, Vec::new(), "run").is_err(), "a folder that was used");
@@ -289,10 +293,10 @@ mod tests {
             .spawn()
             .unwrap();
         let mut farm = Farm::new(Echo, dir.path(), vec![dead], "run").unwrap();
-        let refused = farm.pack(&[candidate("1")], Care::Full, 1.0).unwrap_err();
+        let refused = farm.pack(&[without(1)], Care::Full, 1.0).unwrap_err();
         assert!(refused.message.starts_with("worker 0 ended"), "{}", refused.message);
         std::fs::write(path(dir.path(), 1, "result"), "[]").unwrap();
-        assert!(farm.pack(&[candidate("1")], Care::Full, 1.0).unwrap_err().message.contains("nonsense"));
+        assert!(farm.pack(&[without(1)], Care::Full, 1.0).unwrap_err().message.contains("nonsense"));
         let task = |what: &str| work(&mut Echo, &path(dir.path(), 0, what), "other", &mut None).unwrap_err().message;
         assert!(task("task").contains("another model"));
     }

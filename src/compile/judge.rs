@@ -7,23 +7,23 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::code::begin;
 use super::heal::{Healing, heal};
+use super::job::Job;
 use super::metrics::Metrics;
 use super::offers::predicted;
 use super::parts::{Finished, Parts, Stream};
 use super::target::{itself, target};
-use crate::code::codec::sum;
 use crate::error::Result;
 use crate::eval::prefix::{Base, Measured, Original};
-use crate::heal::{Length, Pace};
+use crate::heal::{self, Length, Pace};
 use crate::model::Model;
-use crate::nets::{Form, Net, Params};
+use crate::nets::{Net, Params};
 use crate::plan::budget::{Encoder, Near, approach};
-use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
+use crate::plan::judge::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
-use crate::plan::scheme::{Choice, Scheme};
+use crate::plan::scheme::Scheme;
 use crate::progress::{Progress, Silent};
-use crate::train::objective::Objective;
 use crate::train::teacher::Teacher;
 
 /// How near the cap a scheme is packed to be compared with others, and to be ranked.
@@ -40,7 +40,7 @@ const FACTOR_BITS: f64 = 5.0;
 /// 1,024 tokens, .98 after 12 of 2,048). Half as many of them are too few for what is shared far below a bit a weight.
 const STEPS: usize = 144;
 const ROUGH_STEPS: usize = 24;
-const PACE: Pace = Pace { step: 1024, held: 4, close: 1_000 };
+pub(super) const PACE: Pace = Pace { step: 1024, held: 4, close: 1_000 };
 /// A scheme whose KL is so many times the limit before healing is not healed.
 const HOPELESS: f64 = 8.0;
 /// Changes are looked at on one batch in so many: what a look cannot tell, no more rows tell either.
@@ -63,9 +63,8 @@ pub(super) struct Short<'a> {
     pub calib: Vec<u32>,
     /// Seen by all of them: they go over the same text.
     pub teacher: Teacher<'a>,
-    pub objective: Objective,
-    pub seed: u64,
-    pub stop: &'a (dyn Fn() -> bool + Sync),
+    /// How long, and into how many bytes, is each candidate's own.
+    pub options: heal::Options<'a>,
 }
 
 /// A packed scheme with its decoded tensors.
@@ -129,14 +128,13 @@ pub(super) struct Local<'a> {
 
 impl<'a> Local<'a> {
     pub fn new(
-        (model, metrics): (&'a Model, &'a Metrics<'a>),
+        job: Job<'a>,
         (net, original): (&'a dyn Net, &'a Original<'a>),
-        parts: Parts<'a>,
-        known: Known,
+        (parts, known): (Parts<'a>, Known),
         budget: u64,
         short: Option<Short<'a>>,
-        progress: &'a dyn Progress,
     ) -> Self {
+        let Job { model, metrics, progress, .. } = job;
         Local { model, metrics, net, original, parts, known, budget, base: None, short, kept: Vec::new(), progress }
     }
 
@@ -144,14 +142,12 @@ impl<'a> Local<'a> {
     fn expected(&self, scheme: &Scheme, weights: usize) -> f64 {
         let Known { scheme: other, step, rate, size, sizes } = &self.known;
         let takes = |m: usize| match scheme.choice(m) {
-            Choice::Zero => 0.0,
-            choice @ Choice::Sum { rank, residual: false, .. } if choice != other.choice(m) => {
-                term_bytes(rank, self.model.sides(m))
+            choice if choice.residual.is_none() && choice != other.choice(m) => {
+                term_bytes(choice.rank, self.model.sides(m))
             }
             _ => sizes[m],
         };
-        let matrices = (0..self.model.stored.len()).filter(|m| self.model.spec(*m).form != Form::Vector);
-        let size = size + matrices.map(|m| takes(m) - sizes[m]).sum::<f64>();
+        let size = size + self.model.matrices().map(|m| takes(m) - sizes[m]).sum::<f64>();
         let octaves = (size - self.budget as f64) / (rate * weights.max(1) as f64 / 8.0);
         step * octaves.clamp(-2.0, 2.0).exp2()
     }
@@ -187,20 +183,12 @@ impl<'a> Local<'a> {
 
     /// The tensors of a coded scheme after a short healing, if there is one.
     fn heal(&self, coded: &Coded, care: Care) -> Result<Option<Vec<Vec<f32>>>> {
-        let Some(Short { calib, teacher, objective, seed, stop }) = &self.short else { return Ok(None) };
-        let healing = Healing {
-            teacher,
-            length: Length::Steps(if care == Care::Full { STEPS } else { ROUGH_STEPS }),
-            pace: PACE,
-            objective: *objective,
-            seed: *seed,
-            budget: coded.size,
-            checkpoint: None,
-            resume: false,
-            stop: *stop,
-        };
+        let Some(Short { calib, teacher, options }) = &self.short else { return Ok(None) };
+        let length = Length::Steps(if care == Care::Full { STEPS } else { ROUGH_STEPS });
+        let options = heal::Options { length, budget: coded.size, ..options.clone() };
         let Finished { plan, pieces, .. } = &coded.finished;
-        let (pieces, _) = heal(self.model, self.metrics, (plan, pieces.clone()), calib, healing, &Silent)?;
+        let healing = Healing { teacher, calib, options };
+        let (pieces, _) = heal(self.model, self.metrics, (plan, pieces.clone()), &healing, &Silent)?;
         Ok(Some(pieces.decoded))
     }
 
@@ -248,11 +236,10 @@ impl<'a> Local<'a> {
     /// A change of the base without quantizing what it changes.
     fn look_one(&self, settled: &Settled, scheme: &Scheme, worth: &Worth) -> Result<Look> {
         let Settled { coded, base } = settled;
-        let matrices = (0..self.model.stored.len()).filter(|i| self.model.spec(*i).form != Form::Vector);
         let other =
             |m: usize| scheme.choice(m) != coded.scheme.choice(m) || scheme.mean_of(m) != coded.scheme.mean_of(m);
         let mut changed: BTreeSet<usize> = BTreeSet::new();
-        for m in matrices {
+        for m in self.model.matrices() {
             if other(m) || scheme.from(m).is_some_and(|from| changed.contains(&from)) {
                 changed.insert(m);
             }
@@ -291,30 +278,24 @@ impl<'a> Local<'a> {
         for &m in group {
             let own = itself(self.model, self.metrics, m);
             let (rows, cols) = (own.metric.rows, own.metric.cols);
-            let (data, takes) = match scheme.choice(m) {
-                Choice::Zero => (vec![0.0; rows * cols], 0.0),
-                Choice::Alone => {
-                    let of = scheme.mean_of(m);
-                    // As many bytes as those that it stands for take on the average; what is a copy by now takes none.
-                    let sizes: Vec<f64> = of.iter().copied().chain([m]).map(size).filter(|s| *s > 64.0).collect();
-                    let takes = sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
-                    (target(self.model, self.metrics, m, (of, &[])).w.into_owned(), takes)
-                }
-                Choice::Sum { from, unit, rank, residual } => {
-                    let reference = from.map(|from| {
-                        made.iter()
-                            .find(|c| c.stored == from)
-                            .map_or(&coded.finished.pieces.decoded[from][..], |c| &c.data[..])
-                    });
-                    let terms = sum::Terms { reference, gain: unit.then_some(1.0), rank, residual: None };
-                    let step = coded.step / own.correction.sqrt();
-                    let rest = sum::start(&own.w, &own.metric, step, &terms).rest;
-                    let takes = term_bytes(rank, (rows, cols));
-                    match residual {
-                        true => (own.w.to_vec(), size(m)),
-                        false => (own.w.iter().zip(&rest).map(|(w, r)| w - r).collect(), takes),
-                    }
-                }
+            let choice = scheme.choice(m);
+            let (data, takes) = if choice.is_alone() {
+                let of = scheme.mean_of(m);
+                // As many bytes as those that it stands for take on the average; what is a copy by now takes none.
+                let sizes: Vec<f64> = of.iter().copied().chain([m]).map(size).filter(|s| *s > 64.0).collect();
+                let takes = sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
+                (target(self.model, self.metrics, m, (of, &[])).w.into_owned(), takes)
+            } else if choice.residual.is_some() {
+                (own.w.to_vec(), size(m))
+            } else {
+                let reference = choice.from().map(|from| {
+                    let changed = made.iter().find(|c| c.stored == *from);
+                    changed.map_or(&coded.finished.pieces.decoded[*from][..], |c| &c.data[..])
+                });
+                let step = coded.step / own.correction.sqrt();
+                let rest = begin(&choice, &own, reference, step).rest;
+                let data = own.w.iter().zip(&rest[..]).map(|(w, r)| w - r).collect();
+                (data, term_bytes(choice.rank, (rows, cols)))
             };
             let predicted = predicted(&own, &data) - lost(m);
             made.push(Change { stored: m, saved: size(m) - takes, predicted, data });

@@ -12,8 +12,7 @@ use crate::code::quantize::step_rule::Powers;
 use crate::measure::Statistics;
 use crate::measure::curvature::{Curvature, Factors};
 use crate::model::Model;
-use crate::nets::Form;
-use crate::plan::{Grid, Odd};
+use crate::recipe::{Grid, Odd};
 
 /// GPTQ's damping is enough for statistics of this many tokens; fewer are noisier and need more.
 const WELL_MEASURED: f64 = 400_000.0;
@@ -140,6 +139,6 @@ impl<'a> Metrics<'a> {
             Some(Curvature::Matrix(factors)) => factors.vanishes(),
             _ => false,
         };
-        model.spec(stored).form != Form::Vector && (silent || model.stored[stored].data.iter().all(|v| *v == 0.0))
+        model.is_matrix(stored) && (silent || model.stored[stored].data.iter().all(|v| *v == 0.0))
     }
 }

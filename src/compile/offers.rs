@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use rayon::prelude::*;
 
-use super::metrics::Metrics;
+use super::job::Job;
 use super::parts::{NATS_PER_BYTE, Parts, Stream};
 use super::target::{Target, itself};
 use crate::code::codec::sum;
@@ -20,9 +20,9 @@ use crate::code::codec::vectors::EQUAL_SLOPE;
 use crate::code::quantize::metric::Metric;
 use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::Result;
-use crate::model::Model;
-use crate::plan::scheme::{Choice, Scheme};
+use crate::plan::scheme::{ALONE, Choice, Scheme};
 use crate::plan::shape::Table;
+use crate::recipe::{AnyGrid, Prediction};
 
 /// Bytes that an entry of a sum takes in the header and before its terms.
 const ENTRY: f64 = 8.0;
@@ -56,12 +56,7 @@ pub(super) struct Decided {
 ///
 /// # Errors
 /// Compute, when a stream cannot be read back.
-pub(super) fn decide(
-    (model, metrics): (&Model, &Metrics),
-    (parts, table): (&Parts, &Table),
-    alone: &[Option<Stream>],
-    c: f64,
-) -> Result<Vec<Decided>> {
+pub(super) fn decide(job: Job, parts: &Parts, table: &Table, alone: &[Option<Stream>], c: f64) -> Result<Vec<Decided>> {
     // Matrices of one role start from one another, those of different roles do not.
     let roles: Vec<Vec<usize>> = (0..table.roles.len())
         .map(|role| {
@@ -83,7 +78,7 @@ pub(super) fn decide(
             let mut so_far = SoFar { scheme: Scheme::default(), costs };
             let mut out = Vec::new();
             for (k, &i) in group.iter().enumerate() {
-                out.push(one((model, metrics), (parts, &mut so_far), (i, &group[..k]), c)?);
+                out.push(one(job, parts, &mut so_far, (i, &group[..k]), c)?);
             }
             Ok(out)
         })
@@ -101,8 +96,9 @@ struct SoFar {
 }
 
 fn one(
-    (model, metrics): (&Model, &Metrics),
-    (parts, so_far): (&Parts, &mut SoFar),
+    Job { model, metrics, .. }: Job,
+    parts: &Parts,
+    so_far: &mut SoFar,
     (i, earlier): (usize, &[usize]),
     c: f64,
 ) -> Result<Decided> {
@@ -120,13 +116,14 @@ fn one(
     };
     let (coded, lost) = both(&w);
     // What a residual leaves is theory on both sides; what is lost without one is known, and held against what is.
-    let mut offers = vec![(Choice::Zero, 0.5 * lost.energy() - cost)];
+    let mut offers = vec![(Choice::ZERO, 0.5 * lost.energy() - cost)];
     let before = coded.on_grid();
     let offer = |from: Option<usize>, rest: Rest, seen: &Seen| {
         let (rank, estimate) = seen.best(rest);
-        let residual = rest != Rest::Lost;
-        let choice = Choice::Sum { from, unit: false, rank, residual };
-        let instead = if residual { before } else { cost };
+        let residual = (rest != Rest::Lost).then_some(AnyGrid);
+        let prediction = from.map(|from| Prediction { from, gain: None });
+        let choice = Choice { prediction, rank, residual };
+        let instead = if residual.is_some() { before } else { cost };
         (from.is_some() || rank > 0).then_some((choice, estimate + price * ENTRY - instead))
     };
     let on_grid = Rest::OnGrid { coarse };
@@ -145,20 +142,19 @@ fn one(
         offers.extend(offer(Some(j), Rest::Lost, &lost.less(p_lost)));
     }
     offers.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let mut tried = vec![Offer { choice: Choice::Alone, more: cost, coded: true }];
-    let mut best = (Choice::Alone, cost, Vec::new());
+    let mut tried = vec![Offer { choice: ALONE, more: cost, coded: true }];
+    let mut best = (ALONE, cost, Vec::new());
     for (choice, _) in offers.iter().take_while(|(_, estimate)| *estimate < -worth).take(CODED) {
         let scheme = so_far.scheme.clone().with(i, *choice);
         // What it starts from changes as well: it is coded for one more.
         let (mut its, mut costs) = (cost, Vec::new());
-        match choice {
-            Choice::Zero => its = 0.5 * lost.energy(),
-            _ => {
-                for (m, stream) in parts.group_under(&scheme, i, c)? {
-                    let new = stream.loss + price * (stream.bytes.len() as f64 + if m == i { ENTRY } else { 0.0 });
-                    its += new - so_far.costs[&m];
-                    costs.push((m, new));
-                }
+        if choice.is_zero() {
+            its = 0.5 * lost.energy();
+        } else {
+            for (m, stream) in parts.group_under(&scheme, i, c)? {
+                let new = stream.loss + price * (stream.bytes.len() as f64 + if m == i { ENTRY } else { 0.0 });
+                its += new - so_far.costs[&m];
+                costs.push((m, new));
             }
         }
         tried.push(Offer { choice: *choice, more: its, coded: true });

@@ -3,37 +3,37 @@
 //! Matrices that start from one another are one part, since a finer grid for one changes the others. After the matrices come all
 //! control tensors, if there are any, and all tensors that are stored as zeros, if there are any.
 
-use std::borrow::Cow;
-
 use rayon::prelude::*;
 
+use super::code::{Begun, Prices, begin, decode};
 use super::metrics::{Metrics, settings};
-use super::pieces::{Pieces, header};
+use super::pieces::{Pieces, entry, header};
 use super::target::{Target, itself, target};
-use crate::artifact::layout::{StreamEntry, codec};
+use crate::artifact::layout::StreamEntry;
 use crate::artifact::open;
 use crate::artifact::write::size_of;
 use crate::code::codec::matrix::{self, Coded, price_step};
 use crate::code::codec::{sum, vectors};
-use crate::code::entropy::indices::Prices;
-use crate::code::quantize::metric::Metric;
+use crate::code::entropy::indices;
 use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::nets::Form;
 use crate::plan::budget::{self, Encoder};
-use crate::plan::scheme::{Choice, Scheme};
-use crate::plan::{Grid, Made, Odd, PLAN_VERSION, Part, Plan};
+use crate::plan::scheme::{ALONE, Choice, Scheme};
+use crate::plan::{PLAN_VERSION, Part, Plan};
 use crate::progress::Progress;
+use crate::recipe::{AnyGrid, Grid, Made, Odd, Recipe, Terms};
 
 /// What a byte is worth in units of c²: 8 bits at 2 ln 2 times the loss per weight.
 pub(super) const NATS_PER_BYTE: f64 = 8.0 * 2.0 * std::f64::consts::LN_2 * GRANULAR / 2.0;
 
-/// A coded stream, the plan of its part, and what it is expected to cost.
+/// A coded stream, and what it is expected to cost.
 #[derive(Clone)]
 pub(super) struct Stream {
     pub bytes: Vec<u8>,
-    pub made: Made,
+    /// What it is made of, tensors by their stored index, and how finely.
+    pub recipe: Recipe<usize>,
+    pub step: f64,
     /// Predicted loss, nats per token.
     pub loss: f64,
 }
@@ -42,70 +42,64 @@ pub(super) struct Stream {
 #[derive(Clone)]
 struct Matrix<'a> {
     stored: usize,
-    w: Cow<'a, [f32]>,
-    metric: Cow<'a, Metric>,
-    correction: f64,
-    choice: Choice,
+    target: Target<'a>,
+    terms: Choice,
     /// Itself, if it is coded for others as well: its loss is its own, that of the others is theirs.
     own: Option<Target<'a>>,
-    /// What grid 1 of its trellis is made of, and what indices cost, once a first search has found out.
-    found: Option<(Odd, Prices)>,
-    /// The step size that the prices are settled for.
-    settled: Option<f64>,
+    learned: Learned,
 }
 
 impl<'a> Matrix<'a> {
     fn new(model: &'a Model, metrics: &'a Metrics<'a>, scheme: &Scheme, stored: usize) -> Self {
         let (mean_of, serves) = (scheme.mean_of(stored), scheme.copies(stored));
-        let Target { w, metric, correction } = target(model, metrics, stored, (mean_of, &serves));
+        let target = target(model, metrics, stored, (mean_of, &serves));
         let own = (!mean_of.is_empty() || !serves.is_empty()).then(|| itself(model, metrics, stored));
-        Matrix { stored, w, metric, correction, choice: scheme.choice(stored), own, found: None, settled: None }
+        Matrix { stored, target, terms: scheme.choice(stored), own, learned: Learned::default() }
     }
 
     /// The matrix at the model's step size `c`, given what it starts from, decoded.
-    fn encode(&mut self, model: &Model, c: f64, states: usize, last: bool, reference: Option<&[f32]>) -> Stream {
-        let step = c / self.correction.sqrt();
-        let Choice::Sum { from, unit, rank, residual } = self.choice else {
-            // The weights are put back: a residual is found anew every time, a matrix stays what it is.
-            let w = std::mem::take(&mut self.w);
-            let (coded, grid) = self.grid(&w, step, states, last);
-            self.w = w;
-            let made = Made::Matrix { step, grid };
-            return Stream { bytes: coded.bytes, made, loss: self.correction * coded.loss };
-        };
-        // What the settings say does not matter for what comes before the residual.
-        let some = settings(Grid { states, odd: Odd::Plain });
-        let gain = unit.then_some(1.0);
-        let terms = sum::Terms { reference, gain, rank, residual: residual.then_some(&some) };
-        let sum::Start { mut bytes, rest } = sum::start(&self.w, &self.metric, step, &terms);
-        let mut grid = None;
-        let loss = match residual {
-            true => {
-                // It depends on the decoded reference, not on the step size alone.
-                self.settled = None;
-                let (coded, on) = self.grid(&rest, step, states, last);
-                bytes.extend(&coded.bytes);
-                grid = Some(on);
-                coded.loss
+    fn encode(&mut self, c: f64, states: usize, last: bool, reference: Option<&[f32]>) -> Stream {
+        let step = c / self.target.correction.sqrt();
+        let begun = begin(&self.terms, &self.target, reference, step);
+        if !self.terms.is_alone() {
+            // What is left depends on the decoded reference, not on the step size alone.
+            self.learned.settled = None;
+        }
+        let (coded, grid) = match self.terms.residual {
+            Some(AnyGrid) => {
+                let (coded, grid) = self.learned.code(&begun, &self.target, step, (states, last));
+                (coded, Some(grid))
             }
-            false => sum::loss(&rest, &self.metric),
+            None => (begun.finish(&self.target, None, step, Prices::Settled), None),
         };
-        let from = from.map(|from| model.spec(from).name.clone());
-        let made = Made::Sum { step, from, gain, rank, residual: grid };
-        Stream { bytes, made, loss: self.correction * loss }
+        let Terms { prediction, rank, .. } = self.terms;
+        let recipe = Recipe::Sum(Terms { prediction, rank, residual: grid });
+        Stream { bytes: coded.bytes, recipe, step, loss: self.target.correction * coded.loss }
     }
+}
 
-    /// `w` on a grid of step size `step`. The first time on both kinds of grid, to see which is cheaper.
+/// What earlier trials taught about the residual of a matrix.
+#[derive(Clone, Default)]
+struct Learned {
+    /// What grid 1 of its trellis is made of, and what indices cost, once a first search has found out.
+    found: Option<(Odd, indices::Prices)>,
+    /// The step size that the prices are settled for.
+    settled: Option<f64>,
+}
+
+impl Learned {
+    /// The residual on a grid of step size `step`. The first time on both kinds of grid, to see which is cheaper.
     ///
     /// While the search is far off, prices follow from trial to trial; for the last trials they are those that executing
     /// the plan will find.
-    fn grid(&mut self, w: &[f32], step: f64, states: usize, last: bool) -> (Coded, Grid) {
-        let metric = &self.metric;
+    fn code(&mut self, begun: &Begun, target: &Target, step: f64, (states, last): (usize, bool)) -> (Coded, Grid) {
+        let (rest, metric) = (&begun.rest[..], &*target.metric);
+        let finish = |grid, prices: &indices::Prices| begun.finish(target, Some(grid), step, Prices::Learned(prices));
         if self.found.is_none() {
             let [plain, zero] = [Odd::Plain, Odd::WithZero].map(|odd| {
-                let settings = settings(Grid { states, odd });
-                let prices = matrix::learn(w, metric, step, &settings, None);
-                (matrix::encode(w, metric, step, &settings, &prices), odd, prices)
+                let grid = Grid { states, odd };
+                let prices = matrix::learn(rest, metric, step, &settings(grid), None);
+                (finish(grid, &prices), odd, prices)
             });
             let cost = |coded: &Coded| coded.loss + NATS_PER_BYTE * step * step * coded.bytes.len() as f64;
             let (coded, odd, prices) = if cost(&plain.0) <= cost(&zero.0) { plain } else { zero };
@@ -116,14 +110,13 @@ impl<'a> Matrix<'a> {
         }
         let (odd, prices) = self.found.as_mut().expect("it was found just now");
         let grid = Grid { states, odd: *odd };
-        let settings = settings(grid);
         let at = Some(price_step(step));
         if !last {
-            *prices = matrix::learn(w, metric, step, &settings, Some(prices));
+            *prices = matrix::learn(rest, metric, step, &settings(grid), Some(prices));
         } else if self.settled != at {
-            (*prices, self.settled) = (matrix::settled(w, metric, step, &settings), at);
+            (*prices, self.settled) = (matrix::settled(rest, metric, step, &settings(grid)), at);
         }
-        (matrix::encode(w, metric, step, &settings, prices), grid)
+        (finish(grid, prices), grid)
     }
 }
 
@@ -131,10 +124,8 @@ impl<'a> Matrix<'a> {
 struct Content {
     /// Where it is in the coded parts: which of them, and which of its streams.
     at: (usize, usize),
-    codec: u8,
+    recipe: Recipe<usize, AnyGrid>,
     tensors: Vec<usize>,
-    /// What it starts from.
-    from: Option<usize>,
 }
 
 /// Matrices that start from one another, those before others first.
@@ -160,18 +151,18 @@ pub(super) struct Parts<'a> {
 impl<'a> Parts<'a> {
     pub fn new(model: &'a Model, metrics: &'a Metrics<'a>, scheme: &Scheme, progress: &'a dyn Progress) -> Self {
         let all = 0..model.stored.len();
-        let (small, large): (Vec<usize>, Vec<usize>) = all.partition(|i| model.spec(*i).form == Form::Vector);
+        let (small, large): (Vec<usize>, Vec<usize>) = all.partition(|i| !model.is_matrix(*i));
         let (zeros, large): (Vec<usize>, Vec<usize>) =
-            large.into_iter().partition(|i| metrics.vanishes(model, *i) || scheme.choice(*i) == Choice::Zero);
+            large.into_iter().partition(|i| metrics.vanishes(model, *i) || scheme.choice(*i).is_zero());
         let mut groups: Vec<Group> = Vec::new();
         for stored in large {
             let mut matrix = Matrix::new(model, metrics, scheme, stored);
             // Whatever a silent matrix could give is nothing.
             if scheme.from(stored).is_some_and(|from| zeros.contains(&from)) {
-                matrix.choice = Choice::Alone;
+                matrix.terms = ALONE;
             }
-            let group =
-                from(&matrix.choice).and_then(|from| groups.iter_mut().find(|g| g.iter().any(|m| m.stored == from)));
+            let from = matrix.terms.from();
+            let group = from.and_then(|from| groups.iter_mut().find(|g| g.iter().any(|m| m.stored == *from)));
             match group {
                 Some(group) => group.push(matrix),
                 None => groups.push(vec![matrix]),
@@ -191,9 +182,9 @@ impl<'a> Parts<'a> {
         for m in parts.groups.iter_mut().flatten() {
             let same = scheme.mean_of(m.stored) == self.scheme.mean_of(m.stored)
                 && scheme.copies(m.stored) == self.scheme.copies(m.stored);
-            let old = self.groups.iter().flatten().find(|old| old.stored == m.stored && old.choice == m.choice);
+            let old = self.groups.iter().flatten().find(|old| old.stored == m.stored && old.terms == m.terms);
             if let Some(old) = old.filter(|_| same) {
-                m.found.clone_from(&old.found);
+                m.learned.found.clone_from(&old.learned.found);
             }
         }
         (parts.states, parts.last) = (self.states, self.last);
@@ -229,18 +220,14 @@ impl<'a> Parts<'a> {
         let mut out = Vec::new();
         for (g, group) in self.groups.iter().enumerate() {
             for (k, m) in group.iter().enumerate() {
-                let (codec, from) = match m.choice {
-                    Choice::Sum { from, .. } => (codec::SUM, from),
-                    _ => (codec::MATRIX, None),
-                };
-                out.push(Content { at: (g, k), codec, tensors: vec![m.stored], from });
+                out.push(Content { at: (g, k), recipe: Recipe::Sum(m.terms), tensors: vec![m.stored] });
             }
         }
         out.sort_by_key(|content: &Content| content.tensors[0]);
         let mut next = self.groups.len();
-        for (codec, tensors) in [(codec::VECTORS, &self.small), (codec::ZERO, &self.zeros)] {
+        for (recipe, tensors) in [(Recipe::Vectors, &self.small), (Recipe::ZERO, &self.zeros)] {
             if !tensors.is_empty() {
-                out.push(Content { at: (next, 0), codec, tensors: tensors.clone(), from: None });
+                out.push(Content { at: (next, 0), recipe, tensors: tensors.clone() });
                 next += 1;
             }
         }
@@ -248,14 +235,10 @@ impl<'a> Parts<'a> {
     }
 
     fn entries(&self, parts: &[budget::Part<Vec<Stream>>]) -> Vec<StreamEntry> {
-        let entry = |Content { at: (part, k), codec, tensors, from }: Content| StreamEntry {
-            codec,
-            dtypes: tensors.iter().map(|i| self.model.stored[*i].dtype).collect(),
-            tensors: tensors.iter().map(|i| *i as u32).collect(),
-            needs: from.iter().map(|i| *i as u32).collect(),
-            len: parts[part].coded[k].bytes.len() as u64,
+        let one = |Content { at: (part, k), recipe, tensors }: Content| {
+            entry(self.model, &recipe, &tensors, parts[part].coded[k].bytes.len())
         };
-        self.contents().into_iter().map(entry).collect()
+        self.contents().into_iter().map(one).collect()
     }
 
     fn group(&mut self, g: usize, c: f64) -> Result<budget::Part<Vec<Stream>>> {
@@ -272,21 +255,18 @@ impl<'a> Parts<'a> {
         let mut coded: Vec<Vec<Option<Stream>>> =
             parts.into_iter().map(|part| part.coded.into_iter().map(Some).collect()).collect();
         for Content { at: (part, k), tensors, .. } in self.contents() {
-            let Some(Stream { bytes, made, loss }) = coded[part][k].take() else { continue };
-            let mean_of = match made {
-                Made::Matrix { .. } | Made::Sum { .. } => names(self.scheme.mean_of(tensors[0])),
-                _ => Vec::new(),
-            };
+            let Some(Stream { bytes, recipe, step, loss }) = coded[part][k].take() else { continue };
+            let mean_of = if recipe.matrix().is_some() { names(self.scheme.mean_of(tensors[0])) } else { Vec::new() };
             if tensors.len() == 1 {
                 losses[tensors[0]] = loss;
             }
-            planned.push(Part { tensors: names(&tensors), mean_of, made });
+            let recipe = recipe.refer(|from| self.model.spec(from).name.clone());
+            planned.push(Part { tensors: names(&tensors), mean_of, made: Made { recipe, step } });
             streams.push(bytes);
         }
         let plan = Plan { plan: PLAN_VERSION, model: self.model.digest().to_hex().to_string(), parts: planned };
         let header = header(self.model, entries);
-        let shapes: Vec<&[usize]> = (0..self.model.stored.len()).map(|i| self.model.shape(i)).collect();
-        let decoded = open::streams(&header, &shapes, |i| &streams[i])
+        let decoded = open::streams(&header, &self.model.shapes(), |i| &streams[i])
             .map_err(|e| Error::compute(format!("a stream just written cannot be read back: {e}")))?;
         Ok(Finished { plan, pieces: Pieces { entries: header.streams, streams, decoded }, losses })
     }
@@ -301,19 +281,16 @@ pub(super) struct Finished {
 }
 
 fn encode(model: &Model, group: &mut Group, c: f64, states: usize, last: bool) -> Result<budget::Part<Vec<Stream>>> {
-    let wanted: Vec<usize> = group.iter().filter_map(|m| from(&m.choice)).collect();
+    let wanted: Vec<usize> = group.iter().filter_map(|m| m.terms.from().copied()).collect();
     let mut decoded: Vec<(usize, Vec<f32>)> = Vec::new();
     let mut coded: Vec<Stream> = Vec::with_capacity(group.len());
     for m in group {
-        let reference = from(&m.choice).and_then(|from| decoded.iter().find(|(stored, _)| *stored == from));
+        let reference = m.terms.from().and_then(|from| decoded.iter().find(|(stored, _)| stored == from));
         let reference = reference.map(|(_, data)| &data[..]);
-        let mut stream = m.encode(model, c, states, last, reference);
+        let mut stream = m.encode(c, states, last, reference);
         if wanted.contains(&m.stored) || m.own.is_some() {
-            let (rows, cols) = (m.metric.rows, m.metric.cols);
-            let back = match m.choice {
-                Choice::Sum { .. } => sum::decode(&stream.bytes, rows, cols, reference),
-                _ => matrix::decode(&stream.bytes, rows, cols),
-            };
+            let sides = [m.target.metric.rows, m.target.metric.cols];
+            let back = decode(&m.terms, sides, reference, &stream.bytes);
             let name = || format!("{} did not survive its own coding", model.spec(m.stored).name);
             let back = back.ok_or_else(|| Error::compute(name()))?;
             if let Some(Target { w, metric, correction }) = &m.own {
@@ -326,13 +303,6 @@ fn encode(model: &Model, group: &mut Group, c: f64, states: usize, last: bool) -
     }
     let (bytes, loss) = (coded.iter().map(|s| s.bytes.len()).sum(), coded.iter().map(|s| s.loss).sum());
     Ok(budget::Part { bytes, loss, coded })
-}
-
-fn from(choice: &Choice) -> Option<usize> {
-    match choice {
-        Choice::Sum { from, .. } => *from,
-        _ => None,
-    }
 }
 
 impl Encoder for Parts<'_> {
@@ -350,15 +320,15 @@ impl Encoder for Parts<'_> {
                 part
             })
             .collect::<Result<_>>()?;
-        let mut single = |bytes: Vec<u8>, loss: f64, made: Made| {
-            parts.push(budget::Part { bytes: bytes.len(), loss, coded: vec![Stream { bytes, made, loss }] });
+        let mut single = |bytes: Vec<u8>, loss: f64, recipe: Recipe<usize>, step: f64| {
+            parts.push(budget::Part { bytes: bytes.len(), loss, coded: vec![Stream { bytes, recipe, step, loss }] });
         };
         if !self.small.is_empty() {
             let coded = vectors::encode(&self.metrics.control_tensors(self.model, &self.small), c);
-            single(coded.bytes, coded.loss, Made::Vectors { step: c });
+            single(coded.bytes, coded.loss, Recipe::Vectors, c);
         }
         if !self.zeros.is_empty() {
-            single(Vec::new(), self.gone.iter().sum(), Made::Zero);
+            single(Vec::new(), self.gone.iter().sum(), Recipe::ZERO, 0.0);
         }
         Ok(parts)
     }
@@ -375,10 +345,7 @@ impl Encoder for Parts<'_> {
     }
 
     fn part_weights(&self) -> Vec<usize> {
-        let on_grid = |m: &Matrix| match m.choice {
-            Choice::Sum { residual: false, .. } => 0,
-            _ => m.w.len(),
-        };
+        let on_grid = |m: &Matrix| m.terms.residual.map_or(0, |AnyGrid| m.target.w.len());
         let mut weights: Vec<usize> = self.groups.iter().map(|g| g.iter().map(on_grid).sum()).collect();
         weights.resize(weights.len() + usize::from(!self.small.is_empty()) + usize::from(!self.zeros.is_empty()), 0);
         weights

@@ -1,11 +1,13 @@
 //! The streams of a model on their way into a file.
 
+use crate::artifact::construction::codec_of;
 use crate::artifact::layout::{Header, StreamEntry};
 use crate::artifact::names::Named;
 use crate::artifact::root::{Decoded, root};
 use crate::artifact::write::assemble;
 use crate::error::Result;
 use crate::model::Model;
+use crate::recipe::Recipe;
 
 /// Streams of a model and what they decode to.
 #[derive(Clone, Default)]
@@ -25,6 +27,17 @@ pub fn header(model: &Model, streams: Vec<StreamEntry>) -> Header {
         names: model.specs.iter().map(named).collect(),
         source: model.source.iter().map(|s| *s as u32).collect(),
         streams,
+    }
+}
+
+/// The entry of a stream of `len` bytes.
+pub(super) fn entry<G>(model: &Model, recipe: &Recipe<usize, G>, tensors: &[usize], len: usize) -> StreamEntry {
+    StreamEntry {
+        codec: codec_of(recipe),
+        tensors: tensors.iter().map(|t| *t as u32).collect(),
+        dtypes: tensors.iter().map(|t| model.stored[*t].dtype).collect(),
+        needs: recipe.from().map(|t| *t as u32).into_iter().collect(),
+        len: len as u64,
     }
 }
 

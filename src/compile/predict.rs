@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use super::metrics::Metrics;
-use super::{Options, Source, statistics};
+use super::options::{Options, Source};
+use super::statistics;
 use crate::code::quantize::metric::Metric;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::nets::Form;
 use crate::progress::Progress;
 
 /// The error of one stored tensor.
@@ -55,7 +55,7 @@ pub fn predict(
             let change: Vec<f32> = q.iter().zip(w.iter()).map(|(q, w)| q - w).collect();
             let (energy, error) = (squares(w), squares(&change));
             let relative_error = if error == 0.0 { 0.0 } else { (error / energy).sqrt() };
-            let (loss, bound) = if original.spec(i).form == Form::Vector {
+            let (loss, bound) = if !original.is_matrix(i) {
                 let tensor = metrics.control_tensors(original, &[i]).remove(0);
                 let sum = tensor.curvature.iter().zip(&change).map(|(c, e)| f64::from(*c) * f64::from(e * e));
                 (0.5 * sum.sum::<f64>(), None)

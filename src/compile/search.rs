@@ -2,27 +2,28 @@
 
 use std::path::Path;
 
-use super::farm::Farm;
-use super::judge::{Known, Local, Short};
+use super::farm::{self, Farm};
+use super::job::Job;
+use super::judge::{Known, Local, PACE, Short};
 use super::metrics::Metrics;
 use super::offers::{Decided, decide};
+use super::options::{Options, Source, Work};
 use super::parts::{Finished, Parts};
-use super::statistics::{beside, between};
+use super::statistics::{beside, between, nominal_step};
 use super::structure::{Searched, Structure};
 use super::trials::Logged;
-use super::{Options, Work, farm, too_large};
-use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::{Error, Result};
 use crate::eval::prefix::Original;
-use crate::eval::windows::Windows;
+use crate::eval::windows::{Windows, token_bytes};
+use crate::heal::{self, Length};
 use crate::model::Model;
 use crate::nets::Net;
 use crate::plan::budget::{Outcome, approach, meet};
 use crate::plan::climb::{Bounds, Climbed, climb};
-use crate::plan::moves::Candidate;
+use crate::plan::moves::{Candidate, Move};
 use crate::plan::scheme::Scheme;
 use crate::plan::shape::{Shape, Table};
-use crate::progress::{Progress, Silent};
+use crate::progress::Silent;
 use crate::train::teacher::Teacher;
 
 /// States while the step size is still far off: sizes hardly depend on them.
@@ -35,11 +36,6 @@ const FINAL_CLOSE: f64 = 5e-4;
 const HEALED: f64 = 3.0;
 /// Logits of the calibration tokens that candidates are judged on take at most so many numbers.
 const MOST_LOGITS: usize = 1 << 26;
-
-/// A step size at which most models lose about .02 nats per token: where searches start and corrections are measured.
-pub(super) fn nominal_step(model: &Model) -> f64 {
-    (2.0 * 0.02 / (GRANULAR * model.weights().max(1) as f64)).sqrt()
-}
 
 /// The shared roles of a model by layer; what nothing depends on is not among them.
 fn table(model: &Model, metrics: &Metrics) -> Table {
@@ -61,13 +57,8 @@ struct Begun<'a> {
 }
 
 /// Matrix by matrix: what each is made of where the quadratic holds.
-fn begin<'a>(
-    model: &'a Model,
-    metrics: &'a Metrics<'a>,
-    (options, table): (&Options, &Table),
-    budget: u64,
-    progress: &'a dyn Progress,
-) -> Result<Begun<'a>> {
+fn begin<'a>(job: Job<'a>, table: &Table, budget: u64) -> Result<Begun<'a>> {
+    let Job { model, metrics, options, progress, .. } = job;
     let states = options.effort.states().min(SEARCH_STATES);
     let mut parts = Parts::new(model, metrics, &options.shape.scheme(table)?, progress);
     parts.states = states;
@@ -75,7 +66,7 @@ fn begin<'a>(
     let mut near = approach(&mut parts, budget, (nominal_step(model), 1.0), SEARCH_CLOSE)?;
     let mut decided = Vec::new();
     if options.shape == Shape::Auto {
-        decided = decide((model, metrics), (&parts, table), &parts.by_stored(&near.parts), near.step)?;
+        decided = decide(job, &parts, table, &parts.by_stored(&near.parts), near.step)?;
         let found = decided.iter().fold(Scheme::default(), |scheme, d| scheme.with(d.stored, d.choice));
         if !found.is_plain() {
             parts = parts.under(&found);
@@ -92,20 +83,15 @@ fn begin<'a>(
 /// # Errors
 /// Cap, when not even the coarsest grids fit; Input, when the model cannot have the shape that is asked for, or a log is not
 /// that of this search.
-pub(super) fn search(
-    (model, calib): (&Model, Option<&[u32]>),
-    metrics: &Metrics,
-    options: &Options,
-    budget: u64,
-    progress: &dyn Progress,
-) -> Result<(Finished, Structure)> {
-    let table = table(model, metrics);
-    let Begun { mut parts, known, decided } = begin(model, metrics, (options, &table), budget, progress)?;
+pub(super) fn search(job: Job, budget: u64) -> Result<(Finished, Structure)> {
+    let Job { model, options, progress, .. } = job;
+    let table = table(model, job.metrics);
+    let Begun { mut parts, known, decided } = begin(job, &table, budget)?;
     let (mut searched, mut step) = (None, known.step);
     if options.shape == Shape::Auto
-        && let Some(ground) = Ground::new((model, calib), options, budget)?
+        && let Some(ground) = Ground::new(job, budget)?
     {
-        let climbed = structures(&ground, metrics, options, &table, (&parts, known, budget), progress)?;
+        let climbed = structures(&ground, &table, (&parts, known), budget)?;
         if climbed.best.scheme != *parts.scheme() {
             parts = parts.under(&climbed.best.scheme);
             step = climbed.packed.step;
@@ -117,7 +103,7 @@ pub(super) fn search(
     let found = match meet(&mut parts, budget, step, FINAL_CLOSE)? {
         Outcome::Fits(found) => found,
         Outcome::TooSmall { needed } => {
-            return Err(too_large(options, budget, needed).hint("raise the cap, include less, or pack a smaller model"));
+            return Err(options.too_large(budget, needed).hint("raise the cap, include less, or pack a smaller model"));
         }
     };
     progress.end();
@@ -128,7 +114,7 @@ pub(super) fn search(
 
 /// What structures are judged on: a network, and rows of calibration tokens.
 struct Ground<'a> {
-    model: &'a Model,
+    job: Job<'a>,
     net: &'a dyn Net,
     sample: Vec<u32>,
     /// Tokens to heal candidates on, where the file will be healed.
@@ -140,61 +126,65 @@ struct Ground<'a> {
 
 impl<'a> Ground<'a> {
     /// `None` where there is no network, there are no tokens, or nothing is to be tried.
-    fn new((model, calib): (&'a Model, Option<&[u32]>), options: &Options, budget: u64) -> Result<Option<Self>> {
+    fn new(job: Job<'a>, budget: u64) -> Result<Option<Self>> {
+        let Job { model, options, .. } = job;
         let bits = 8.0 * budget as f64 / model.weights().max(1) as f64;
         let trials = options.trials.unwrap_or_else(|| options.effort.trials(bits));
-        let (Ok(net), Some(calib), true) = (model.network(), calib, trials > 0) else { return Ok(None) };
+        let (Ok(net), Some(calib), true) = (model.network(), job.calib, trials > 0) else { return Ok(None) };
         let length = net.context();
         let rows = options.effort.judged_tokens().min(MOST_LOGITS / net.vocab_size().max(1)).div_ceil(length);
         let sample = between(calib, length, rows.max(2));
         let others = beside(calib, length, rows.max(2));
-        let heals = super::length(model, Some(&others), options, &Silent)?.is_some();
+        let heals = Job { calib: Some(&others), progress: &Silent, ..job }.healing()?.is_some();
         let mut hash = blake3::Hasher::new();
         hash.update(model.digest().as_bytes());
-        hash.update(&calib.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<u8>>());
+        hash.update(&token_bytes(calib));
         // The number of trials is not among it: a search may go on for longer.
         let Options { cap, includes, effort, seed, calib_rows, shape, objective, .. } = options;
-        let given = matches!(options.curvature, super::Source::Given(_));
+        let given = matches!(options.curvature, Source::Given(_));
         hash.update(
             format!("{cap} {includes} {effort:?} {seed} {calib_rows:?} {shape:?} {given} {heals} {objective:?}")
                 .as_bytes(),
         );
         let run = hash.finalize().to_hex()[..32].to_string();
-        Ok(Some(Ground { model, net, sample, others: heals.then_some(others), trials, run }))
-    }
-
-    fn short<'o>(&'o self, options: &'o Options) -> Result<Option<Short<'o>>> {
-        let Options { objective, seed, .. } = *options;
-        let Some(calib) = self.others.clone() else { return Ok(None) };
-        let teacher = Teacher::new(self.net, self.model.params()?);
-        Ok(Some(Short { calib, teacher, objective, seed, stop: &*options.stop }))
+        Ok(Some(Ground { job, net, sample, others: heals.then_some(others), trials, run }))
     }
 
     fn original(&self) -> Result<Original<'_>> {
-        Original::new(self.net, &self.model.params()?, Windows::new(&self.sample, self.net.context(), None))
+        Original::new(self.net, &self.job.model.params()?, Windows::new(&self.sample, self.net.context(), None))
+    }
+
+    /// A judge that packs into `budget` bytes.
+    fn judge<'g>(&'g self, original: &'g Original<'g>, from: (Parts<'g>, Known), budget: u64) -> Result<Local<'g>> {
+        let short = match &self.others {
+            None => None,
+            Some(calib) => {
+                let teacher = Teacher::new(self.net, self.job.model.params()?);
+                // No candidate's own: each is healed for as long as it is judged with care.
+                let options = heal::Options {
+                    checkpoint: None,
+                    resume: false,
+                    ..self.job.options.healing(Length::Gaining, PACE, budget)
+                };
+                Some(Short { calib: calib.clone(), teacher, options })
+            }
+        };
+        Ok(Local::new(self.job, (self.net, original), from, budget, short))
     }
 }
 
 /// Searches over whole layers and branches.
-fn structures(
-    ground: &Ground,
-    metrics: &Metrics,
-    options: &Options,
-    table: &Table,
-    (parts, known, budget): (&Parts, Known, u64),
-    progress: &dyn Progress,
-) -> Result<Climbed> {
+fn structures(ground: &Ground, table: &Table, (parts, known): (&Parts, Known), budget: u64) -> Result<Climbed> {
+    let Job { options, progress, .. } = ground.job;
     progress.begin("searching structures", 0);
     let original = ground.original()?;
-    let on = (ground.net, &original);
-    let short = ground.short(options)?;
-    let heals = short.is_some();
+    let local = ground.judge(&original, (parts.clone(), known), budget)?;
+    let heals = ground.others.is_some();
     let hope = if heals { HEALED } else { 1.0 };
-    let local = Local::new((ground.model, metrics), on, parts.clone(), known, budget, short, progress);
-    let start = Candidate { name: "declared".into(), scheme: parts.scheme().clone() };
+    let start = Candidate { change: Move::Declared, scheme: parts.scheme().clone() };
     let bounds = Bounds { trials: ground.trials, hope, heals, stop: &|| (options.stop)() };
     // What starts from another layer is bound by it in healing: where all of it pays by itself, it may not together.
-    let plain = Candidate { name: "every matrix by itself".into(), scheme: options.shape.scheme(table)? };
+    let plain = Candidate { change: Move::Apart, scheme: options.shape.scheme(table)? };
     let plain = Some(plain).filter(|plain| heals && plain.scheme != start.scheme);
     let log = options.log.as_deref();
     let climbed = match &options.work {
@@ -212,27 +202,16 @@ fn structures(
 ///
 /// # Errors
 /// Input, when there is nothing to judge with.
-pub(super) fn serve(
-    (model, calib): (&Model, Option<&[u32]>),
-    metrics: &Metrics,
-    options: &Options,
-    (budget, folder): (u64, &Path),
-    progress: &dyn Progress,
-) -> Result<usize> {
-    let table = table(model, metrics);
-    let Begun { parts, known, .. } = begin(model, metrics, (options, &table), budget, progress)?;
-    let ground = Ground::new((model, calib), options, budget)?;
+pub(super) fn serve(job: Job, folder: &Path) -> Result<usize> {
+    let budget = job.options.budget(job.options.cap);
+    let table = table(job.model, job.metrics);
+    let Begun { parts, known, .. } = begin(job, &table, budget)?;
+    let ground = Ground::new(job, budget)?;
     let ground = ground.ok_or_else(|| Error::input("a worker needs a network and calibration tokens"))?;
     let original = ground.original()?;
-    let short = ground.short(options)?;
-    let mut local = Local::new((model, metrics), (ground.net, &original), parts, known, budget, short, progress);
-    progress.begin("working", 0);
+    let mut local = ground.judge(&original, (parts, known), budget)?;
+    job.progress.begin("working", 0);
     let done = farm::serve(&mut local, folder, &ground.run)?;
-    progress.end();
+    job.progress.end();
     Ok(done)
-}
-
-/// What was decided about one stored matrix.
-pub(super) fn of(decided: &[Decided], stored: usize) -> Option<&Decided> {
-    decided.iter().find(|d| d.stored == stored)
 }

@@ -1,19 +1,23 @@
 //! Gathers what is known about a model's loss, from the cache where it is there.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
-use super::Options;
+use super::code::{Prices, code, decode};
 use super::metrics::{metric_of, settings};
-use super::search::nominal_step;
+use super::options::Options;
+use super::target::Target;
 use crate::code::codec::matrix;
+use crate::code::quantize::step_rule::GRANULAR;
 use crate::error::{Error, Result};
 use crate::eval::windows::Windows;
 use crate::measure::correction::{self, Change};
 use crate::measure::curvature::{self, Curvature, Measured};
 use crate::measure::{Statistics, cache};
 use crate::model::Model;
-use crate::plan::{Grid, Odd};
 use crate::progress::Progress;
+use crate::recipe::{Grid, Odd, Terms};
 
 /// Tokens on which each matrix's correction is measured: with more the files were no better.
 const CORRECTION_TOKENS: usize = 2048;
@@ -21,6 +25,11 @@ const CORRECTION_TOKENS: usize = 2048;
 /// Corrections are left out where they would take more forward passes over so many times the tokens that the curvature was
 /// measured on: with many matrices they would cost more than the curvature.
 const CORRECTION_SHARE: usize = 2;
+
+/// A step size at which most models lose about .02 nats per token: where searches start and corrections are measured.
+pub(super) fn nominal_step(model: &Model) -> f64 {
+    (2.0 * 0.02 / (GRANULAR * model.weights().max(1) as f64)).sqrt()
+}
 
 /// Statistics of `model` on `calib`, and whether they came from the cache.
 pub(super) fn gather(
@@ -115,7 +124,7 @@ fn corrections(
     (progress, done): (&dyn Progress, &(dyn Fn(u64) -> Result<()> + Sync)),
 ) -> Result<Vec<f64>> {
     let step = nominal_step(model);
-    let settings = settings(Grid { states: 8, odd: Odd::Plain });
+    let grid = Grid { states: 8, odd: Odd::Plain };
     let matrices: Vec<usize> =
         (0..model.stored.len()).filter(|i| matches!(&curvature[*i], Curvature::Matrix(f) if !f.vanishes())).collect();
     if matrices.len() * CORRECTION_TOKENS > CORRECTION_SHARE * tokens {
@@ -126,11 +135,11 @@ fn corrections(
         .into_par_iter()
         .map(|i| {
             let Curvature::Matrix(factors) = &curvature[i] else { unreachable!("only matrices were kept") };
-            let metric = metric_of(factors, tokens);
-            let w = &model.stored[i].data;
-            let prices = matrix::learn(w, &metric, step, &settings, None);
-            let coded = matrix::encode(w, &metric, step, &settings, &prices);
-            let data = matrix::decode(&coded.bytes, metric.rows, metric.cols)
+            let (w, metric) = (Cow::Borrowed(&model.stored[i].data[..]), Cow::Owned(metric_of(factors, tokens)));
+            let prices = matrix::learn(&w, &metric, step, &settings(grid), None);
+            let (terms, target) = (Terms::<usize>::alone(grid), Target { w, metric, correction: 1.0 });
+            let coded = code(&terms, &target, None, step, Prices::Learned(&prices));
+            let data = decode(&terms, [target.metric.rows, target.metric.cols], None, &coded.bytes)
                 .ok_or_else(|| Error::compute(format!("{} did not survive its own coding", model.spec(i).name)))?;
             done(1)?;
             Ok(Change { stored: i, data, predicted: coded.loss })

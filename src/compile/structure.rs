@@ -4,13 +4,11 @@ use serde::Serialize;
 
 use super::offers::Decided;
 use super::parts::Finished;
-use super::search::of;
 use crate::artifact::layout::StreamEntry;
 use crate::model::Model;
-use crate::nets::Form;
-use crate::plan::Made;
 use crate::plan::climb::{Climbed, Seen};
 use crate::plan::scheme::Choice;
+use crate::recipe::Terms;
 
 /// Changes that a report names.
 const NAMED: usize = 12;
@@ -76,7 +74,7 @@ impl Searched {
             finished: climbed.finished,
             start: climbed.start.kl(),
             found: climbed.packed.kl(),
-            kept: climbed.kept.clone(),
+            kept: climbed.kept.iter().map(ToString::to_string).collect(),
             price: climbed.price,
             nearest: climbed.seen.iter().filter(|seen| seen.look.saved > 0.0).take(NAMED).cloned().collect(),
         }
@@ -89,22 +87,28 @@ impl Structure {
         for (part, entry) in finished.plan.parts.iter().zip(&finished.pieces.entries) {
             for &t in &entry.tensors {
                 let stored = t as usize;
-                if model.spec(stored).form == Form::Vector {
+                if !model.is_matrix(stored) {
                     continue;
                 }
                 let spec = model.spec(stored);
-                let next = of(decided, stored).and_then(|d| d.next.as_ref());
+                let next = decided.iter().find(|d| d.stored == stored).and_then(|d| d.next.as_ref());
                 let mut layers: Vec<usize> =
                     model.uses(stored).into_iter().filter_map(|u| model.specs[u].layer).collect();
                 layers.dedup();
+                let recipe = &part.made.recipe;
+                let made = match part.mean_of.len() {
+                    many @ 2.. if recipe.terms().is_some_and(Terms::is_alone) => format!("{recipe}, for {many}"),
+                    _ => recipe.to_string(),
+                };
+                let named = |choice: Choice| choice.refer(|from| &model.spec(from).name[..]).to_string();
                 rows.push(Row {
                     tensor: spec.name.clone(),
                     role: spec.role.clone(),
                     layers,
-                    made: words(&part.made, part.mean_of.len()),
+                    made,
                     bytes: 0,
                     nats: finished.losses[stored],
-                    next: next.map(|n| Next { made: choice(model, n.choice), more: n.more, coded: n.coded }),
+                    next: next.map(|n| Next { made: named(n.choice), more: n.more, coded: n.coded }),
                 });
             }
         }
@@ -127,31 +131,4 @@ impl Structure {
             }
         }
     }
-}
-
-/// `alone`, `blocks.1.mlp.fc.weight + rank 3`.
-fn words(made: &Made, mean_of: usize) -> String {
-    match made {
-        Made::Exact => "exact".into(),
-        Made::Zero => "zeros".into(),
-        Made::Vectors { .. } => "vectors".into(),
-        Made::Matrix { .. } if mean_of > 1 => format!("alone, for {mean_of}"),
-        Made::Matrix { .. } => "alone".into(),
-        Made::Sum { from, rank, residual, .. } => terms(from.as_deref(), *rank, residual.is_some()),
-    }
-}
-
-fn choice(model: &Model, choice: Choice) -> String {
-    match choice {
-        Choice::Alone => "alone".into(),
-        Choice::Zero => "zeros".into(),
-        Choice::Sum { from, rank, residual, .. } => terms(from.map(|from| &model.spec(from).name[..]), rank, residual),
-    }
-}
-
-fn terms(from: Option<&str>, rank: usize, residual: bool) -> String {
-    let rank = if rank > 0 { format!("rank {rank}") } else { String::new() };
-    let residual = if residual { "grid" } else { "" };
-    let all = [from.unwrap_or_default(), &rank, residual];
-    all.into_iter().filter(|term| !term.is_empty()).collect::<Vec<_>>().join(" + ")
 }

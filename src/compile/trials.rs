@@ -12,7 +12,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::climb::{Care, Judge, Look, Packed, Worth};
+use crate::plan::judge::{Care, Judge, Look, Packed, Worth};
 use crate::plan::moves::Candidate;
 
 /// First line: what run the log belongs to.
@@ -145,7 +145,7 @@ impl<J: Judge> Logged<J> {
     }
 
     fn write(&mut self, candidate: &Candidate, base: Option<String>, seconds: f64, found: Found) -> Result<()> {
-        let (name, scheme) = (candidate.name.clone(), candidate.scheme.digest());
+        let (name, scheme) = (candidate.change.to_string(), candidate.scheme.digest());
         let line = Line { trial: self.trial, name, scheme, base, seconds, found };
         self.trial += 1;
         if let Some((path, file)) = &mut self.log {
@@ -165,7 +165,7 @@ impl<J: Judge> Logged<J> {
 
     fn get(&self, kind: Kind, base: &Option<String>, candidate: &Candidate) -> Result<Found> {
         let found = self.known.get(&(kind, base.clone(), candidate.scheme.digest()));
-        found.cloned().ok_or_else(|| Error::compute(format!("nobody judged {}", candidate.name)))
+        found.cloned().ok_or_else(|| Error::compute(format!("nobody judged {}", candidate.change)))
     }
 
     /// Tells the judge of the base, if it was not told yet: a search that only repeats its log needs none.
@@ -232,6 +232,7 @@ impl<J: Judge> Judge for Logged<J> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::moves::Move;
     use crate::plan::scheme::Scheme;
 
     /// Counts what it is asked.
@@ -266,8 +267,8 @@ mod tests {
     fn go(path: &Path, resume: bool, run: &str) -> Result<(usize, String)> {
         let mut asked = 0;
         let mut judge = Logged::new(Counting(&mut asked), Some(path), resume, run)?;
-        let one = Candidate { name: "one".into(), scheme: Scheme::default() };
-        let other = Candidate { name: "other".into(), scheme: Scheme::default().tied(1, 2, 0) };
+        let one = Candidate { change: Move::Declared, scheme: Scheme::default() };
+        let other = Candidate { change: Move::Apart, scheme: Scheme::default().tied(1, 2, 0) };
         judge.pack(std::slice::from_ref(&one), Care::Rough, 1.0)?;
         let packed = judge.pack(std::slice::from_ref(&one), Care::Full, 1.0)?.remove(0);
         let price = judge.settle(&one, &packed)?;
@@ -293,7 +294,7 @@ mod tests {
             std::fs::write(&path, bad).unwrap();
             assert!(go(&path, true, "a").unwrap_err().message.contains(why), "{bad}");
         }
-        std::fs::write(&path, text.replace("other", "ot\"her")).unwrap();
+        std::fs::write(&path, text.replace("every matrix", "every \"matrix")).unwrap();
         assert!(go(&path, true, "a").unwrap_err().message.contains("is no trial"));
     }
 }

@@ -1,5 +1,11 @@
 //! Cutting a token stream into the challenge's evaluation rows: disjoint windows of the training length.
 
+/// Tokens as digests read them: two bytes each, little-endian, where all ids have no more, otherwise four.
+pub fn token_bytes(tokens: &[u32]) -> Vec<u8> {
+    let bytes = if tokens.iter().all(|token| *token <= u32::from(u16::MAX)) { 2 } else { 4 };
+    tokens.iter().flat_map(|token| token.to_le_bytes().into_iter().take(bytes)).collect()
+}
+
 /// Non-overlapping (input, target) rows of `length` tokens; the last partial one is dropped.
 #[derive(Clone, Copy)]
 pub struct Windows<'a> {

@@ -9,7 +9,7 @@ use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Mat, Par};
 
 use super::eigenbasis::{Eigenbasis, factor, unwhiten_change, whiten_gradient};
-use super::state::Slot;
+use super::slot::Slot;
 use crate::code::codec::matrix::{self, Settings};
 use crate::code::entropy::indices::{PRICED, Prices};
 use crate::code::grid::step_sizes::StepSizes;

@@ -10,6 +10,7 @@ mod course;
 mod eigenbasis;
 pub mod part;
 mod run;
+mod slot;
 pub mod small;
 pub mod state;
 mod student;
@@ -17,5 +18,5 @@ pub mod sum;
 mod text;
 
 pub use course::{Course, Length, Point};
-pub use run::{Healed, Options, heal};
+pub use run::{Healed, Options, Packed, heal};
 pub use text::{Pace, enough};

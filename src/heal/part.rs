@@ -1,8 +1,8 @@
 //! One stream in training, whatever it is made of.
 
 use super::binding::Binding;
+use super::slot::Slot;
 use super::small::Small;
-use super::state::Slot;
 use super::sum::Sum;
 use crate::train::adam::Betas;
 
@@ -10,8 +10,8 @@ use crate::train::adam::Betas;
 pub enum Part {
     /// Exact tensors and zeros: nothing to learn.
     Fixed,
-    Matrix(Box<Binding>),
     Vectors(Small),
+    /// A matrix.
     Sum(Box<Sum>),
 }
 
@@ -30,7 +30,6 @@ impl Stream {
     pub fn weights(&self, weights: &[Vec<f32>]) -> Vec<Vec<f32>> {
         match &self.part {
             Part::Fixed => Vec::new(),
-            Part::Matrix(binding) => vec![binding.weights()],
             Part::Vectors(small) => small.coded().1,
             Part::Sum(sum) => vec![sum.weights(self.from.map(|from| &weights[from][..]))],
         }
@@ -40,7 +39,6 @@ impl Stream {
     pub fn bytes(&self) -> Option<Vec<u8>> {
         match &self.part {
             Part::Fixed => None,
-            Part::Matrix(binding) => Some(binding.stream()),
             Part::Vectors(small) => Some(small.coded().0),
             Part::Sum(sum) => Some(sum.stream()),
         }
@@ -49,7 +47,6 @@ impl Stream {
     /// What is bound column by column.
     pub fn binding(&self) -> Option<&Binding> {
         match &self.part {
-            Part::Matrix(binding) => Some(binding),
             Part::Sum(sum) => sum.residual.as_ref(),
             Part::Fixed | Part::Vectors(_) => None,
         }
@@ -59,7 +56,6 @@ impl Stream {
     pub fn bind(&mut self, share: f64, price: f32) {
         match &mut self.part {
             Part::Fixed | Part::Vectors(_) => {}
-            Part::Matrix(binding) => binding.bind(share, price),
             Part::Sum(sum) => sum.residual.iter_mut().for_each(|residual| residual.bind(share, price)),
         }
     }
@@ -87,7 +83,6 @@ impl Stream {
         let own: Vec<&[f32]> = self.tensors.iter().map(|t| &gradients[*t][..]).collect();
         match &mut self.part {
             Part::Fixed => {}
-            Part::Matrix(binding) => binding.learn(own[0], rates[0], betas),
             Part::Vectors(small) => small.learn(&own, rates[1], betas),
             Part::Sum(sum) => sum.learn(own[0], rates, betas),
         }
@@ -105,7 +100,6 @@ impl Stream {
     pub fn slots(&mut self) -> Vec<Slot<'_>> {
         match &mut self.part {
             Part::Fixed => Vec::new(),
-            Part::Matrix(binding) => binding.slots(),
             Part::Vectors(small) => small.slots(),
             Part::Sum(sum) => sum.slots(),
         }
@@ -115,7 +109,6 @@ impl Stream {
     pub fn is_sound(&self) -> bool {
         match &self.part {
             Part::Fixed => true,
-            Part::Matrix(binding) => binding.is_sound(),
             Part::Vectors(small) => small.is_sound(),
             Part::Sum(sum) => sum.is_sound(),
         }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use self::fit::FITS;
 use super::course::{Course, Length, Point};
 use super::part::Stream;
-use super::state::{Kept, Run, Standing};
+use super::slot::Kept;
+use super::state::{Run, Standing};
 use super::student::Student;
 use super::text::{PIECE_TOKENS, Pace, Split, enough, split};
 use crate::error::{Error, Result};
@@ -54,10 +54,13 @@ const STEER: f64 = 20.0;
 const TURN: f64 = 0.2;
 /// Squared error of a matrix, over its squares, that is more than arithmetic makes.
 const APART: f32 = 1e-6;
+/// Prices tried for the last group.
+const FITS: usize = 9;
 /// Breakdowns after which a run ends.
 const BREAKDOWNS: usize = 3;
 
 /// What a healing may do.
+#[derive(Clone)]
 pub struct Options<'a> {
     pub length: Length,
     pub pace: Pace,
@@ -69,10 +72,19 @@ pub struct Options<'a> {
     pub checkpoint: Option<PathBuf>,
     /// Go on from the checkpoint, if there is one.
     pub resume: bool,
-    /// Of all that the run depends on beside these options: blake3 in hexadecimal.
-    pub key: String,
     /// Asked between steps: whether to end with the best so far.
     pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// A packed model that is to be healed.
+pub struct Packed<'a> {
+    pub streams: Vec<Stream>,
+    /// The bytes of every stream untrained.
+    pub coded: Vec<Vec<u8>>,
+    /// What they decode to, by stored tensor.
+    pub decoded: Vec<Vec<f32>>,
+    /// Of all that the run depends on beside its options: blake3 in hexadecimal.
+    pub key: String,
     /// Bytes of the file whose streams have these sizes.
     pub file_size: &'a (dyn Fn(&[usize]) -> Result<u64> + Sync),
 }
@@ -96,20 +108,19 @@ fn memory(model: &Model, length: usize, vocab: usize, tokens: usize) -> usize {
     4 * weights * (COPIES + LANES) + LANES * logits * 4 * 4 + teacher::KEPT.min(4 * tokens * width)
 }
 
-/// Trains `streams`, which decode to `decoded` (by stored tensor) and have the bytes `coded` untrained, on `calib`, towards
-/// `teacher`, the original.
+/// Trains `packed` on `calib`, towards `teacher`, the original.
 ///
 /// # Errors
 /// Input, when there is too little text or the checkpoint is another run's; whatever goes wrong in a pass.
 pub fn heal(
-    (model, teacher): (&Model, &Teacher),
-    streams: Vec<Stream>,
-    coded: Vec<Vec<u8>>,
-    decoded: Vec<Vec<f32>>,
+    model: &Model,
+    teacher: &Teacher,
+    packed: Packed,
     calib: &[u32],
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Healed> {
+    let Packed { streams, coded, decoded, key, file_size } = packed;
     let net = model.network()?;
     let length = net.context();
     enough(length, calib.len())?;
@@ -135,17 +146,10 @@ pub fn heal(
         groups: GROUPS,
         student: Student::new(streams, decoded.clone()),
         coded,
-        standing: Standing {
-            key: options.key.clone(),
-            step: 0,
-            steps: 0,
-            group: 0,
-            price: 1.0,
-            rate: 1.0,
-            course: Vec::new(),
-        },
+        standing: Standing { key, step: 0, steps: 0, group: 0, price: 1.0, rate: 1.0, course: Vec::new() },
         seen: (0.0, 0),
         options,
+        file_size,
         progress,
         started: Instant::now(),
         binding: Duration::ZERO,
@@ -171,6 +175,7 @@ struct Healing<'a> {
     /// KL(original ‖ packed) of the steps since the last look, summed over so many positions.
     seen: (f64, usize),
     options: &'a Options<'a>,
+    file_size: &'a (dyn Fn(&[usize]) -> Result<u64> + Sync),
     progress: &'a dyn Progress,
     started: Instant,
     /// How long binding the last group took.
@@ -196,7 +201,7 @@ impl Healing<'_> {
             (0..self.standing.step).for_each(|_| drop(self.rows.batch(self.batch)));
         }
         if self.standing.course.is_empty() {
-            self.look(untrained, (self.options.file_size)(&self.coded.iter().map(Vec::len).collect::<Vec<_>>())?)?;
+            self.look(untrained, (self.file_size)(&self.coded.iter().map(Vec::len).collect::<Vec<_>>())?)?;
         }
         self.student.refresh();
         self.progress.begin("healing", self.standing.steps as u64);

@@ -1,6 +1,6 @@
 //! Control tensors in training: shadows seen through the uniform grids that they are coded on.
 
-use super::state::{Slot, adam};
+use super::slot::{Slot, adam};
 use crate::code::codec::vectors;
 use crate::train::adam::{Adam, Betas};
 

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::part::{Part, Stream};
-use super::state::Kept;
+use super::slot::Kept;
 use crate::model::Model;
 use crate::train::adam::Betas;
 
@@ -137,11 +137,10 @@ mod tests {
         let half = add_up(SIDES, Some((&first, gain)), None, None);
         let left: Vec<f32> = second.iter().zip(&half).map(|(w, h)| w - h).collect();
         let residual = Sum::new(SIDES, Some(gain), None, (Some(binding(&left, &metric)), false));
+        let alone = Sum::new(SIDES, None, None, (Some(binding(&first, &metric)), false));
+        let alone = Part::Sum(Box::new(alone));
         let stream = |tensor: usize, from: Option<usize>, part: Part| Stream { tensors: vec![tensor], from, part };
-        let streams = vec![
-            stream(0, None, Part::Matrix(Box::new(binding(&first, &metric)))),
-            stream(1, Some(0), Part::Sum(Box::new(residual))),
-        ];
+        let streams = vec![stream(0, None, alone), stream(1, Some(0), Part::Sum(Box::new(residual)))];
         let mut student = Student::new(streams, vec![first.clone(), second.clone()]);
         let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         let mut bound = Vec::new();

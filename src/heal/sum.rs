@@ -5,7 +5,7 @@
 //! what the earlier matrix learns; where there is none, what the gradient asks of that matrix is handed on to it.
 
 use super::binding::Binding;
-use super::state::{Slot, adam};
+use super::slot::{Slot, adam};
 use crate::code::codec::sum::{self, LowRank};
 use crate::nets::ops::product::{View, product};
 use crate::train::adam::{Adam, Betas};
@@ -59,9 +59,15 @@ impl Sum {
 
     /// The stream, once all of the residual is bound.
     pub fn stream(&self) -> Vec<u8> {
-        let low_rank = self.low_rank.as_ref().map(Factors::rounded);
         let residual = self.residual.as_ref().map(Binding::stream);
-        sum::write([self.rows, self.cols], self.gain, low_rank.as_ref(), residual.as_deref())
+        match (self.gain, &self.low_rank, residual) {
+            // A grid alone has a codec of its own, without a byte that says which terms there are.
+            (None, None, Some(residual)) => residual,
+            (gain, low_rank, residual) => {
+                let low_rank = low_rank.as_ref().map(Factors::rounded);
+                sum::write([self.rows, self.cols], gain, low_rank.as_ref(), residual.as_deref())
+            }
+        }
     }
 
     /// Moves factors and residual against the gradient (R, C) of the weights.

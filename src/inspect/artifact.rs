@@ -6,13 +6,13 @@ use rayon::prelude::*;
 use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
 use super::{Inventory, Kind, Row, account, by_role, matrices, order};
-use crate::artifact::construction::{construction, index_statistics};
+use crate::artifact::construction::{Construction, construction, index_statistics};
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::{stored_shapes, structure};
 use crate::artifact::read::parse;
 use crate::error::{Error, Result};
 use crate::model::{Structure, bits_per_weight};
-use crate::nets::{Form, TensorSpec};
+use crate::nets::TensorSpec;
 
 /// How far to look into an artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +52,9 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
     for (stream, range) in header.streams.iter().zip(&parsed.streams) {
         stream.tensors.iter().for_each(|t| row_of[*t as usize] = rows.len());
         let mut row = stream_row(header, specs, stream, range.start as u64)?;
-        let mut made = construction(stream, &bytes[range.clone()])?;
-        made.from = made.base.and_then(|base| uses(header, specs, base).next()).map(|spec| spec.name.clone());
-        row.made = Some(made);
+        let Construction { recipe, log2_step } = construction(stream, &bytes[range.clone()])?;
+        let named = |from| uses(header, specs, from).next().map(|spec| spec.name.clone()).unwrap_or_default();
+        row.made = Some(Construction { recipe: recipe.refer(named), log2_step });
         rows.push(row);
     }
     if depth == Depth::Indices {
@@ -76,7 +76,7 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
 
     let elements = |spec: &TensorSpec| spec.shape.iter().product::<usize>();
     let firsts = (0..header.stored()).filter_map(|tensor| uses(header, specs, tensor as u32).next());
-    let weights = firsts.filter(|spec| spec.form != Form::Vector).map(elements).sum();
+    let weights = firsts.filter(|spec| spec.is_matrix()).map(elements).sum();
     Ok(Inventory {
         path: path.display().to_string(),
         kind: Kind::Artifact,
@@ -128,7 +128,7 @@ fn stream_row(header: &Header, specs: &[TensorSpec], stream: &StreamEntry, offse
     let weights = firsts.iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
     let part = match &firsts[..] {
         [one] => one.role.clone(),
-        many if many.iter().all(|spec| spec.form == Form::Vector) => "vectors".into(),
+        many if many.iter().all(|spec| !spec.is_matrix()) => "vectors".into(),
         many if many.iter().all(|spec| spec.role == many[0].role) => many[0].role.clone(),
         _ => "several tensors".into(),
     };
@@ -141,20 +141,9 @@ fn stream_row(header: &Header, specs: &[TensorSpec], stream: &StreamEntry, offse
         offset: Some(offset),
         bytes: stream.len,
         bits_per_weight: bits_per_weight(stream.len, weights),
-        codec: Some(name_of(stream.codec)),
+        codec: Some(codec::name(stream.codec)),
         made: None,
         indices: None,
         fidelity: None,
     })
-}
-
-fn name_of(id: u8) -> String {
-    match id {
-        codec::LOSSLESS => "lossless".into(),
-        codec::MATRIX => "matrix".into(),
-        codec::VECTORS => "vectors".into(),
-        codec::ZERO => "zero".into(),
-        codec::SUM => "sum".into(),
-        other => format!("codec {other}"),
-    }
 }

@@ -7,7 +7,7 @@ use crate::model::bits_per_weight;
 use crate::text::list;
 
 /// What rows have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
     /// Every stream by itself

@@ -2,6 +2,7 @@
 
 mod artifact;
 pub mod groups;
+mod made;
 mod model;
 
 use serde::Serialize;
@@ -13,7 +14,8 @@ pub use model::model;
 use crate::artifact::construction::{Construction, IndexStatistics};
 use crate::error::{Error, Result};
 use crate::model::{Structure, bits_per_weight};
-use crate::nets::{Form, TensorSpec};
+use crate::nets::TensorSpec;
+use crate::recipe::Recipe;
 
 /// The bytes of an artifact, or of a model's weights files.
 #[derive(Debug, Clone, Serialize)]
@@ -102,8 +104,9 @@ pub struct Row {
     pub bits_per_weight: Option<f64>,
     /// How it is coded, or the element type; `None` for the container.
     pub codec: Option<String>,
-    /// What its stream says that it is made of; `None` for the container and in a model.
-    pub made: Option<Construction>,
+    /// What its stream says that it is made of, tensors by their first names; `None` for the container and in a model.
+    #[serde(serialize_with = "made::serialize")]
+    pub made: Option<Construction<String>>,
     /// `None`: they were not decoded, or there are none.
     pub indices: Option<IndexStatistics>,
     /// `None`: it was not held against a model.
@@ -149,9 +152,10 @@ impl Inventory {
         if matrix.stored_as != matrix.tensor {
             return format!("copy of {}", matrix.stored_as);
         }
-        match self.rows[matrix.row].made.as_ref() {
-            Some(made) => made.words(),
-            None => "alone".into(),
+        match self.rows[matrix.row].made.as_ref().map(|made| &made.recipe) {
+            // That it is exact is a matter of its grid.
+            None | Some(Recipe::Exact) => "alone".into(),
+            Some(recipe) => recipe.to_string(),
         }
     }
 }
@@ -162,9 +166,9 @@ fn matrices(specs: &[TensorSpec], source: &[usize], row_of: &[usize]) -> Vec<Use
     let each = specs.iter().zip(source).map(|(spec, stored)| {
         let stored_as = (*first[*stored].get_or_insert(&spec.name)).to_string();
         let (tensor, role) = (spec.name.clone(), spec.role.clone());
-        (spec.form, Use { tensor, role, layer: spec.layer, stored_as, row: row_of[*stored] })
+        (spec.is_matrix(), Use { tensor, role, layer: spec.layer, stored_as, row: row_of[*stored] })
     });
-    each.filter(|(form, _)| *form != Form::Vector).map(|(_, each)| each).collect()
+    each.filter(|(is_matrix, _)| *is_matrix).map(|(_, each)| each).collect()
 }
 
 /// The layers in the order in which they run, as the network says; each once where there is none.

@@ -1,16 +1,17 @@
 //! Keeps statistics on disk: they depend on the model and the calibration tokens alone, and cost most of a pack.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 
 use super::{Statistics, file};
 use crate::error::{Error, Result};
+use crate::eval::windows::token_bytes;
 use crate::model::Model;
+use crate::save;
 
 /// Changes whenever the figures that measuring gives change.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Name of the file for a model, calibration tokens and settings: blake3 of all that the statistics depend on.
 pub fn key(model: &Model, tokens: &[u32], rows: usize, seed: u64) -> String {
@@ -21,7 +22,7 @@ pub fn key(model: &Model, tokens: &[u32], rows: usize, seed: u64) -> String {
     };
     field(&VERSION.to_le_bytes());
     field(model.digest().as_bytes());
-    field(&tokens.iter().flat_map(|t| t.to_le_bytes()).collect::<Vec<u8>>());
+    field(&token_bytes(tokens));
     field(&(rows as u64).to_le_bytes());
     field(&seed.to_le_bytes());
     if model.precision() != DType::F32 {
@@ -46,11 +47,5 @@ pub fn load(folder: &Path, key: &str, model: &Model, tokens: usize) -> Option<St
 /// If the folder cannot be written.
 pub fn save(folder: &Path, key: &str, model: &Model, statistics: &Statistics) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-    let (bytes, path) = (file::to_bytes(model, statistics)?, path(folder, key));
-    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut temporary| {
-        temporary.write_all(&bytes)?;
-        temporary.persist(&path).map_err(|e| e.error)?;
-        Ok(())
-    });
-    written.map_err(|e| Error::io("write", &path, e))
+    save::save(&path(folder, key), &file::to_bytes(model, statistics)?)
 }

@@ -13,7 +13,7 @@ use candle_core::{D, DType, Tensor, Var};
 use rayon::prelude::*;
 
 use super::backward::backward;
-use super::fisher::{Signs, cotangent, temperature};
+use super::fisher::{cotangent, temperature};
 use super::sums::{Sums, output_block};
 use crate::error::{Error, Result};
 use crate::eval::logits::{device_rows, tokens};
@@ -22,6 +22,7 @@ use crate::eval::windows::Windows;
 use crate::model::Model;
 use crate::nets::ops::linear::{Recorder, linear, linear_transposed};
 use crate::nets::{Form, Layers, Params, Plain, State};
+use crate::random::Random;
 
 /// Tokens in one backward pass on a CPU.
 const BATCH_TOKENS: usize = 512;
@@ -152,7 +153,7 @@ pub fn measure(
         let mut lane = Lane::new(model);
         let (params, vars) = measurement.variables()?;
         for (b, rows) in batches.iter().enumerate().skip(l).step_by(lanes) {
-            let mut signs = Signs::new(random ^ (b as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
+            let mut signs = Random::new(random ^ (b as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
             measurement.batch(&mut lane, &params, &vars, rows.clone(), &mut signs)?;
             progress(rows.len() as u64)?;
         }
@@ -179,7 +180,7 @@ impl Measurement<'_> {
         let mut params = self.params.clone();
         let mut vars = Vec::new();
         for (spec, i) in self.model.specs.iter().zip(&self.model.source) {
-            if spec.form == Form::Vector {
+            if !spec.is_matrix() {
                 let var = Var::from_tensor(&params[&spec.name])?;
                 params.insert(spec.name.clone(), var.as_tensor().clone());
                 vars.push((*i, var));
@@ -206,7 +207,7 @@ impl Measurement<'_> {
         params: &Params,
         vars: &[(usize, Var)],
         rows: Range<usize>,
-        signs: &mut Signs,
+        signs: &mut Random,
     ) -> Result<()> {
         let ids = tokens(self.windows, rows, self.model.device())?;
         let tap = Tap { lane, stored: &self.stored, lookups: Mutex::new(Vec::new()) };
@@ -275,9 +276,7 @@ impl Lane {
         Lane {
             matrices: stored.clone().map(matrix).collect(),
             vectors: stored
-                .map(|i| {
-                    if model.spec(i).form == Form::Vector { vec![0.0; model.stored[i].data.len()] } else { Vec::new() }
-                })
+                .map(|i| if !model.is_matrix(i) { vec![0.0; model.stored[i].data.len()] } else { Vec::new() })
                 .collect(),
         }
     }

@@ -8,7 +8,6 @@ use super::curvature::{Curvature, Factors};
 use super::{Statistics, plausible};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::nets::Form;
 
 const INPUT: &str = "input";
 const OUTPUT: &str = "output";
@@ -95,7 +94,7 @@ pub fn from_bytes(bytes: &[u8], model: &Model) -> Result<Statistics> {
                 .hint("are they of this model?")
         })?;
         let (rows, cols) = model.sides(i);
-        let matrix = model.spec(i).form != Form::Vector;
+        let matrix = model.is_matrix(i);
         let values = || values(key, view);
         let factor = |block: usize| {
             let values = values()?;

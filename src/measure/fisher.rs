@@ -4,34 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor
 
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::{fusible, output, sum, with_elements};
-
-/// A reproducible stream of random signs (splitmix64).
-pub struct Signs(u64);
-
-impl Signs {
-    pub fn new(seed: u64) -> Self {
-        Signs(seed)
-    }
-
-    /// 64 random bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// ±1 in every place.
-    pub fn fill(&mut self, out: &mut [f32]) {
-        for chunk in out.chunks_mut(64) {
-            let bits = self.bits();
-            for (i, v) in chunk.iter_mut().enumerate() {
-                *v = if bits >> i & 1 == 1 { 1.0 } else { -1.0 };
-            }
-        }
-    }
-}
+use crate::random::Random;
 
 /// Mean of 1 − Σp² over positions below which predictions are too certain to be measured as they are: a curvature that
 /// vanishes there says nothing about errors as large as the distance to the next token.
@@ -74,7 +47,7 @@ pub fn temperature(logits: &Tensor) -> Result<f32> {
 /// At T = 1 their covariance is diag(p) − ppᵀ, the Fisher information of a softmax: the same as that of the gradient for a
 /// label drawn from p, but with far lighter tails, so fewer tokens give the same precision. At other temperatures it is that
 /// of the softened predictions.
-pub fn cotangent(logits: &Tensor, temperature: f32, signs: &mut Signs) -> Result<Tensor> {
+pub fn cotangent(logits: &Tensor, temperature: f32, signs: &mut Random) -> Result<Tensor> {
     let colder = 1.0 / temperature;
     if !fusible(logits) {
         return composed(logits, colder, signs);
@@ -89,7 +62,7 @@ pub fn cotangent(logits: &Tensor, temperature: f32, signs: &mut Signs) -> Result
                 *p = exp((*x - top) * colder);
             }
             let inverse = 1.0 / sum(&p);
-            signs.fill(&mut z);
+            signs.signs(&mut z);
             for ((root, p), z) in root.iter_mut().zip(&mut p).zip(&z) {
                 *p *= inverse;
                 *root = p.sqrt() * z;
@@ -105,9 +78,9 @@ pub fn cotangent(logits: &Tensor, temperature: f32, signs: &mut Signs) -> Result
 }
 
 /// [`cotangent`] by candle's operations, from the same signs.
-fn composed(logits: &Tensor, colder: f32, signs: &mut Signs) -> Result<Tensor> {
+fn composed(logits: &Tensor, colder: f32, signs: &mut Random) -> Result<Tensor> {
     let mut z = vec![0f32; logits.elem_count()];
-    z.chunks_exact_mut(logits.dim(D::Minus1)?).for_each(|row| signs.fill(row));
+    z.chunks_exact_mut(logits.dim(D::Minus1)?).for_each(|row| signs.signs(row));
     let z = Tensor::from_vec(z, logits.shape(), logits.device())?;
     let x = logits.detach().to_dtype(DType::F32)?;
     let p = (x.broadcast_sub(&x.max_keepdim(D::Minus1)?)? * f64::from(colder))?.exp()?;
@@ -147,8 +120,8 @@ mod tests {
     fn composed_is_fused() {
         let logits = Tensor::from_vec(crate::nets::ops::check::values(60, 8), (2, 3, 10), &Device::Cpu).unwrap();
         for temperature in [1.0, 4.0] {
-            let a = cotangent(&logits, temperature, &mut Signs::new(3)).unwrap();
-            let b = composed(&logits, 1.0 / temperature, &mut Signs::new(3)).unwrap();
+            let a = cotangent(&logits, temperature, &mut Random::new(3)).unwrap();
+            let b = composed(&logits, 1.0 / temperature, &mut Random::new(3)).unwrap();
             let largest = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(largest < 1e-6, "off by {largest:e}");
         }
@@ -175,7 +148,7 @@ mod tests {
         let p: Vec<f32> = logits.iter().map(|x| x.exp() / total).collect();
         let n = 40_000;
         let x = Tensor::from_vec(logits.repeat(n), (n, 4), &Device::Cpu).unwrap();
-        let g = cotangent(&x, 1.0, &mut Signs::new(5)).unwrap().to_vec2::<f32>().unwrap();
+        let g = cotangent(&x, 1.0, &mut Random::new(5)).unwrap().to_vec2::<f32>().unwrap();
         for i in 0..4 {
             for j in 0..4 {
                 let moment =

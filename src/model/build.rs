@@ -7,7 +7,7 @@ use super::ties::{self, Retie, TieReport};
 use super::{Checked, Model, Stored, Structure, elements, prefix};
 use crate::error::{Error, Result};
 use crate::ingest::{RawTensor, Remark, Source, TieMap};
-use crate::nets::{self, Form, Net, TensorSpec};
+use crate::nets::{self, Net, TensorSpec};
 
 /// Faults listed before "and more".
 const LISTED: usize = 5;
@@ -52,7 +52,7 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
     let mut known = BTreeMap::new();
     let (mut found, mut of_leader) = (Vec::new(), BTreeMap::new());
     for (spec, RawTensor { shape, dtype, data }) in leaders {
-        let is_vector = specs[spec].form == Form::Vector;
+        let is_vector = !specs[spec].is_matrix();
         // Vectors never stand in for matrices: the two are coded in different ways.
         let key = (is_vector, dtype, shape, *content(&data).as_bytes());
         let index = *known.entry(key).or_insert(stored.len());

@@ -28,7 +28,7 @@ pub use crate::ingest::Dtype;
 
 use crate::error::{Error, Result};
 use crate::ingest::{Config, Remark};
-use crate::nets::{Form, Net, Params, TensorSpec};
+use crate::nets::{Net, Params, TensorSpec};
 
 /// One distinct tensor, used under one name or, tied, under several.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ impl Model {
         }
         let shared = |(spec, &part): (usize, &usize)| {
             let first = stored[part].spec;
-            let told = first != spec && specs[spec].form != Form::Vector;
+            let told = first != spec && specs[spec].is_matrix();
             told.then(|| (specs[spec].name.clone(), specs[first].name.clone()))
         };
         let declared = source.iter().enumerate().filter_map(shared).collect();
@@ -158,6 +158,21 @@ impl Model {
         (self.stored[stored].data.len() / cols.max(1), cols)
     }
 
+    /// The shapes of all stored tensors.
+    pub fn shapes(&self) -> Vec<&[usize]> {
+        (0..self.stored.len()).map(|stored| self.shape(stored)).collect()
+    }
+
+    /// Whether a stored tensor is a matrix, not a control tensor.
+    pub fn is_matrix(&self, stored: usize) -> bool {
+        self.spec(stored).is_matrix()
+    }
+
+    /// The stored matrices.
+    pub fn matrices(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.stored.len()).filter(|stored| self.is_matrix(*stored))
+    }
+
     /// The specs that use a stored tensor, in canonical order.
     pub fn uses(&self, stored: usize) -> Vec<usize> {
         (0..self.source.len()).filter(|&spec| self.source[spec] == stored).collect()
@@ -193,7 +208,7 @@ impl Model {
     /// Stored weights that are quantized: those of matrices and embeddings, tied ones counted once. Bits per weight of a whole
     /// file are over these.
     pub fn weights(&self) -> usize {
-        self.stored.iter().filter(|s| self.specs[s.spec].form != Form::Vector).map(|s| s.data.len()).sum()
+        self.stored.iter().filter(|s| self.specs[s.spec].is_matrix()).map(|s| s.data.len()).sum()
     }
 
     /// The same model run on another device; a model that was just made runs on the CPU.
@@ -245,7 +260,7 @@ impl Model {
         // Inputs and outputs of every use of a matrix, and the steps between them.
         let sides = |(spec, source): (&TensorSpec, &usize)| {
             let (rows, cols) = self.sides(*source);
-            if spec.form == Form::Vector { 0 } else { rows + cols }
+            if spec.is_matrix() { rows + cols } else { 0 }
         };
         let pass = 3 * tokens * self.specs.iter().zip(&self.source).map(sides).sum::<usize>();
         let needs = |bytes: usize| (bytes * stored + beside + bytes * pass).div_ceil(1_000_000);

@@ -49,7 +49,7 @@ impl Structure {
         let specs = describe(tensors);
         let layers = specs.iter().filter_map(|spec| spec.layer).max().map_or(0, |last| last + 1);
         let mut tied_roles: Vec<String> = Vec::new();
-        for spec in specs.iter().filter(|spec| spec.layer.is_some() && spec.form != Form::Vector) {
+        for spec in specs.iter().filter(|spec| spec.layer.is_some() && spec.is_matrix()) {
             if !tied_roles.contains(&spec.role) {
                 tied_roles.push(spec.role.clone());
             }

@@ -32,6 +32,13 @@ pub struct TensorSpec {
     pub form: Form,
 }
 
+impl TensorSpec {
+    /// Whether it is a matrix, not a control tensor.
+    pub fn is_matrix(&self) -> bool {
+        self.form != Form::Vector
+    }
+}
+
 /// Tensors by full state-dict name; names that are tied hold the same tensor.
 pub type Params = HashMap<String, Tensor>;
 

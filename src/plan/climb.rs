@@ -11,103 +11,13 @@
 //! ranks badly, a few steps rank single changes nearly as all steps do. Fixed shapes change so much that a few steps do not tell:
 //! those that are about as good as the best of them are judged in full whatever their rank.
 
-use std::collections::BTreeSet;
+use serde::{Serialize, Serializer};
 
-use serde::{Deserialize, Serialize};
-
-use super::moves::{Candidate, RANK, moves, specialised};
+use super::judge::{Care, Judge, Look, Packed, Worth};
+use super::moves::{Candidate, Move, RANK, moves, specialised};
 use super::scheme::Scheme;
 use super::shape::{Table, starts};
 use crate::error::Result;
-
-/// A change as it looks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Look {
-    /// KL with the change made on the base, nats per token.
-    pub kl: f64,
-    /// One standard error of it.
-    pub error: f64,
-    /// Whether it was measured to the end; it is not when it is far from paying.
-    pub complete: bool,
-    /// Bytes that the change saves.
-    pub saved: f64,
-    /// What the quadratic says the change adds, nats per token.
-    pub predicted: f64,
-}
-
-/// A scheme packed into the cap.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Packed {
-    /// Step size.
-    pub step: f64,
-    pub bytes: u64,
-    pub fits: bool,
-    /// What the quadratic says, nats per token.
-    pub predicted: f64,
-    /// KL of every row, nats per token.
-    pub rows: Vec<f64>,
-    pub complete: bool,
-}
-
-impl Packed {
-    /// Mean KL, nats per token.
-    pub fn kl(&self) -> f64 {
-        match self.fits {
-            true => self.rows.iter().sum::<f64>() / self.rows.len().max(1) as f64,
-            false => f64::INFINITY,
-        }
-    }
-
-    /// Whether this is measured to be better than another by more than noise: by one standard error of the difference.
-    fn beats(&self, other: &Packed) -> bool {
-        if !self.fits || !self.complete || self.rows.len() != other.rows.len() {
-            return false;
-        }
-        let differences: Vec<f64> = self.rows.iter().zip(&other.rows).map(|(a, b)| a - b).collect();
-        let n = differences.len() as f64;
-        let mean = differences.iter().sum::<f64>() / n;
-        let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-        mean < -(variance / n).sqrt()
-    }
-}
-
-/// What a base is worth: where the bytes that a change saves are spent.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Worth {
-    /// KL of the base.
-    pub kl: f64,
-    /// Nats that a byte more or less buys.
-    pub price: f64,
-    /// How many times more than it looks a change may cost and still be worth packing: what healing may take back.
-    pub hope: f64,
-}
-
-impl Worth {
-    /// The KL up to which a change that saves so many bytes may pay.
-    pub fn limit(&self, saved: f64) -> f64 {
-        self.kl + self.hope * self.kl.min(self.price * saved.max(0.0))
-    }
-}
-
-/// How long what is packed is healed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Care {
-    /// A few steps, to be ranked.
-    Rough,
-    /// As long as the base, to be compared with it.
-    Full,
-}
-
-/// The expensive thing. Everything it returns follows from its arguments.
-pub trait Judge {
-    /// Packs schemes into the cap. One that is surely worse than `limit` nats need not be measured to the end.
-    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>>;
-    /// Makes a packed scheme the base of what follows; returns the price of a byte there.
-    fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64>;
-    /// Looks at changes of the base.
-    fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>>;
-}
 
 /// How far a search goes.
 pub struct Bounds<'a> {
@@ -123,10 +33,15 @@ pub struct Bounds<'a> {
 /// One change that was looked at, and what it would have to be worth.
 #[derive(Debug, Clone, Serialize)]
 pub struct Seen {
-    pub name: String,
+    #[serde(rename = "name", serialize_with = "in_words")]
+    pub change: Move,
     pub look: Look,
     /// Nats that it is short of paying for itself, by its look; below 0: it would pay.
     pub short: f64,
+}
+
+fn in_words<S: Serializer>(change: &Move, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(change)
 }
 
 /// Where a search ended.
@@ -137,8 +52,8 @@ pub struct Climbed {
     pub start: Packed,
     /// Changes of the last base.
     pub seen: Vec<Seen>,
-    /// Names of the changes that were kept, in order.
-    pub kept: Vec<String>,
+    /// Changes that were kept, in order.
+    pub kept: Vec<Move>,
     /// Structures packed with full care, and roughly.
     pub trials: usize,
     pub rough: usize,
@@ -168,15 +83,108 @@ const NEARLY: f64 = 2.0;
 /// Copies that are tried with a low-rank term as well.
 const SPECIALISTS: usize = 3;
 
+/// A search on its way.
 struct Climb<'a, J: Judge> {
     judge: &'a mut J,
+    table: &'a Table,
     bounds: &'a Bounds<'a>,
+    /// Fixed shapes, looked at in the first round.
+    shapes: Vec<Candidate>,
+    /// The base, and what it is worth.
+    best: Candidate,
+    packed: Packed,
     worth: Worth,
+    kept: Vec<Move>,
+    /// Schemes that were packed and are no better than a base.
+    rejected: Vec<Scheme>,
     trials: usize,
     rough: usize,
 }
 
-impl<J: Judge> Climb<'_, J> {
+impl<'a, J: Judge> Climb<'a, J> {
+    /// From `start`, or from `other` if that is measured to be better; with `start` as it was packed.
+    fn begin(
+        judge: &'a mut J,
+        table: &'a Table,
+        start: Candidate,
+        other: Option<Candidate>,
+        bounds: &'a Bounds<'a>,
+    ) -> Result<(Self, Packed)> {
+        // Together: workers pack them side by side.
+        let mut both: Vec<Candidate> = std::iter::once(start).chain(other).collect();
+        let mut packed = judge.pack(&both, Care::Full, f64::INFINITY)?;
+        let first = packed[0].clone();
+        let (mut best, mut best_packed, mut kept) = (both.remove(0), packed.remove(0), Vec::new());
+        if let (Some(other), Some(packed)) = (both.pop(), packed.pop())
+            && packed.beats(&best_packed)
+        {
+            kept.push(other.change.clone());
+            (best, best_packed) = (other, packed);
+        }
+        let price = judge.settle(&best, &best_packed)?;
+        let worth = Worth { kl: best_packed.kl(), price, hope: bounds.hope };
+        let shapes = starts(table.layers.len())
+            .into_iter()
+            .filter_map(|shape| Some(Candidate { scheme: shape.scheme(table).ok()?, change: Move::Shape(shape) }))
+            .filter(|shape| shape.scheme != best.scheme)
+            .collect();
+        let (packed, rejected) = (best_packed, Vec::new());
+        let climb = Climb { judge, table, bounds, shapes, best, packed, worth, kept, rejected, trials: 0, rough: 0 };
+        Ok((climb, first))
+    }
+
+    /// Looks at the changes of the base, in the first round at the fixed shapes as well; those nearest to paying come first.
+    fn survey(&mut self, first_round: bool) -> Result<Vec<(Candidate, Look)>> {
+        let (mut near, far) = moves(self.table, &self.best.scheme);
+        if first_round {
+            near.extend(self.shapes.iter().cloned());
+        }
+        let mut looks = self.look(near)?;
+        if looks.iter().any(|(_, look)| self.nearly_pays(look)) {
+            looks.extend(self.look(far)?);
+            let special = self.specialists(&looks);
+            looks.extend(self.look(special)?);
+        }
+        looks.sort_by(|a, b| self.short(&a.1).total_cmp(&self.short(&b.1)));
+        Ok(looks)
+    }
+
+    /// The best copies of `looks` with low-rank terms.
+    fn specialists(&self, looks: &[(Candidate, Look)]) -> Vec<Candidate> {
+        let is_copy = |(c, look): &&(Candidate, Look)| matches!(c.change, Move::Copy { .. }) && look.complete;
+        let mut copies: Vec<&(Candidate, Look)> = looks.iter().filter(is_copy).collect();
+        copies.sort_by(|a, b| self.short(&a.1).total_cmp(&self.short(&b.1)));
+        let best = copies.iter().take(SPECIALISTS);
+        best.filter_map(|(c, _)| specialised(c, &self.best.scheme, self.table, RANK)).collect()
+    }
+
+    /// Packs `promising` group by group until one holds something better than the base: the best of that group.
+    fn better(&mut self, mut promising: Vec<Candidate>) -> Result<Option<(Candidate, Packed)>> {
+        let mut better: Option<(Candidate, Packed)> = None;
+        while better.is_none() && self.open() && !promising.is_empty() {
+            let group = self.next(&mut promising)?;
+            let packed = self.judge.pack(&group, Care::Full, self.packed.kl())?;
+            self.trials += group.len();
+            for (candidate, packed) in group.into_iter().zip(packed) {
+                if !packed.beats(&self.packed) {
+                    self.rejected.push(candidate.scheme);
+                } else if better.as_ref().is_none_or(|(_, other)| packed.kl() < other.kl()) {
+                    better = Some((candidate, packed));
+                }
+            }
+        }
+        Ok(better)
+    }
+
+    /// Goes on from a better one.
+    fn go_on_from(&mut self, (candidate, packed): (Candidate, Packed)) -> Result<()> {
+        self.kept.push(candidate.change.clone());
+        (self.best, self.packed) = (candidate, packed);
+        self.worth.kl = self.packed.kl();
+        self.worth.price = self.judge.settle(&self.best, &self.packed)?;
+        Ok(())
+    }
+
     fn open(&self) -> bool {
         self.left() >= ROUGH && !(self.bounds.stop)()
     }
@@ -186,23 +194,26 @@ impl<J: Judge> Climb<'_, J> {
         (ROUGH * self.bounds.trials).saturating_sub(ROUGH * self.trials + self.rough)
     }
 
-    /// Takes the next of `promising`, of which the first look best, and returns those to pack with full care. `shapes` are
-    /// the fixed ones.
-    fn next(&mut self, promising: &mut Vec<Candidate>, shapes: &[Candidate]) -> Result<Vec<Candidate>> {
-        let fixed = |c: &Candidate| shapes.contains(c);
+    /// Takes the next of `promising`, of which the first look best, and returns those to pack with full care.
+    fn next(&mut self, promising: &mut Vec<Candidate>) -> Result<Vec<Candidate>> {
+        let fixed = |c: &Candidate| matches!(c.change, Move::Shape(_));
         let least = if self.bounds.heals { FULLY } else { PACKED };
         // One of them can be packed with full care afterwards.
         let most = self.left().saturating_sub(ROUGH).max(1);
-        let (mut places, mut fixed_places, mut seen) = (ROUGHLY, SHAPES, BTreeSet::new());
+        let (mut places, mut fixed_places) = (ROUGHLY, SHAPES);
+        let mut seen: Vec<Move> = Vec::new();
         let mut group = Vec::new();
         // Copies of one piece by different layers do alike once they are healed: the best of each kind first, then the others.
         let passes: &[bool] = if self.bounds.heals { &[true, false] } else { &[false] };
         for &of_new_kind in passes {
             promising.retain(|c| {
                 let place = if fixed(c) { &mut fixed_places } else { &mut places };
-                let taken = group.len() < most && *place > 0 && (!of_new_kind || seen.insert(kind(c).to_string()));
+                let taken = group.len() < most
+                    && *place > 0
+                    && !(of_new_kind && seen.iter().any(|other| other.is_like(&c.change)));
                 if taken {
                     *place -= 1;
+                    seen.push(c.change.clone());
                     group.push(c.clone());
                 }
                 !taken
@@ -246,15 +257,16 @@ impl<J: Judge> Climb<'_, J> {
         Ok(seen)
     }
 
+    /// Whether a change costs little more than it may, so that others like it may pay.
+    fn nearly_pays(&self, look: &Look) -> bool {
+        let (costs, may) = (look.kl - self.worth.kl, self.worth.limit(look.saved) - self.worth.kl);
+        costs.max(0.0) < NEARLY * may
+    }
+
     /// Nats that a change is short of paying, by its look.
     fn short(&self, look: &Look) -> f64 {
         (look.kl - self.worth.kl) / self.worth.hope - self.worth.kl.min(self.worth.price * look.saved.max(0.0))
     }
-}
-
-/// The piece of a network that a change is about, and whether it becomes a copy or goes.
-fn kind(change: &Candidate) -> &str {
-    change.name.split(" as ").next().unwrap_or_default()
 }
 
 /// Climbs from `start`, or from `other` if that is measured to be better.
@@ -268,97 +280,33 @@ pub fn climb<J: Judge>(
     other: Option<Candidate>,
     bounds: &Bounds,
 ) -> Result<Climbed> {
-    // Together: workers pack them side by side.
-    let mut both: Vec<Candidate> = std::iter::once(start).chain(other).collect();
-    let mut packed = judge.pack(&both, Care::Full, f64::INFINITY)?;
-    let first = packed[0].clone();
-    let (mut best, mut best_packed, mut kept) = (both.remove(0), packed.remove(0), Vec::new());
-    if let (Some(other), Some(packed)) = (both.pop(), packed.pop())
-        && packed.beats(&best_packed)
-    {
-        kept.push(other.name.clone());
-        (best, best_packed) = (other, packed);
-    }
-    let mut worth = Worth { kl: best_packed.kl(), price: 0.0, hope: bounds.hope };
-    worth.price = judge.settle(&best, &best_packed)?;
-    let mut climb = Climb { judge, bounds, worth, trials: 0, rough: 0 };
-    let shapes: Vec<Candidate> = starts(table.layers.len())
-        .into_iter()
-        .filter_map(|shape| Some(Candidate { name: shape.text(), scheme: shape.scheme(table).ok()? }))
-        .filter(|shape| shape.scheme != best.scheme)
-        .collect();
-    let (mut seen, mut finished) = (Vec::new(), false);
-    let mut rejected: Vec<Scheme> = Vec::new();
-    let mut round = 0;
+    let (mut climb, first) = Climb::begin(judge, table, start, other, bounds)?;
+    let (mut seen, mut finished, mut first_round) = (Vec::new(), false, true);
     while climb.open() {
-        let (mut near, far) = moves(table, &best.scheme);
-        if round == 0 {
-            near.extend(shapes.iter().cloned());
-        }
-        round += 1;
-        let mut looks = climb.look(near)?;
-        let cost = |look: &Look| (look.kl - climb.worth.kl).max(0.0);
-        let nearly = |look: &Look| cost(look) < NEARLY * (climb.worth.limit(look.saved) - climb.worth.kl);
-        if looks.iter().any(|(_, look)| nearly(look)) {
-            looks.extend(climb.look(far)?);
-            let mut copies: Vec<&(Candidate, Look)> =
-                looks.iter().filter(|(c, look)| c.name.contains(" as ") && look.complete).collect();
-            copies.sort_by(|a, b| climb.short(&a.1).total_cmp(&climb.short(&b.1)));
-            let special = copies
-                .iter()
-                .take(SPECIALISTS)
-                .filter_map(|(c, _)| specialised(c, &best.scheme, table, RANK))
-                .collect();
-            looks.extend(climb.look(special)?);
-        }
-        looks.sort_by(|a, b| climb.short(&a.1).total_cmp(&climb.short(&b.1)));
+        let looks = climb.survey(first_round)?;
+        first_round = false;
+        let short = |look: &Look| climb.short(look);
         seen = looks
             .iter()
-            .map(|(c, look)| Seen { name: c.name.clone(), look: look.clone(), short: climb.short(look) })
+            .map(|(c, look)| Seen { change: c.change.clone(), look: look.clone(), short: short(look) })
             .collect();
-        let mut promising: Vec<Candidate> = looks
-            .into_iter()
-            .filter(|(c, look)| look.complete && climb.short(look) < 0.0 && !rejected.contains(&c.scheme))
-            .map(|(c, _)| c)
-            .collect();
-        if promising.is_empty() {
-            finished = climb.open();
-            break;
-        }
-        let mut better = None;
-        // The first group that holds a better one ends the round.
-        while climb.open() && !promising.is_empty() {
-            let group = climb.next(&mut promising, &shapes)?;
-            let packed = climb.judge.pack(&group, Care::Full, best_packed.kl())?;
-            climb.trials += group.len();
-            for (candidate, packed) in group.iter().zip(packed) {
-                if !packed.beats(&best_packed) {
-                    rejected.push(candidate.scheme.clone());
-                } else if better.as_ref().is_none_or(|(_, other): &(Candidate, Packed)| packed.kl() < other.kl()) {
-                    better = Some((candidate.clone(), packed));
-                }
-            }
-            if better.is_some() {
-                break;
-            }
-        }
-        let Some((candidate, packed)) = better else {
+        let pays =
+            |(c, look): &(Candidate, Look)| look.complete && short(look) < 0.0 && !climb.rejected.contains(&c.scheme);
+        let promising = looks.into_iter().filter(pays).map(|(c, _)| c).collect();
+        let Some(better) = climb.better(promising)? else {
             finished = climb.open();
             break;
         };
-        kept.push(candidate.name.clone());
-        (best, best_packed) = (candidate, packed);
-        climb.worth.kl = best_packed.kl();
-        climb.worth.price = climb.judge.settle(&best, &best_packed)?;
+        climb.go_on_from(better)?;
     }
-    let Climb { trials, rough, worth: Worth { price, .. }, .. } = climb;
-    Ok(Climbed { best, packed: best_packed, start: first, seen, kept, trials, rough, price, finished })
+    let Climb { best, packed, kept, trials, rough, worth: Worth { price, .. }, .. } = climb;
+    Ok(Climbed { best, packed, start: first, seen, kept, trials, rough, price, finished })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::scheme::Choice;
+    use crate::plan::moves::Piece;
 
     /// Every layer costs 1,000 bytes; a copy of layer 1 by layer 2 costs little, the rest much.
     struct Fake {
@@ -370,14 +318,14 @@ mod tests {
 
     impl Fake {
         fn size(scheme: &Scheme) -> f64 {
-            (0..12).filter(|m| scheme.choice(*m) == Choice::Alone).count() as f64 * 1000.0
+            (0..12).filter(|m| scheme.choice(*m).is_alone()).count() as f64 * 1000.0
         }
 
         fn harm(scheme: &Scheme) -> f64 {
-            let harm = |m: usize| match (scheme.choice(m), scheme.leader(m)) {
-                (Choice::Alone, _) => 0.0,
-                (Choice::Zero, _) => 0.5,
-                (_, 1) if m == 2 => 0.01,
+            let harm = |m: usize| match scheme.choice(m) {
+                alone if alone.is_alone() => 0.0,
+                zero if zero.is_zero() => 0.5,
+                _ if m == 2 && scheme.leader(m) == 1 => 0.01,
                 _ => 0.7,
             };
             (0..12).map(harm).sum()
@@ -388,7 +336,7 @@ mod tests {
         fn pack(&mut self, candidates: &[Candidate], care: Care, _: f64) -> Result<Vec<Packed>> {
             let pack = |c: &Candidate| {
                 let how = if care == Care::Full { "pack" } else { "rough" };
-                self.log.push(format!("{how} {}", c.name));
+                self.log.push(format!("{how} {}", c.change));
                 let kl = self.least + Fake::harm(&c.scheme) + 0.2 * Fake::size(&c.scheme) / 4000.0;
                 let rows = vec![kl - 0.001, kl, kl + 0.001];
                 Packed { step: 1.0, bytes: 2000, fits: true, predicted: kl, rows, complete: true }
@@ -403,7 +351,7 @@ mod tests {
 
         fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
             let look = |c: &Candidate| {
-                self.log.push(format!("look {}", c.name));
+                self.log.push(format!("look {}", c.change));
                 let saved = Fake::size(&self.base) - Fake::size(&c.scheme);
                 let kl = worth.kl + Fake::harm(&c.scheme) - Fake::harm(&self.base);
                 Look { kl, error: 0.0, complete: true, saved, predicted: 0.0 }
@@ -419,8 +367,12 @@ mod tests {
     fn run_from(least: f64, layers: usize, bounds: &Bounds, other: Option<Candidate>) -> (Climbed, Vec<String>) {
         let table = Table { layers: (0..layers).map(|m| vec![Some(m)]).collect(), roles: vec!["w".into()] };
         let mut fake = Fake { base: Scheme::default(), log: Vec::new(), least };
-        let start = Candidate { name: "declared".into(), scheme: Scheme::default() };
+        let start = Candidate { change: Move::Declared, scheme: Scheme::default() };
         (climb(&mut fake, &table, start, other, bounds).unwrap(), fake.log)
+    }
+
+    fn second_as_first() -> Move {
+        Move::Copy { piece: Piece { layer: 2, branch: None }, of: 1, rank: 0 }
     }
 
     fn within(trials: usize) -> Bounds<'static> {
@@ -434,7 +386,7 @@ mod tests {
     #[test]
     fn what_pays_is_kept_and_nothing_else() {
         let (climbed, log) = run(4, &within(1000), None);
-        assert_eq!(climbed.kept, ["layer 2 as 1"]);
+        assert_eq!(climbed.kept, [second_as_first()]);
         assert!(climbed.finished && climbed.packed.kl() < climbed.start.kl());
         assert_eq!(count(&log, "pack"), 3, "{log:?}");
         assert!(climbed.seen.iter().all(|seen| seen.short > 0.0));
@@ -442,12 +394,12 @@ mod tests {
 
     #[test]
     fn the_better_start_is_gone_on_from() {
-        let tied = Candidate { name: "tied".into(), scheme: Scheme::default().tied(2, 1, 0) };
+        let tied = Candidate { change: Move::Apart, scheme: Scheme::default().tied(2, 1, 0) };
         let (climbed, _) = run(4, &within(0), Some(tied));
-        assert_eq!((climbed.best.name, climbed.kept), ("tied".into(), vec!["tied".to_string()]));
+        assert_eq!((climbed.best.change, climbed.kept), (Move::Apart, vec![Move::Apart]));
         assert!(climbed.packed.kl() < climbed.start.kl());
-        let worse = Candidate { name: "without".into(), scheme: Scheme::default().without(&[0]).unwrap() };
-        assert_eq!(run(4, &within(0), Some(worse)).0.best.name, "declared");
+        let worse = Candidate { change: Move::Apart, scheme: Scheme::default().without(&[0]).unwrap() };
+        assert_eq!(run(4, &within(0), Some(worse)).0.best.change, Move::Declared);
     }
 
     #[test]
@@ -469,7 +421,7 @@ mod tests {
         // Where all are about alike, the best of the fixed shapes are judged in full though they rank behind the changes.
         for (least, shapes) in [(60.0, 1..=SHAPES), (0.0, 0..=0)] {
             let (climbed, log) = run_from(least, 12, &bounds(9), None);
-            assert_eq!(climbed.kept, ["layer 2 as 1"], "{log:?}");
+            assert_eq!(climbed.kept, [second_as_first()], "{log:?}");
             assert_eq!((climbed.trials, climbed.rough), (count(&log, "pack") - 1, count(&log, "rough")));
             assert!(climbed.rough > ROUGHLY && ROUGH * climbed.trials + climbed.rough <= ROUGH * 9);
             let first: Vec<&String> = log.iter().skip_while(|line| !line.starts_with("rough")).collect();

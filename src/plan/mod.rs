@@ -2,9 +2,10 @@
 
 pub mod budget;
 pub mod climb;
+mod file;
+pub mod judge;
 pub mod moves;
-mod recipe;
 pub mod scheme;
 pub mod shape;
 
-pub use recipe::{Grid, Made, Odd, PLAN_VERSION, Part, Plan};
+pub use file::{PLAN_VERSION, Part, Plan};

@@ -4,41 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// What a matrix is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Choice {
-    /// Stored by itself.
-    #[default]
-    Alone,
-    /// Left out.
-    Zero,
-    /// α·P + A·B + residual; at least one of the three.
-    Sum {
-        /// The matrix P, an earlier one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        from: Option<usize>,
-        /// α is 1, not what is best by least squares.
-        #[serde(default, skip_serializing_if = "is_false")]
-        unit: bool,
-        #[serde(default, skip_serializing_if = "is_none")]
-        rank: usize,
-        #[serde(default, skip_serializing_if = "is_false")]
-        residual: bool,
-    },
-}
+use crate::recipe::{AnyGrid, Prediction, Terms};
 
-fn is_false(flag: &bool) -> bool {
-    !flag
-}
+/// What a matrix is made of: other matrices by their numbers, on a grid that coding chooses.
+pub type Choice = Terms<usize, AnyGrid>;
 
-fn is_none(rank: &usize) -> bool {
-    *rank == 0
+/// Stored by itself.
+pub const ALONE: Choice = Terms::alone(AnyGrid);
+
+/// A copy of `from` with a low-rank term of this rank: its gain is the best by least squares.
+pub fn copy(from: usize, rank: usize) -> Choice {
+    Terms { prediction: Some(Prediction { from, gain: None }), rank, residual: None }
 }
 
 /// What every matrix that is not simply stored alone is made of. Matrices have numbers, and start from lower ones only, so
 /// there are no cycles.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Scheme {
     choices: BTreeMap<usize, Choice>,
     /// Matrices that stand for others as well: the mean of these, weighted by curvature, is coded in their place.
@@ -47,7 +28,7 @@ pub struct Scheme {
 
 impl Scheme {
     pub fn choice(&self, matrix: usize) -> Choice {
-        self.choices.get(&matrix).copied().unwrap_or_default()
+        self.choices.get(&matrix).copied().unwrap_or(ALONE)
     }
 
     /// Whose mean is coded as this matrix; empty: it is coded as itself.
@@ -56,23 +37,21 @@ impl Scheme {
     }
 
     pub fn from(&self, matrix: usize) -> Option<usize> {
-        match self.choice(matrix) {
-            Choice::Sum { from, .. } => from,
-            _ => None,
-        }
+        self.choice(matrix).from().copied()
     }
 
     /// # Panics
     /// A matrix would start from one that is not before it.
     #[must_use]
     pub fn with(mut self, matrix: usize, choice: Choice) -> Self {
-        if let Choice::Sum { from: Some(from), .. } = choice {
-            assert!(from < matrix, "{matrix} cannot start from {from}");
+        if let Some(from) = choice.from() {
+            assert!(*from < matrix, "{matrix} cannot start from {from}");
         }
-        match choice {
-            Choice::Alone => self.choices.remove(&matrix),
-            _ => self.choices.insert(matrix, choice),
-        };
+        if choice.is_alone() {
+            self.choices.remove(&matrix);
+        } else {
+            self.choices.insert(matrix, choice);
+        }
         self
     }
 
@@ -93,10 +72,7 @@ impl Scheme {
 
     /// The matrix that a tied one is a copy of, itself where it is none. A copy may have a low-rank term but no residual.
     pub fn leader(&self, matrix: usize) -> usize {
-        match self.choice(matrix) {
-            Choice::Sum { from: Some(from), residual: false, .. } => self.leader(from),
-            _ => matrix,
-        }
+        self.choice(matrix).copy_of().map_or(matrix, |of| self.leader(*of))
     }
 
     /// Matrices that start from this one, directly or not, and itself.
@@ -104,9 +80,7 @@ impl Scheme {
         let mut all = BTreeSet::from([matrix]);
         // In rising order whatever a matrix starts from has been seen.
         for (m, choice) in &self.choices {
-            if let Choice::Sum { from: Some(from), .. } = choice
-                && all.contains(from)
-            {
+            if choice.from().is_some_and(|from| all.contains(from)) {
                 all.insert(*m);
             }
         }
@@ -117,9 +91,7 @@ impl Scheme {
     pub fn copies(&self, matrix: usize) -> Vec<usize> {
         let mut all = vec![matrix];
         for (m, choice) in &self.choices {
-            if let Choice::Sum { from: Some(from), residual: false, .. } = choice
-                && all.contains(from)
-            {
+            if choice.copy_of().is_some_and(|of| all.contains(of)) {
                 all.push(*m);
             }
         }
@@ -147,15 +119,12 @@ impl Scheme {
         members.sort_unstable();
         let mut scheme = self.clone();
         for m in joined {
-            let rank = match scheme.choice(m) {
-                Choice::Sum { rank: own, .. } => own.max(rank),
-                _ => rank,
-            };
-            scheme = scheme.with(m, Choice::Sum { from: Some(first), unit: false, rank, residual: false });
+            let rank = scheme.choice(m).rank.max(rank);
+            scheme = scheme.with(m, copy(first, rank));
             scheme.mean_of.remove(&m);
         }
-        if matches!(scheme.choice(first), Choice::Zero) {
-            scheme = scheme.with(first, Choice::Alone);
+        if scheme.choice(first).is_zero() {
+            scheme = scheme.with(first, ALONE);
         }
         scheme.with_mean(first, members)
     }
@@ -170,7 +139,7 @@ impl Scheme {
             // One that was tied no longer counts in the mean.
             let leader = self.leader(*m);
             let left: Vec<usize> = scheme.mean_of(leader).iter().copied().filter(|k| k != m).collect();
-            scheme = scheme.with(*m, Choice::Zero).with_mean(leader, left);
+            scheme = scheme.with(*m, Choice::ZERO).with_mean(leader, left);
             scheme.mean_of.remove(m);
         }
         Some(scheme)
@@ -196,11 +165,11 @@ mod tests {
         let scheme = Scheme::default().tied(3, 5, 0).tied(5, 1, 4);
         assert_eq!([1, 3, 5].map(|m| scheme.leader(m)), [1, 1, 1]);
         assert_eq!(scheme.mean_of(1), [1, 3, 5]);
-        assert_eq!(scheme.choice(3), Choice::Sum { from: Some(1), unit: false, rank: 4, residual: false });
+        assert_eq!(scheme.choice(3), copy(1, 4));
         assert_eq!(scheme.dependents(1), BTreeSet::from([1, 3, 5]));
         assert!(scheme.without(&[1]).is_none());
         let less = scheme.without(&[5]).unwrap();
-        assert_eq!((less.choice(5), less.mean_of(1)), (Choice::Zero, &[1, 3][..]));
+        assert_eq!((less.choice(5), less.mean_of(1)), (Choice::ZERO, &[1, 3][..]));
         assert_eq!(scheme.tied(3, 1, 0), scheme);
         assert_eq!(serde_json::from_str::<Scheme>(&scheme.text()).unwrap(), scheme);
     }

@@ -1,10 +1,14 @@
 //! Shapes that people believe in: which layers share their matrices, said in a word.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use super::scheme::{Choice, Scheme};
 use crate::error::{Error, Result};
+use crate::recipe::{Prediction, Terms};
 
 /// The matrices of a model by layer and role.
 #[derive(Debug, Clone)]
@@ -26,8 +30,9 @@ pub enum Init {
     Average,
 }
 
-/// Which layers share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which layers share. Its text is what a person would write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Shape {
     /// Whatever a search finds.
     Auto,
@@ -137,7 +142,7 @@ impl Shape {
                     )));
                 }
                 let gone: Vec<usize> = layers.iter().flat_map(|l| table.of(*l)).map(|(_, stored)| stored).collect();
-                return Ok(gone.into_iter().fold(Scheme::default(), |s, stored| s.with(stored, Choice::Zero)));
+                return Ok(gone.into_iter().fold(Scheme::default(), |s, stored| s.with(stored, Choice::ZERO)));
             }
             Shape::Albert => (1..n).for_each(|layer| unite(&mut class, 0, layer)),
             Shape::Cycle { blocks: k, .. } if *k > n => return Err(few(*k)),
@@ -164,8 +169,10 @@ impl Shape {
                 members.dedup_by_key(|(stored, _)| *stored);
                 let Some((first, _)) = members.first().copied() else { continue };
                 for (stored, layer) in &members[1..] {
-                    let (unit, rank) = (init != Init::Average, ranks[*layer]);
-                    scheme = scheme.with(*stored, Choice::Sum { from: Some(first), unit, rank, residual: false });
+                    // Only of a mean is a multiple nearer than the matrix itself.
+                    let gain = (init != Init::Average).then_some(1.0);
+                    let prediction = Some(Prediction { from: first, gain });
+                    scheme = scheme.with(*stored, Terms { prediction, rank: ranks[*layer], residual: None });
                 }
                 let of = match init {
                     Init::First => vec![first],
@@ -181,26 +188,42 @@ impl Shape {
         }
         Ok(scheme)
     }
+}
 
-    /// What a person would write.
-    pub fn text(&self) -> String {
+/// What a person would write.
+impl Display for Shape {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Shape::Auto => "auto".into(),
-            Shape::Declared => "declared".into(),
-            Shape::Albert => "albert".into(),
+            Shape::Auto => f.write_str("auto"),
+            Shape::Declared => f.write_str("declared"),
+            Shape::Albert => f.write_str("albert"),
             Shape::Cycle { blocks, init } => {
                 let init = match init {
                     Init::First => ":first",
                     Init::Stepwise => ":stepwise",
                     Init::Average => "",
                 };
-                format!("cycle={blocks}{init}")
+                write!(f, "cycle={blocks}{init}")
             }
-            Shape::Trunk { early, late, rank } => format!("early={early},late={late},rank={rank}"),
+            Shape::Trunk { early, late, rank } => write!(f, "early={early},late={late},rank={rank}"),
             Shape::Without(layers) => {
-                format!("without={}", layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+                write!(f, "without={}", layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
             }
         }
+    }
+}
+
+impl From<Shape> for String {
+    fn from(shape: Shape) -> String {
+        shape.to_string()
+    }
+}
+
+impl TryFrom<String> for Shape {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -231,23 +254,20 @@ mod tests {
 
     fn shape(text: &str, table: &Table) -> String {
         let shape: Shape = text.parse().unwrap();
-        assert_eq!(shape.text().parse::<Shape>().unwrap(), shape);
+        assert_eq!(shape.to_string().parse::<Shape>().unwrap(), shape);
         let scheme = shape.scheme(table).unwrap();
         let mut out = Vec::new();
         for stored in table.layers.iter().flat_map(|layer| layer[0]) {
             let mean = scheme.mean_of(stored);
-            let how = match scheme.choice(stored) {
-                Choice::Alone if mean.is_empty() => "own".to_string(),
-                Choice::Alone => format!("mean {mean:?}"),
-                Choice::Zero => "zero".into(),
-                Choice::Sum { from, rank, unit, .. } => {
-                    format!(
-                        "{}{}{}",
-                        from.unwrap(),
-                        if unit { "!" } else { "" },
-                        format!("+{rank}").repeat(rank.min(1))
-                    )
+            let choice = scheme.choice(stored);
+            let how = match choice.copy_of() {
+                Some(from) => {
+                    let gain = if choice.gain().is_some() { "!" } else { "" };
+                    format!("{from}{gain}{}", format!("+{}", choice.rank).repeat(choice.rank.min(1)))
                 }
+                None if choice.is_zero() => "zero".into(),
+                None if mean.is_empty() => "own".to_string(),
+                None => format!("mean {mean:?}"),
             };
             out.push(how);
         }

@@ -10,7 +10,7 @@ use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::with_elements;
 
 /// What a student is trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// KL(teacher ‖ student), in nats per token: distillation (Hinton et al., arXiv:1503.02531).

@@ -2,7 +2,7 @@
 
 use super::gradient::Batch;
 use crate::eval::windows::Windows;
-use crate::measure::fisher::Signs;
+use crate::random::Random;
 
 /// A token stream cut into pieces of some rows, shuffled anew for every pass over it.
 pub struct Rows<'a> {
@@ -52,10 +52,10 @@ impl<'a> Rows<'a> {
 
     /// Fisher and Yates.
     fn shuffle(&mut self) {
-        let mut random = Signs::new(self.seed ^ (self.passes as u64).wrapping_mul(0xA076_1D64_78BD_642F));
+        let mut random = Random::new(self.seed ^ (self.passes as u64).wrapping_mul(0xA076_1D64_78BD_642F));
         self.order.sort_unstable();
         for i in (1..self.order.len()).rev() {
-            self.order.swap(i, (random.bits() % (i as u64 + 1)) as usize);
+            self.order.swap(i, random.below(i + 1));
         }
         (self.next, self.passes) = (0, self.passes + 1);
     }

@@ -12,13 +12,13 @@ use std::sync::{Mutex, PoisonError};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
-use crate::artifact::save::save;
 use crate::error::{Error, Result};
 use crate::eval::logits::{Residual, from_residual, with_residual};
 use crate::eval::predictions::Predictions;
 use crate::eval::windows::Windows;
 use crate::model::Model;
 use crate::nets::Params;
+use crate::save::save;
 
 /// Changes whenever a forward pass gives other figures.
 const VERSION: u32 = 1;

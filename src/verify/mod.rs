@@ -22,7 +22,6 @@ use crate::eval::logits::{predict, rows_at_once};
 use crate::eval::windows::Windows;
 use crate::ingest::TokenBytes;
 use crate::model::{Model, bits_per_weight};
-use crate::nets::Form;
 use crate::progress::Progress;
 
 use memory::Memory;
@@ -208,7 +207,7 @@ fn agree(packed: &Model, model: &Model) -> Result<()> {
     // Equal configurations give equal names and shapes; the ties are the artifact's own.
     for (index, spec) in model.specs.iter().enumerate() {
         // Vectors are small: that equal ones are stored once is the coder's thrift and no tie.
-        if spec.form == Form::Vector {
+        if !spec.is_matrix() {
             continue;
         }
         let leader = |of: &Model| of.stored[of.source[index]].spec;

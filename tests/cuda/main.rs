@@ -35,7 +35,7 @@ fn folders() -> Vec<PathBuf> {
 
 /// Tokens with as much structure as a random network shows: none.
 fn noise(vocab: usize, n: usize) -> Vec<u32> {
-    let mut signs = tiepack::measure::fisher::Signs::new(11);
+    let mut signs = tiepack::random::Random::new(11);
     (0..n).map(|_| ((signs.bits() >> 33) as usize % vocab) as u32).collect()
 }
 

@@ -12,8 +12,9 @@ use tiepack::compile::{self, Effort, Options, compile};
 use tiepack::ingest::{Config, Dtype, RawTensor, Source, TieMap};
 use tiepack::model::{Model, Structure, build};
 use tiepack::nets::{self, Form};
-use tiepack::plan::{Grid, Made, Odd, PLAN_VERSION, Part, Plan};
+use tiepack::plan::{PLAN_VERSION, Part, Plan};
 use tiepack::progress::Silent;
+use tiepack::recipe::{Grid, Made, Odd, Prediction, Recipe, Terms};
 
 use crate::{FOLDER, FOREIGN, LOSSLESS, QUANTIZED, hashes};
 
@@ -113,27 +114,26 @@ fn foreign() -> Model {
 fn foreign_plan(model: &Model) -> Plan {
     let grid = |states, odd| Grid { states, odd };
     let step = 5e-4;
-    let sum = |from: Option<&str>, rank, residual| Made::Sum {
-        step,
-        from: from.map(String::from),
-        gain: None,
-        rank,
-        residual,
+    let sum = |from: Option<&str>, rank, residual| {
+        let prediction = from.map(|from| Prediction { from: from.to_string(), gain: None });
+        Recipe::Sum(Terms { prediction, rank, residual })
     };
-    let part = |tensors: &[&str], made| Part {
-        tensors: tensors.iter().map(ToString::to_string).collect(),
-        mean_of: Vec::new(),
-        made,
+    let part = |tensors: &[&str], recipe| {
+        let mut made = Made { recipe, step: 0.0 };
+        if made.has_step() {
+            made.step = step;
+        }
+        Part { tensors: tensors.iter().map(ToString::to_string).collect(), mean_of: Vec::new(), made }
     };
     let (first, second) = ("h.0.mixer.weight", "h.1.mixer.weight");
     let parts = vec![
-        part(&[first], Made::Matrix { step, grid: grid(16, Odd::Plain) }),
+        part(&[first], sum(None, 0, Some(grid(16, Odd::Plain)))),
         part(&[second], sum(Some(first), 2, Some(grid(4, Odd::WithZero)))),
         part(&["h.2.mixer.weight"], sum(Some(second), 0, Some(grid(1, Odd::WithZero)))),
         part(&["bank"], sum(None, 5, None)),
-        part(&["silent"], Made::Zero),
-        part(&["kept"], Made::Exact),
-        part(&["h.0.gain", "h.1.gain", "h.2.gain", "h.3.gain"], Made::Vectors { step }),
+        part(&["silent"], Recipe::ZERO),
+        part(&["kept"], Recipe::Exact),
+        part(&["h.0.gain", "h.1.gain", "h.2.gain", "h.3.gain"], Recipe::Vectors),
     ];
     Plan { plan: PLAN_VERSION, model: model.digest().to_hex().to_string(), parts }
 }

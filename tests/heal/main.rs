@@ -13,11 +13,12 @@ use tiepack::heal::binding::Binding;
 use tiepack::heal::part::{Part, Stream};
 use tiepack::heal::small::Small;
 use tiepack::heal::sum::Sum;
-use tiepack::heal::{Healed, Length, Options, Pace, heal};
+use tiepack::heal::{Healed, Length, Options, Pace, Packed, heal};
 use tiepack::ingest::{self, Overrides, folder};
 use tiepack::model::{Model, build};
 use tiepack::nets::{self, Form};
 use tiepack::progress::Silent;
+use tiepack::recipe::{AnyGrid, Prediction, Terms};
 use tiepack::train::objective::Objective;
 use tiepack::train::teacher::Teacher;
 
@@ -82,22 +83,24 @@ fn start(model: &Model, second: Second) -> Start {
                 let prices = matrix::settled(w, &metric, STEP, &settings());
                 let bytes = matrix::encode(w, &metric, STEP, &settings(), &prices).bytes;
                 let indices = matrix::integers(&bytes, rows, cols).unwrap();
-                (bytes, Part::Matrix(Box::new(Binding::new(w, &metric, STEP, settings(), &indices))))
+                let binding = Binding::new(w, &metric, STEP, settings(), &indices);
+                (bytes, Part::Sum(Box::new(Sum::new([rows, cols], None, None, (Some(binding), false)))))
             }
             Some(from) => {
                 let reference = Some(&out.decoded[from][..]);
-                let settings = settings();
                 let (rank, residual) = match second {
-                    Second::Residual => (0, Some(&settings)),
+                    Second::Residual => (0, Some(AnyGrid)),
                     _ => (2, None),
                 };
-                let bytes = sum::encode(w, &metric, STEP, &sum::Terms { reference, gain: None, rank, residual }).bytes;
-                let (gain, term, rest) = sum::read_start(&bytes, rows, cols).unwrap();
-                let residual = residual.map(|_| {
-                    let before = sum::add_up([rows, cols], reference.zip(gain), term.as_ref(), None);
-                    let left: Vec<f32> = w.iter().zip(&before).map(|(w, b)| w - b).collect();
-                    let indices = matrix::integers(rest, rows, cols).unwrap();
-                    Binding::new(&left, &metric, STEP, self::settings(), &indices)
+                let terms = Terms { prediction: Some(Prediction { from, gain: None }), rank, residual };
+                let sum::Start { mut bytes, rest } = sum::start(w, &metric, STEP, &terms, reference);
+                let (gain, term, _) = sum::read_start(&bytes, rows, cols).unwrap();
+                let residual = residual.map(|AnyGrid| {
+                    let prices = matrix::settled(&rest, &metric, STEP, &settings());
+                    let coded = matrix::encode(&rest, &metric, STEP, &settings(), &prices).bytes;
+                    let indices = matrix::integers(&coded, rows, cols).unwrap();
+                    bytes.extend(coded);
+                    Binding::new(&rest, &metric, STEP, settings(), &indices)
                 });
                 (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, (residual, false)))))
             }
@@ -143,12 +146,11 @@ fn run(model: &Model, second: Second, steps: usize, stop: usize, checkpoint: Opt
         budget,
         checkpoint: checkpoint.map(Path::to_path_buf),
         resume: checkpoint.is_some(),
-        key: format!("{second:?} {steps}"),
         stop: &|| asked.fetch_add(1, Ordering::Relaxed) == stop,
-        file_size: &size,
     };
+    let packed = Packed { streams, coded, decoded, key: format!("{second:?} {steps}"), file_size: &size };
     let teacher = Teacher::new(model.network()?, model.params()?);
-    let healed = heal((model, &teacher), streams, coded, decoded, &calib(model, 40_000), &options, &Silent)?;
+    let healed = heal(model, &teacher, packed, &calib(model, 40_000), &options, &Silent)?;
     let bytes = size(&healed.streams.iter().map(Vec::len).collect::<Vec<_>>())?;
     assert!(bytes <= budget, "{bytes} of {budget} bytes");
     Ok(healed)
@@ -194,21 +196,10 @@ fn too_little_text_is_refused() {
     let model = model();
     let Start { streams, coded, decoded } = start(&model, Second::Alone);
     let (length, pace, objective, stop) = (Length::Steps(5), Pace::USUAL, Objective::Both, &|| false);
-    let (checkpoint, key) = (None, String::new());
-    let options = Options {
-        length,
-        pace,
-        objective,
-        seed: 0,
-        budget: 1 << 20,
-        checkpoint,
-        resume: false,
-        key,
-        stop,
-        file_size: &size,
-    };
+    let options = Options { length, pace, objective, seed: 0, budget: 1 << 20, checkpoint: None, resume: false, stop };
+    let packed = Packed { streams, coded, decoded, key: String::new(), file_size: &size };
     let teacher = Teacher::new(model.network().unwrap(), model.params().unwrap());
-    let refused = heal((&model, &teacher), streams, coded, decoded, &calib(&model, 4_000), &options, &Silent);
+    let refused = heal(&model, &teacher, packed, &calib(&model, 4_000), &options, &Silent);
     let error = refused.map(|_| ()).unwrap_err();
     insta::assert_snapshot!(format!("{error}\n{}", error.hint.clone().unwrap_or_default()));
 }

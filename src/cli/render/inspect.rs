@@ -3,9 +3,9 @@
 use super::super::figures::{Side, Table, bar, bits, count, nats, percent, table, width};
 use super::super::inspect::Inspected;
 use super::{PAIR, hints};
-use crate::artifact::construction::Way;
 use crate::inspect::{By, Inventory, Kind, Row};
 use crate::nets::names::split_layer;
+use crate::recipe::Terms;
 use crate::text::{list, thousands};
 
 /// Columns of a bar.
@@ -115,16 +115,13 @@ fn part(row: &Row) -> String {
 fn made_of(row: &Row) -> String {
     let Some(made) = &row.made else { return row.codec.clone().unwrap_or_default() };
     // The role is that of the row.
-    let from = made.from.as_deref().and_then(|from| Some((from, split_layer(from)?.1)));
-    let words = match from {
-        Some((from, layer)) => made.words().replace(from, &format!("layer {layer}")),
-        None => made.words(),
-    };
-    match (made.way, made.states) {
-        (Way::Exact, _) => "exact".into(),
-        (Way::Alone, Some(1)) => format!("{words}, uniform"),
-        (Way::Alone, Some(states)) => format!("{words}, {states} states"),
-        _ => words,
+    let recipe = made.recipe.clone().refer(|from| match split_layer(&from) {
+        Some((_, layer, _)) => format!("layer {layer}"),
+        None => from,
+    });
+    match recipe.terms() {
+        Some(Terms { prediction: None, rank: 0, residual: Some(grid) }) => format!("{recipe}, {grid}"),
+        _ => recipe.to_string(),
     }
 }
 

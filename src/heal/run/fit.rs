@@ -1,11 +1,9 @@
 //! The end of a run: the last group is bound at a price at which the file fills its cap, and weighed against the untrained one.
 
-use super::Healing;
+use super::{FITS, Healing};
 use crate::error::Result;
 use crate::heal::Point;
 
-/// Prices tried for the last group.
-pub(super) const FITS: usize = 9;
 /// How far the first of them are apart, in logarithms.
 const STRIDE: f32 = 0.1;
 /// KL on the text itself over that on text set aside, below which the text counts as learned by heart.
@@ -32,7 +30,7 @@ impl Healing<'_> {
             self.student.restore(&start);
             self.student.bind(1.0, price.exp());
             let coded = self.student.coded(&self.coded);
-            let bytes = (self.options.file_size)(&coded.iter().map(Vec::len).collect::<Vec<_>>())?;
+            let bytes = (self.file_size)(&coded.iter().map(Vec::len).collect::<Vec<_>>())?;
             if bytes <= budget {
                 dear = Some(price);
                 if fitting.as_ref().is_none_or(|f| bytes > f.bytes) {

@@ -26,6 +26,18 @@ pub mod codec {
     pub const ZERO: u8 = 3;
     /// One matrix as a multiple of another one plus a low-rank term plus a residual ([`crate::streams::sum`]).
     pub const SUM: u8 = 4;
+
+    /// A codec's name.
+    pub fn name(id: u8) -> String {
+        match id {
+            LOSSLESS => "lossless".into(),
+            MATRIX => "matrix".into(),
+            VECTORS => "vectors".into(),
+            ZERO => "zero".into(),
+            SUM => "sum".into(),
+            other => format!("codec {other}"),
+        }
+    }
 }
 
 /// One stream: a run of bytes that decodes to one or more stored tensors.

@@ -4,48 +4,10 @@ use faer::Mat;
 
 use tiepack_format::streams::sum::{GAIN_ONE, LowRank, MOST, SPREAD, add_up, write};
 
-use crate::code::codec::matrix::{self, Settings};
 use crate::code::codec::vectors::EQUAL_SLOPE;
 use crate::code::quantize::metric::Metric;
 use crate::code::quantize::step_rule::GRANULAR;
-
-/// What a matrix is to be made of.
-pub struct Terms<'a> {
-    /// P, decoded, of the matrix's own shape; `None`: no such term.
-    pub reference: Option<&'a [f32]>,
-    /// α; `None`: the best by least squares.
-    pub gain: Option<f64>,
-    /// Rank of the low-rank term; 0: no such term.
-    pub rank: usize,
-    /// How the residual is searched and coded; `None`: no such term.
-    pub residual: Option<&'a Settings>,
-}
-
-/// A coded matrix, and what it is worth.
-pub struct Coded {
-    pub bytes: Vec<u8>,
-    /// Predicted loss against the original, nats per token.
-    pub loss: f64,
-}
-
-/// Codes `w` (R, C) row-major as a sum at step size `c` (nats^½).
-///
-/// Each term takes what the earlier ones left: the gain by least squares, the low-rank term by singular values, the residual as
-/// codec 1 does. Without a residual what is left is lost, and squares are those of the whitened rest (LQER, arXiv:2402.02446;
-/// EoRA, arXiv:2410.21271), as they are where a grid so coarse follows that it leaves most of it out ([`is_coarse`]). Where what is
-/// left is coded, squares are those that its bits depend on, of [`Metric::scale`].
-pub fn encode(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Coded {
-    let Start { mut bytes, rest } = start(w, metric, c, terms);
-    let loss = match terms.residual {
-        Some(settings) => {
-            let coded = matrix::encode(&rest, metric, c, settings, &matrix::settled(&rest, metric, c, settings));
-            bytes.extend(&coded.bytes);
-            coded.loss
-        }
-        None => loss(&rest, metric),
-    };
-    Coded { bytes, loss }
-}
+use crate::recipe::Terms;
 
 /// The stream of a sum up to its residual.
 pub struct Start {
@@ -54,12 +16,17 @@ pub struct Start {
     pub rest: Vec<f32>,
 }
 
-/// The terms before the residual, as [`encode`] finds them.
-pub fn start(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Start {
+/// Codes the terms of `w` (R, C) row-major before its residual at step size `c` (nats^½); `reference` is P, decoded.
+///
+/// Each term takes what the earlier ones left: the gain by least squares, the low-rank term by singular values, the residual as
+/// codec 1 does. Without a residual what is left is lost, and squares are those of the whitened rest (LQER, arXiv:2402.02446;
+/// EoRA, arXiv:2410.21271), as they are where a grid so coarse follows that it leaves most of it out ([`is_coarse`]). Where what is
+/// left is coded, squares are those that its bits depend on, of [`Metric::scale`].
+pub fn start<T, G>(w: &[f32], metric: &Metric, c: f64, terms: &Terms<T, G>, reference: Option<&[f32]>) -> Start {
     let (rows, cols) = (metric.rows, metric.cols);
     let small = if terms.residual.is_none() || is_coarse(w, metric, c) { Small::Loss } else { Small::Bits };
-    let reference = terms.reference.map(|reference| {
-        let gain = match terms.gain {
+    let reference = reference.map(|reference| {
+        let gain = match terms.gain() {
             Some(gain) => fixed(gain),
             None => fixed(gain(&small.units(w, metric), &small.units(reference, metric))),
         };
@@ -71,7 +38,7 @@ pub fn start(w: &[f32], metric: &Metric, c: f64, terms: &Terms) -> Start {
     };
     let term = (terms.rank > 0).then(|| low_rank(&rest(None), metric, c, (terms.rank, small)));
     // The residual's own bytes follow.
-    let residual = terms.residual.map(|_| &[][..]);
+    let residual = terms.residual.as_ref().map(|_| &[][..]);
     let bytes = write([rows, cols], reference.map(|(_, gain)| gain), term.as_ref(), residual);
     Start { bytes, rest: rest(term.as_ref()) }
 }
@@ -195,11 +162,13 @@ fn exponent(x: &[f64], step: f64) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::code::codec::matrix::{self, Settings};
     use crate::code::codec::sum::decode;
     use crate::code::grid::trellis::{Odd, Trellis};
     use crate::code::quantize::metric::{Curvature, Damping};
     use crate::code::quantize::step_rule::Powers;
     use crate::nets::ops::check::{gram, values};
+    use crate::recipe::Prediction;
     use proptest::prelude::*;
 
     fn metric(rows: usize, cols: usize, seed: u64) -> Metric {
@@ -210,6 +179,19 @@ mod tests {
     fn settings() -> Settings {
         let trellis = Trellis::eight().odd(Odd::Plain);
         Settings { trellis, powers: Powers { rows: 0.75, cols: 1.0 }, lambda: 0.3 }
+    }
+
+    /// The stream of a sum and its loss.
+    fn encode(w: &[f32], metric: &Metric, c: f64, terms: Terms<&[f32], &Settings>) -> (Vec<u8>, f64) {
+        let Start { mut bytes, rest } = start(w, metric, c, &terms, terms.from().copied());
+        let Some(settings) = terms.residual else { return (bytes, super::loss(&rest, metric)) };
+        let coded = matrix::encode(&rest, metric, c, settings, &matrix::settled(&rest, metric, c, settings));
+        bytes.extend(&coded.bytes);
+        (bytes, coded.loss)
+    }
+
+    fn prediction(from: Option<&[f32]>, gain: Option<f64>) -> Option<Prediction<&[f32]>> {
+        from.map(|from| Prediction { from, gain })
     }
 
     fn loss(w: &[f32], back: &[f32], metric: &Metric) -> f64 {
@@ -226,10 +208,11 @@ mod tests {
             .map(|k| 0.625 * p[k] + (0..2).map(|r| a[r * rows + k / cols] * b[r * cols + k % cols]).sum::<f32>())
             .collect();
         let size = |rank: usize, reference: Option<&[f32]>| {
-            let coded = encode(&planted, &metric, 1e-3, &Terms { reference, gain: None, rank, residual: None });
-            let back = decode(&coded.bytes, rows, cols, reference).unwrap();
-            assert!((loss(&planted, &back, &metric) - coded.loss).abs() <= 1e-3 * coded.loss + 1e-9);
-            coded.loss
+            let terms = Terms { prediction: prediction(reference, None), rank, residual: None };
+            let (bytes, expected) = encode(&planted, &metric, 1e-3, terms);
+            let back = decode(&bytes, rows, cols, reference).unwrap();
+            assert!((loss(&planted, &back, &metric) - expected).abs() <= 1e-3 * expected + 1e-9);
+            expected
         };
         // The gain is found on top of a low-rank rest, so it is not exactly .625; two ranks more take up the difference.
         let [none, alone, two] = [size(0, Some(&p)), size(2, None), size(2, Some(&p))];
@@ -253,8 +236,8 @@ mod tests {
         let damping = Damping { input: 1e-4, output: 1e-4 };
         let metric = Metric::new(Curvature { rows, cols, input: &input, output: &output }, damping);
         let bytes = |gain: Option<f64>| {
-            let terms = Terms { reference: Some(&p), gain, rank: 0, residual: Some(&settings) };
-            encode(&grown, &metric, 0.05, &terms).bytes.len()
+            let terms = Terms { prediction: prediction(Some(&p), gain), rank: 0, residual: Some(&settings) };
+            encode(&grown, &metric, 0.05, terms).0.len()
         };
         let whitened = super::gain(&metric.whiten(&grown), &metric.whiten(&p));
         let [nothing, by_loss, found] = [bytes(Some(0.0)), bytes(Some(whitened)), bytes(None)];
@@ -273,12 +256,13 @@ mod tests {
             let settings = settings();
             let reference = (parts & 1 != 0).then_some(&p[..]);
             let residual = (parts & 2 != 0 || rank == 0 && reference.is_none()).then_some(&settings);
-            let coded = encode(&w, &metric, 0.02, &Terms { reference, gain: None, rank: rank.min(rows).min(cols), residual });
-            let back = decode(&coded.bytes, rows, cols, reference).unwrap();
+            let terms = Terms { prediction: prediction(reference, None), rank: rank.min(rows).min(cols), residual };
+            let (bytes, expected) = encode(&w, &metric, 0.02, terms);
+            let back = decode(&bytes, rows, cols, reference).unwrap();
             let loss = loss(&w, &back, &metric);
-            prop_assert!((loss - coded.loss).abs() <= 0.02 * coded.loss + 1e-6, "{} against {}", loss, coded.loss);
+            prop_assert!((loss - expected).abs() <= 0.02 * expected + 1e-6, "{} against {}", loss, expected);
             // The terms that need a reference do not decode without one.
-            prop_assert_eq!(decode(&coded.bytes, rows, cols, None).is_some(), reference.is_none());
+            prop_assert_eq!(decode(&bytes, rows, cols, None).is_some(), reference.is_none());
         }
     }
 }

@@ -2,5 +2,5 @@
 
 mod encode;
 
-pub use encode::{Coded, Start, Terms, coarser, encode, gain, is_coarse, loss, start};
+pub use encode::{Start, coarser, gain, is_coarse, loss, start};
 pub use tiepack_format::streams::sum::{LowRank, MOST, add_up, decode, gain_value, read_start, terms, write};

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::recipe::{Grid, Made, Terms};
 
 /// Changes when a plan of an earlier version no longer means the same.
 pub const PLAN_VERSION: u32 = 1;
@@ -36,58 +37,6 @@ pub struct Part {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mean_of: Vec<String>,
     pub made: Made,
-}
-
-/// What a stream's tensors are made of. Step sizes are those of a weight of unit curvature, in nats^½; the steps of a
-/// matrix follow from its curvature ([`crate::code::quantize::step_rule`] of the library).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Made {
-    /// Bit for bit.
-    Exact,
-    /// Nothing but zeros.
-    Zero,
-    /// Control tensors on uniform grids.
-    Vectors { step: f64 },
-    /// One matrix on a grid.
-    Matrix { step: f64, grid: Grid },
-    /// One matrix as a multiple of an earlier stream's, plus a low-rank term, plus a residual on a grid.
-    Sum {
-        step: f64,
-        /// First name of the tensor that it starts from.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        from: Option<String>,
-        /// What that is multiplied by; not given: the best by least squares.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        gain: Option<f64>,
-        #[serde(default, skip_serializing_if = "is_zero")]
-        rank: usize,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        residual: Option<Grid>,
-    },
-}
-
-fn is_zero(rank: &usize) -> bool {
-    *rank == 0
-}
-
-/// A trellis-coded grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Grid {
-    /// States of the trellis: 1 (a uniform grid), 4, 8, 16, 32, 64, 128 or 256.
-    pub states: usize,
-    pub odd: Odd,
-}
-
-/// What the second of the trellis' two grids is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Odd {
-    /// Odd multiples of the step.
-    Plain,
-    /// Odd multiples of the step, and zero.
-    WithZero,
 }
 
 impl Plan {
@@ -124,42 +73,29 @@ impl Plan {
 
 impl Part {
     fn check(&self) -> Result<()> {
-        let step = match &self.made {
-            Made::Exact | Made::Zero => None,
-            Made::Vectors { step } | Made::Matrix { step, .. } | Made::Sum { step, .. } => Some(*step),
-        };
-        if let Some(step) = step.filter(|step| !STEPS.contains(step)) {
+        let Made { recipe, step } = &self.made;
+        if self.made.has_step() && !STEPS.contains(step) {
             return Err(Error::input(format!(
                 "a step of {step:e} is impossible; wanted {:e} to {:e}",
                 STEPS.start(),
                 STEPS.end()
             )));
         }
-        let grid = match &self.made {
-            Made::Matrix { grid, .. } => Some(grid),
-            Made::Sum { residual, .. } => residual.as_ref(),
-            _ => None,
-        };
+        let grid = recipe.terms().and_then(|terms| terms.residual.as_ref());
         if let Some(Grid { states, .. }) = grid.filter(|grid| !STATES.contains(&grid.states)) {
             return Err(
                 Error::input(format!("there is no trellis of {states} states")).hint(format!("one of {STATES:?}"))
             );
         }
-        if let Made::Sum { from: None, rank: 0, residual: None, .. } = self.made {
-            return Err(
-                Error::input("a sum of no terms").hint("give `from`, `rank` or `residual`, or make it \"zero\"")
-            );
-        }
-        if let Made::Sum { from, gain: Some(gain), .. } = &self.made
-            && (from.is_none() || gain.is_nan() || gain.abs() >= GAIN_LIMIT)
-        {
-            let hint = format!("a gain between -{GAIN_LIMIT} and {GAIN_LIMIT}, with `from`");
+        let gain = recipe.terms().and_then(Terms::gain);
+        if let Some(gain) = gain.filter(|gain| gain.is_nan() || gain.abs() >= GAIN_LIMIT) {
+            let hint = format!("a gain between -{GAIN_LIMIT} and {GAIN_LIMIT}");
             return Err(Error::input(format!("a gain of {gain} is impossible here")).hint(hint));
         }
-        if !self.mean_of.is_empty() && !matches!(self.made, Made::Matrix { .. } | Made::Sum { .. }) {
+        let one = recipe.matrix().is_some();
+        if !self.mean_of.is_empty() && !one {
             return Err(Error::input("only a matrix on a grid or a sum can be a mean"));
         }
-        let one = matches!(self.made, Made::Matrix { .. } | Made::Sum { .. });
         match self.tensors.len() {
             0 => Err(Error::input("no tensor is named")),
             n if one && n > 1 => Err(Error::input(format!("a matrix is one tensor, {n} are named"))),
@@ -171,6 +107,7 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::{Odd, Prediction, Recipe};
 
     fn plan(made: Made) -> Plan {
         Plan {
@@ -184,14 +121,19 @@ mod tests {
     fn every_plan_comes_back_from_its_text() {
         let grid = Grid { states: 32, odd: Odd::Plain };
         let step = 0.1f64.sqrt() / 3.0;
-        for made in [
-            Made::Exact,
-            Made::Zero,
-            Made::Vectors { step },
-            Made::Matrix { step, grid },
-            Made::Sum { step, from: Some("b".into()), gain: Some(1.0), rank: 0, residual: None },
-            Made::Sum { step, from: None, gain: None, rank: 3, residual: Some(Grid { states: 1, odd: Odd::WithZero }) },
+        let terms = |from: Option<&str>, gain, rank, residual| {
+            let prediction = from.map(|from| Prediction { from: from.to_string(), gain });
+            Recipe::Sum(Terms { prediction, rank, residual })
+        };
+        for (recipe, step) in [
+            (Recipe::Exact, 0.0),
+            (Recipe::ZERO, 0.0),
+            (Recipe::Vectors, step),
+            (Recipe::Sum(Terms::alone(grid)), step),
+            (terms(Some("b"), Some(1.0), 0, None), step),
+            (terms(None, None, 3, Some(Grid { states: 1, odd: Odd::WithZero })), step),
         ] {
+            let made = Made { recipe, step };
             let plan = plan(made);
             assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan);
         }
@@ -215,6 +157,7 @@ mod tests {
         assert!(part(r#"{"sum":{"step":1e-3,"rank":1,"gain":1.0}}"#).contains("a gain of 1 is impossible here"));
         assert!(part(r#"{"sum":{"step":1e-3,"from":"b","gain":9.0}}"#).contains("a gain of 9 is impossible here"));
         assert!(part(r#"{"sum":{"step":1e-3}}"#).contains("a sum of no terms"));
+        assert!(part(&format!(r#"{{"matrix":{{"grid":{grid}}}}}"#)).contains("missing field `step`"));
         assert!(part(r#"{"matrix":{"step":1e-3}}"#).contains("missing field `grid`"));
         assert!(part(r#"{"cube":{}}"#).contains("unknown variant `cube`"));
         assert!(part(r#"{"vectors":{"step":1e-3,"rank":1}}"#).contains("unknown field `rank`"));

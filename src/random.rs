@@ -1,18 +1,24 @@
-//! splitmix64: everything random in a run comes from one number that a checkpoint can hold.
+//! splitmix64: everything random follows from one number, the same on every machine.
 
 use serde::{Deserialize, Serialize};
 
+/// A reproducible stream of random numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
     /// A stream of its own for every purpose of a seed.
-    pub fn new(seed: u64, purpose: u64) -> Random {
+    pub fn of(seed: u64, purpose: u64) -> Random {
         let mut random = Random(seed ^ purpose.wrapping_mul(0xA076_1D64_78BD_642F));
         random.bits();
         random
     }
 
+    /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -34,5 +40,15 @@ impl Random {
     pub fn gaussian(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+
+    /// ±1 in every place.
+    pub fn signs(&mut self, out: &mut [f32]) {
+        for chunk in out.chunks_mut(64) {
+            let bits = self.bits();
+            for (i, v) in chunk.iter_mut().enumerate() {
+                *v = if bits >> i & 1 == 1 { 1.0 } else { -1.0 };
+            }
+        }
     }
 }
