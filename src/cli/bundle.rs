@@ -64,11 +64,12 @@ pub struct Ready<'a> {
 pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
     let includes = files::includes(&args.include)?;
     let bundling = Bundling::new(&args.script, &args.output, args.decoder, args.apart, args.nameless)?;
-    let inputs: Vec<PathBuf> = [&args.artifact].into_iter().chain(&args.include).cloned().collect();
+    let path = files::only_artifact(&args.artifact)?;
+    let inputs: Vec<PathBuf> = [&path].into_iter().chain(&args.include).cloned().collect();
     bundling.guard(&inputs)?;
-    let artifact = std::fs::read(&args.artifact).map_err(|e| Error::io("read", &args.artifact, e))?;
+    let artifact = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
     progress.begin("decode the artifact", 0);
-    decode(&artifact).map_err(|e| e.at(args.artifact.display()))?;
+    decode(&artifact).map_err(|e| e.at(path.display()))?;
     progress.end();
     let ready = bundling.make(&artifact)?;
     let budget = args.cap.map(|cap| Budget::new(ready.bytes(), includes, cap)).transpose()?;

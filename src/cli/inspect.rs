@@ -40,11 +40,11 @@ pub struct Inspected {
 pub fn run(args: &InspectArgs, progress: &dyn Progress) -> Result<Inspected> {
     let mut notes = Vec::new();
     let (mut against, mut predicted_loss) = (None, None);
-    let inventory = if files::is_artifact(&args.model)? {
+    let inventory = if let Some(found) = files::artifact(&args.model)? {
         let depth = if args.indices { Depth::Indices } else { Depth::Container };
-        let mut inventory = artifact(&args.model, depth)?;
+        let mut inventory = artifact(&found, depth)?;
         if let Some(path) = &args.against {
-            predicted_loss = hold(args, path, &mut inventory, &mut notes, progress)?;
+            predicted_loss = hold(args, (&found, path), &mut inventory, &mut notes, progress)?;
             against = Some(path.display().to_string());
         }
         inventory
@@ -65,7 +65,7 @@ pub fn run(args: &InspectArgs, progress: &dyn Progress) -> Result<Inspected> {
 /// Holds an artifact against the model that it was made of; the predicted loss of all of it.
 fn hold(
     args: &InspectArgs,
-    path: &Path,
+    (found, path): (&Path, &Path),
     inventory: &mut Inventory,
     notes: &mut Vec<Note>,
     progress: &dyn Progress,
@@ -91,9 +91,9 @@ fn hold(
         curvature,
         ..Options::new(0, measuring.effort)
     };
-    let packed = open(&args.model)?.model;
+    let packed = open(found)?.model;
     let costs = predict(&original, &packed, calib.as_deref(), &options, progress)
-        .map_err(|e| e.at(args.model.display()).hint(format!("was it packed from {}?", path.display())))?;
+        .map_err(|e| e.at(found.display()).hint(format!("was it packed from {}?", path.display())))?;
     Ok(fill(inventory, &original, &costs))
 }
 

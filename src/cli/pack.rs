@@ -12,7 +12,6 @@ use crate::artifact::save;
 use crate::compile::{self, Healed, Options, Source, Structure, compile};
 use crate::error::{Error, Result};
 use crate::heal::Course;
-use crate::ingest::folder;
 use crate::inspect::{self, Depth, Inventory};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -89,7 +88,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     }
     let measuring = &args.measuring;
     let overrides = args.files.overrides(Some(&args.validation), &measuring.calib);
-    let located = folder::locate(&args.model, &overrides)?;
+    let located = files::locate(&args.model, &overrides)?;
     let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
     let device = args.device.open()?;
     let model = files::read(&located, &args.files)?.on(&device).at(args.precision.dtype());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::args::UnpackArgs;
-use super::guard;
+use super::{files, guard};
 use crate::artifact::open::open;
 use crate::artifact::save;
 use crate::error::{Error, Result};
@@ -33,13 +33,14 @@ pub struct Written {
 /// Verification when the artifact is damaged; Input when a file cannot be written, or is there with other content and
 /// `--force` is not given. In both cases nothing has been written.
 pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
+    let artifact = files::only_artifact(&args.artifact)?;
     let (weights, folder) = target(&args.output)?;
     let beside = [weights.with_file_name("config.json"), weights.with_file_name("ties.json")];
     let outputs: Vec<&Path> =
         [&weights].into_iter().chain(beside.iter().filter(|_| folder)).map(PathBuf::as_path).collect();
-    guard::outputs(&outputs, std::slice::from_ref(&args.artifact))?;
+    guard::outputs(&outputs, std::slice::from_ref(&artifact))?;
     progress.begin("decode the artifact", 0);
-    let model = open(&args.artifact)?.model;
+    let model = open(&artifact)?.model;
     let unpacked = unpack(&model)?;
     progress.end();
 

@@ -22,6 +22,7 @@ pub struct Verified {
 /// Verification when the artifact is damaged or not of the model; Cap when it does not fit `--cap`; Input when a file
 /// is unusable.
 pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
+    let artifact = files::only_artifact(&args.artifact)?;
     let device = args.device.open()?;
     let overrides = args.files.overrides(Some(&args.validation), &[]);
     let includes = files::includes(&args.include)?;
@@ -33,21 +34,21 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
             let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);
             let network = model.network().ok().filter(|_| judge.is_none());
             let trial = network.map(read).transpose()?.flatten();
-            let mut verdict = against(&args.artifact, (path, &model), trial.as_ref(), None, progress)?;
+            let mut verdict = against(&artifact, (path, &model), trial.as_ref(), None, progress)?;
             if let Some(judge) = &judge {
-                verdict.judged = Some(judged::both(judge, Some(&model), &open(&args.artifact)?.model, progress)?);
+                verdict.judged = Some(judged::both(judge, Some(&model), &open(&artifact)?.model, progress)?);
                 verdict.notes.clear();
             }
             verdict.notes.splice(0..0, model.remarks.iter().cloned().map(Note::Input));
             verdict
         }
         None => {
-            let validation = Validation::beside(&args.artifact, &overrides)?;
+            let validation = Validation::beside(&artifact, &overrides)?;
             let place = (&device, args.precision.dtype());
             let read = |vocab| if judge.is_some() { Ok(None) } else { validation.read(vocab, args.val_rows) };
-            let mut verdict = alone(&args.artifact, place, read, progress)?;
+            let mut verdict = alone(&artifact, place, read, progress)?;
             if let Some(judge) = &judge {
-                verdict.judged = Some(judged::both(judge, None, &open(&args.artifact)?.model, progress)?);
+                verdict.judged = Some(judged::both(judge, None, &open(&artifact)?.model, progress)?);
                 verdict.notes.clear();
             }
             verdict
