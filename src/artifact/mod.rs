@@ -4,6 +4,7 @@
 //! [`crate::code`]'s business.
 
 pub mod construction;
+pub mod extra;
 pub mod layout;
 pub mod names;
 pub mod open;

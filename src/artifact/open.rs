@@ -12,13 +12,13 @@ use super::root::{Decoded, root};
 use crate::code::codec::{lossless, matrix, sum, vectors};
 use crate::error::{Error, Result};
 use crate::ingest::Config;
-use crate::model::{Dtype, Model, Structure};
+use crate::model::{Dtype, Kept, Model, Structure};
 use crate::nets;
 use crate::nets::TensorSpec;
 
 /// Weights per byte of file beyond which a file is taken for a trap: a real model has at most a few per byte, one that
 /// was crushed to nothing some hundreds.
-const WEIGHTS_PER_BYTE: usize = 1 << 12;
+pub(super) const WEIGHTS_PER_BYTE: usize = 1 << 12;
 /// Weights beyond which no file is opened: 8 GiB once decoded.
 const MOST_WEIGHTS: usize = 1 << 31;
 
@@ -49,7 +49,8 @@ pub fn decode(bytes: &[u8]) -> Result<Opened> {
     let shapes = stored_shapes(header, bytes.len())?;
     let decoded = streams(header, &shapes, |i| &bytes[parsed.streams[i].clone()])?;
     let hashed: Vec<Decoded> = decoded.iter().zip(&shapes).map(|(data, shape)| Decoded { shape, data }).collect();
-    if root(&hashed, header) != parsed.root {
+    let kept = header.extra.unpack(bytes.len(), |i| &bytes[parsed.kept[i].clone()])?;
+    if root(&hashed, &kept, header) != parsed.root {
         return Err(Error::verification("the decoded tensors do not match the hash in the artifact: it is damaged"));
     }
     let mut dtypes = vec![Dtype::F32; shapes.len()];
@@ -59,7 +60,16 @@ pub fn decode(bytes: &[u8]) -> Result<Opened> {
     let (config, structure) = structure(header)?;
     let parts = dtypes.into_iter().zip(decoded.into_iter().map(Arc::new)).collect();
     let source = header.source.iter().map(|s| *s as usize).collect();
-    let model = Model::from_parts(config, structure, parts, source)?;
+    let kept = header.extra.kept.iter().zip(kept).map(|(entry, bytes)| Kept {
+        name: entry.name.clone(),
+        shape: entry.shape.clone(),
+        element: entry.element,
+        bytes: Arc::new(bytes),
+    });
+    let mut model = Model::from_parts(config, structure, parts, source)?.keeping(kept.collect());
+    if !header.extra.labels.is_empty() {
+        model.labels = header.extra.labels.iter().map(|(label, tensor)| (label.clone(), *tensor as usize)).collect();
+    }
     Ok(Opened { model, size: bytes.len() as u64, parsed })
 }
 
@@ -159,7 +169,8 @@ pub fn some(bytes: &[u8], parsed: &Parsed, wanted: &BTreeSet<usize>) -> Result<V
     }
     kept.reverse();
     let streams_of = kept.iter().map(|i| header.streams[*i].clone()).collect();
-    let part = Header { config: String::new(), names: Vec::new(), source: Vec::new(), streams: streams_of };
+    let (config, names, source, extra) = Default::default();
+    let part = Header { config, names, source, streams: streams_of, extra };
     streams(&part, &shapes, |i| &bytes[parsed.streams[kept[i]].clone()])
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::BundleArgs;
 use super::figures::{Side, table};
 use super::{files, guard};
-use crate::artifact::layout::{StreamEntry, codec};
+use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::decode;
 use crate::artifact::read::parse;
 use crate::artifact::{save, write};
@@ -111,6 +111,20 @@ impl Bundling {
         Ok(())
     }
 
+    /// Refuses what the small decoder would lose.
+    fn check(&self, header: &Header) -> Result<()> {
+        match header.extra.kept.first() {
+            Some(kept) if self.decoder == Decoder::Embed => {
+                let (count, name) = (header.extra.kept.len(), &kept.name);
+                Err(Error::input(format!(
+                    "tensors that are no weights, which the small decoder does not give back: {count}, {name} first"
+                ))
+                .hint("bundle the artifact with --decoder import"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn requirements(&self) -> PathBuf {
         self.output.with_file_name("requirements.txt")
     }
@@ -144,6 +158,7 @@ impl Bundling {
             entries.push(StreamEntry { codec: codec::VECTORS, tensors: vectors, dtypes, needs: vec![], len: 9_999 });
         }
         let header = header(model, entries);
+        self.check(&header)?;
         let streams: u64 = header.streams.iter().map(|s| s.len).sum();
         let container = write::size_of(&header)? - streams;
         let (_, ledger) = bundle(&self.script(), &Contents::new(&header, self.nameless), &[])?;
@@ -156,6 +171,7 @@ impl Bundling {
     /// As [`bundle`].
     pub fn make(&self, artifact: &[u8]) -> Result<Ready<'_>> {
         let parsed = parse(artifact)?;
+        self.check(&parsed.header)?;
         let contents = Contents::new(&parsed.header, self.nameless);
         let streams = parsed.header_range.end..artifact.len() - write::ROOT_BYTES - write::CHECK_BYTES;
         let weights = match self.decoder {

@@ -72,6 +72,8 @@ pub fn gather(bytes: &[u8]) -> Result<Gather> {
 
     let mut gathered = Gather::default();
     gathered.remark(found);
+    let data = entries.iter().filter(|(name, _)| name.starts_with(&format!("{folder}data/")));
+    gathered.file(data.map(|(_, (_, size))| size).sum(), "pickle and zip archive");
     let mut views: BTreeMap<View, Vec<&str>> = BTreeMap::new();
     for (name, value) in state {
         match pickle.get(value) {

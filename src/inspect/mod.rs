@@ -6,7 +6,7 @@ mod model;
 
 use serde::Serialize;
 
-pub use artifact::{Depth, artifact, of_bytes};
+pub use artifact::{Depth, artifact, of_bundle, of_bytes};
 pub use groups::{By, Group};
 pub use model::model;
 
@@ -14,6 +14,9 @@ use crate::artifact::construction::{Construction, IndexStatistics};
 use crate::error::{Error, Result};
 use crate::model::Structure;
 use crate::nets::{Form, TensorSpec};
+
+/// The part of a row of tensors that are no weights: integers, booleans, tables.
+const NO_WEIGHTS: &str = "no weights";
 
 /// The bytes of an artifact, or of a model's weights files.
 #[derive(Debug, Clone, Serialize)]
@@ -51,6 +54,8 @@ pub struct Inventory {
 pub enum Kind {
     Artifact,
     Model,
+    /// A script that brings an artifact or its streams.
+    Bundle,
 }
 
 /// A matrix of the architecture.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ties::{self, Retie, TieReport};
-use super::{Checked, Model, Stored, Structure, elements};
+use super::{Checked, Kept, Model, Stored, Structure, elements};
 use crate::error::{Error, Result};
-use crate::ingest::{RawTensor, Remark, Source};
+use crate::ingest::{Beside, RawTensor, Remark, Source};
+use crate::nets::names::natural_order;
 use crate::nets::{Form, Net, TensorSpec};
 
 /// Faults listed before "and more".
@@ -22,12 +23,15 @@ const LISTED: usize = 5;
 /// not hold. Messages begin with the path of the weights and name the tensors.
 pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Retie>) -> Result<Model> {
     let structure = structure.into();
-    let Source { path, config, mut tensors, ties, remarks } = source;
+    let Source { path, config, mut tensors, beside, ties, mut remarks, .. } = source;
     let place = |e: Error| e.at(path.display());
-    if let Ok(net) = &structure.net {
-        canonical_names(&mut tensors, &**net).map_err(place)?;
-    }
+    let renamed = match &structure.net {
+        Ok(net) => canonical_names(&mut tensors, &**net).map_err(place)?,
+        Err(_) => Vec::new(),
+    };
     let specs = &structure.specs;
+    let labels = labels(specs, &tensors, &renamed);
+    let kept = keep(beside, &structure, &mut remarks);
     let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;
     check(specs, &group, &tensors, &remarks, &config.arch).map_err(place)?;
     let present = specs.iter().map(|spec| tensors.remove(&spec.name)).collect();
@@ -60,6 +64,9 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
         specs,
         stored,
         source,
+        labels,
+        kept,
+        packed: std::sync::Arc::default(),
         layers,
         tied_roles,
         ties,
@@ -71,8 +78,43 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
     })
 }
 
-/// Gives tensors their canonical names: adds the prefix that a state dict left out, and drops what it holds twice.
-fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> Result<()> {
+/// The names of the file for every tensor. One that the file leaves out, being tied, has its canonical name.
+fn labels(specs: &[TensorSpec], tensors: &BTreeMap<String, RawTensor>, renamed: &[Renamed]) -> Vec<(String, usize)> {
+    let mut labels = Vec::with_capacity(specs.len());
+    for (i, spec) in specs.iter().enumerate() {
+        let others = || renamed.iter().filter(|(_, name, _)| *name == spec.name);
+        let own = others().all(|(_, _, moved)| !moved) || !tensors.contains_key(&spec.name);
+        labels.extend(own.then(|| (spec.name.clone(), i)));
+        labels.extend(others().map(|(label, ..)| (label.clone(), i)));
+    }
+    labels
+}
+
+/// Tensors that are no weights, but for those that a known network computes itself, or wants as weights.
+fn keep(beside: BTreeMap<String, Beside>, structure: &Structure, remarks: &mut Vec<Remark>) -> Vec<Kept> {
+    let wanted: BTreeSet<&str> = structure.specs.iter().map(|spec| spec.name.as_str()).collect();
+    let mut kept: Vec<Kept> = beside
+        .into_iter()
+        .filter(|(name, tensor)| structure.net.is_err() || !tensor.recomputed && !wanted.contains(name.as_str()))
+        .map(|(name, Beside { shape, element, bytes, .. })| Kept { name, shape, element, bytes })
+        .collect();
+    kept.sort_by_key(|kept| natural_order(&kept.name));
+    for remark in remarks.iter_mut() {
+        if let Remark::Dropped(names) = remark {
+            kept.iter().for_each(|kept| drop(names.remove(&kept.name)));
+        }
+    }
+    remarks.retain(|remark| !matches!(remark, Remark::Dropped(names) if names.is_empty()));
+    kept
+}
+
+/// A name of the file, the canonical one, and whether the tensor moved from the one to the other or is there under both.
+type Renamed = (String, String, bool);
+
+/// Gives tensors their canonical names: adds the prefix that a state dict left out, and drops what it holds twice. Returns
+/// what was renamed and dropped.
+fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> Result<Vec<Renamed>> {
+    let mut renamed = Vec::new();
     let (prefix, aliases) = (net.prefix(), net.aliases());
     let alias = |name: &str| aliases.iter().any(|(alias, _)| *alias == name);
     let known = net.tensors();
@@ -83,12 +125,15 @@ fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> 
         let names: Vec<String> = tensors.keys().filter(|name| bare(name)).cloned().collect();
         for name in names {
             if let Some(tensor) = tensors.remove(&name) {
-                tensors.insert(format!("{prefix}{name}"), tensor);
+                let canonical = format!("{prefix}{name}");
+                tensors.insert(canonical.clone(), tensor);
+                renamed.push((name, canonical, true));
             }
         }
     }
     for (alias, name) in aliases {
         let Some(tensor) = tensors.remove(*alias) else { continue };
+        renamed.push((alias.to_string(), name.to_string(), !tensors.contains_key(*name)));
         match tensors.get(*name) {
             None => {
                 tensors.insert(name.to_string(), tensor);
@@ -102,7 +147,7 @@ fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> 
             }
         }
     }
-    Ok(())
+    Ok(renamed)
 }
 
 /// Missing, wrongly shaped and foreign tensors, the first few of them listed.

@@ -35,7 +35,14 @@ fn head(inspected: &Inspected) -> Vec<Vec<String>> {
     let arch = if arch.is_empty() { "no known architecture" } else { arch };
     let per_weight = 8.0 * *bytes as f64 / (*stored).max(1) as f64;
     let mut head = vec![
-        line(if inspected.inventory.kind == Kind::Artifact { "artifact" } else { "model" }, path.clone()),
+        line(
+            match inspected.inventory.kind {
+                Kind::Artifact => "artifact",
+                Kind::Model => "model",
+                Kind::Bundle => "bundle",
+            },
+            path.clone(),
+        ),
         line("network", format!("{arch}, {layers} layers")),
         line("bytes", format!("{}, {per_weight:.3} bits for each stored weight", thousands(*bytes))),
         line("tensors", format!("{} names, {} stored", count(*names), count(*tensors))),
