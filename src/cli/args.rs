@@ -206,7 +206,7 @@ pub struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Artifact to verify, or a folder that holds one
+    /// Artifact to verify, a folder that holds one, or a bundle
     pub artifact: PathBuf,
     /// The model it was made of
     #[arg(long, value_name = "MODEL")]
@@ -236,7 +236,7 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Folder, weights file or artifact
+    /// Folder, weights file, artifact or bundle
     pub model: PathBuf,
     #[command(flatten)]
     pub tables: Tables,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::args::ModelFiles;
 use super::bytes::Rows;
 use crate::artifact::write::MAGIC;
+use crate::bundle::read::{self as bundles, Brought};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Located, Overrides, RawTensor, Shard, TokenBytes, folder};
 use crate::model::{Model, Structure, build};
@@ -42,9 +43,9 @@ pub fn artifact(path: &Path) -> Result<Option<PathBuf>> {
 /// The artifact where nothing else is wanted: `path`, or the only one in a folder of that name.
 ///
 /// # Errors
-/// The path cannot be read, or the folder holds no artifact or several.
+/// The folder cannot be listed, or holds no artifact or several.
 pub fn only_artifact(path: &Path) -> Result<PathBuf> {
-    if !std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.is_dir() {
+    if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
     let mut found = artifacts(path)?;
@@ -64,6 +65,17 @@ pub fn only_artifact(path: &Path) -> Result<PathBuf> {
 /// The artifacts in a folder by their names, sorted.
 fn artifacts(folder: &Path) -> Result<Vec<PathBuf>> {
     folder::list(folder, |name| name.ends_with(".tiepack"))
+}
+
+/// What a bundle brings; `None`: `path` is none.
+///
+/// # Errors
+/// It cannot be read, or is damaged.
+pub fn bundle(path: &Path) -> Result<Option<Brought>> {
+    match std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.is_dir() {
+        true => Ok(None),
+        false => bundles::read(path),
+    }
 }
 
 /// The first few of several names.

@@ -11,7 +11,7 @@ use crate::compile::predict::{Cost, predict};
 use crate::compile::{Options, Source};
 use crate::error::{Error, Result};
 use crate::ingest::{self, folder};
-use crate::inspect::{By, Depth, Fidelity, Group, Inventory, artifact, model};
+use crate::inspect::{By, Depth, Fidelity, Group, Inventory, artifact, model, of_bundle};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::verify::verdict::Note;
@@ -40,8 +40,16 @@ pub struct Inspected {
 pub fn run(args: &InspectArgs, progress: &dyn Progress) -> Result<Inspected> {
     let mut notes = Vec::new();
     let (mut against, mut predicted_loss) = (None, None);
-    let inventory = if let Some(found) = files::artifact(&args.model)? {
-        let depth = if args.indices { Depth::Indices } else { Depth::Container };
+    let depth = if args.indices { Depth::Indices } else { Depth::Container };
+    let inventory = if let Some(brought) = files::bundle(&args.model)? {
+        if args.against.is_some() {
+            return Err(Error::usage(format!("--against wants an artifact, {} is a bundle", args.model.display()))
+                .hint("inspect the artifact that it was made of"));
+        }
+        let place = |e: Error| e.at(args.model.display());
+        let found = brought.artifact(None).map_err(place)?;
+        of_bundle(&args.model, &found, (brought.bytes, brought.is_bare()), depth).map_err(place)?
+    } else if let Some(found) = files::artifact(&args.model)? {
         let mut inventory = artifact(&found, depth)?;
         if let Some(path) = &args.against {
             predicted_loss = hold(args, (&found, path), &mut inventory, &mut notes, progress)?;
