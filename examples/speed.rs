@@ -79,8 +79,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
         tiepack::error::Result::Ok(())
     };
-    report("forward", &mut || losses(net, &params, &windows, &|_| {}).map(drop))?;
-    report("statistics", &mut || measure(&model, &windows, 0, &|_| {}).map(drop))?;
+    report("forward", &mut || losses(net, &params, &windows, &|_| ()).map(drop))?;
+    report("statistics", &mut || measure(&model, &windows, 0, &|_| Ok(())).map(drop))?;
     // A step: the divergence from a teacher and its gradient for every weight, in pieces as healing takes them.
     let (length, piece) = (net.context(), 512usize.div_ceil(net.context()));
     let batch: Vec<Windows> = (0..windows.rows() / piece)

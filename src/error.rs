@@ -16,6 +16,8 @@ pub enum Kind {
     Verification,
     /// A computation failed inside.
     Compute,
+    /// Somebody pressed Ctrl-C before there was anything to write.
+    Interrupted,
 }
 
 /// The way out where the memory of a GPU is full.
@@ -59,6 +61,11 @@ impl Error {
         Self::new(Kind::Compute, message)
     }
 
+    /// Ctrl-C, while this was done.
+    pub fn interrupted(doing: &str) -> Self {
+        Self::new(Kind::Interrupted, format!("interrupted while {doing}: nothing was written"))
+    }
+
     /// An operating-system error on a path: `cannot read model.safetensors: No such file or directory`.
     pub fn io(doing: &str, path: &Path, source: std::io::Error) -> Self {
         if source.kind() == std::io::ErrorKind::IsADirectory {
@@ -86,13 +93,15 @@ impl Error {
         self.hint.as_deref() == Some(FULL)
     }
 
-    /// 1 failed, 2 wrong usage, 3 does not fit the cap, 4 verification failed.
+    /// 1 failed, 2 wrong usage, 3 does not fit the cap, 4 verification failed, 130 ended by Ctrl-C.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Input | Kind::Compute => 1,
             Kind::Usage => 2,
             Kind::Cap => 3,
             Kind::Verification => 4,
+            // What a shell makes of SIGINT.
+            Kind::Interrupted => 130,
         }
     }
 }
@@ -104,6 +113,16 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<tiepack_format::Error> for Error {
+    fn from(e: tiepack_format::Error) -> Self {
+        let kind = match e.kind {
+            tiepack_format::error::Kind::Verification => Kind::Verification,
+            tiepack_format::error::Kind::Compute => Kind::Compute,
+        };
+        Error { kind, message: e.message, hint: e.hint }
+    }
+}
 
 impl From<candle_core::Error> for Error {
     fn from(e: candle_core::Error) -> Self {

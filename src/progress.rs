@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use crate::escape;
+
 /// Receives the progress of stages that run one after the other. Threads of a stage may call [`Progress::advance`]
 /// at the same time.
 pub trait Progress: Sync {
@@ -86,8 +88,9 @@ impl Progress for Bars {
             });
             bar.set_style(style.progress_chars("=> "));
         }
-        bar.set_message(stage.to_string());
-        self.change(Some(Stage { name: stage.to_string(), started: Instant::now(), bar }));
+        let stage = escape::line(stage).into_owned();
+        bar.set_message(stage.clone());
+        self.change(Some(Stage { name: stage, started: Instant::now(), bar }));
     }
 
     fn advance(&self, n: u64) {
@@ -101,12 +104,13 @@ impl Progress for Bars {
     fn status(&self, message: &str) {
         self.with_bar(|bar| {
             if let Some(bar) = bar {
-                bar.set_message(message.to_string());
+                bar.set_message(escape::line(message).into_owned());
             }
         });
     }
 
     fn note(&self, message: &str) {
+        let message = escape::lines(message);
         self.with_bar(|bar| match bar {
             Some(bar) => bar.suspend(|| eprintln!("{message}")),
             None => eprintln!("{message}"),

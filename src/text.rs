@@ -28,6 +28,12 @@ pub fn nats(x: f64) -> String {
     format!("{x:.*}", decimals(x))
 }
 
+/// Decimals of a mean and of its standard error, which are the same: as many as the more telling of the two needs.
+pub fn places(mean: f64, error: Option<f64>) -> usize {
+    let telling = error.filter(|error| *error > 0.0).unwrap_or(mean);
+    decimals(telling).min(decimals(mean))
+}
+
 /// `0, 2, 5`; runs of three or more as `3-7`.
 pub fn list(layers: &[usize]) -> String {
     let runs = layers.chunk_by(|a, b| a + 1 == *b);

@@ -10,11 +10,11 @@ use tiepack::artifact::read::parse;
 use tiepack::artifact::root::{Decoded, root};
 use tiepack::artifact::save::{check, save};
 use tiepack::artifact::write::{assemble, size_of};
-use tiepack::error::Kind;
 use tiepack::ingest::weights::Dtype;
 use tiepack::inspect::{By, Depth, of_bytes};
 use tiepack::nets::Form;
-use tiepack::varint::{Reader, put};
+use tiepack_format::error::Kind;
+use tiepack_format::varint::{Reader, put};
 
 /// No tensors beside the weights.
 const NONE: [&[u8]; 0] = [];

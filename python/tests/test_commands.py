@@ -34,6 +34,42 @@ def test_tensors_are_those_of_the_reference_reader(path):
             assert (found[one] is found[other]) == (wanted[one] is wanted[other])
 
 
+@pytest.mark.parametrize("given, wanted", [
+    ("x.bin", ["--val=x.bin"]),
+    (pathlib.Path("x.bin"), ["--val=x.bin"]),
+    (b"x.bin", ["--val=x.bin"]),
+    ([], []),
+    (None, []),
+    (("x.bin", pathlib.Path("y.bin")), ["--val=x.bin", "--val=y.bin"]),
+    ((name for name in ("x.bin", "y.bin")), ["--val=x.bin", "--val=y.bin"]),
+], ids=str)
+def test_one_file_or_several(given, wanted):
+    assert tiepack._arguments("pack", ["model"], {"val": given}) == ["tiepack", "pack", "--json", *wanted, "--", "model"]
+
+
+def test_a_single_shard_is_one_file(tmp_path):
+    options = dict(cap="400kB", lossless=True, val_rows=1)
+    for shard in (MODEL / "val_000.bin", str(MODEL / "val_000.bin"), [MODEL / "val_000.bin"]):
+        report = tiepack.pack(MODEL, tmp_path / "a.tiepack", val=shard, include=MODEL / "ties.json", **options)
+        assert report["verdict"]["evaluation"]["rows"] == 1
+        assert report["verdict"]["budget"]["includes"] == (MODEL / "ties.json").stat().st_size
+
+
+def test_files_of_others_are_replaced_on_demand_only(tmp_path):
+    script, output = tmp_path / "train.py", tmp_path / "model.py"
+    script.write_text("import tiepack\n")
+    output.write_text("years = 'of work'\n")
+    with pytest.raises(tiepack.InputError) as refused:
+        tiepack.bundle(GOLDEN / "v1-quantized.tiepack", script, output)
+    assert "--force" in refused.value.hint and output.read_text() == "years = 'of work'\n"
+    tiepack.bundle(GOLDEN / "v1-quantized.tiepack", script, output, force=True)
+    taken = tmp_path / "taken.tiepack"
+    taken.write_text("mine")
+    with pytest.raises(tiepack.InputError):
+        tiepack.pack(MODEL, taken, cap="400kB", lossless=True, no_eval=True)
+    tiepack.pack(MODEL, taken, cap="400kB", lossless=True, no_eval=True, force=True)
+
+
 def test_reports_are_those_of_json(tmp_path):
     report = tiepack.pack(MODEL, tmp_path / "exact.tiepack", cap="400kB", lossless=True, no_eval=True)
     assert report["command"] == "pack" and report["verdict"]["budget"]["cap"] == 400_000

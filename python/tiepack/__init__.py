@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -27,6 +27,8 @@ __all__ = [
     "bundled", "evaluate", "inspect", "load", "pack", "unpack", "verify",
 ]
 Path = Union[str, "os.PathLike[str]"]
+# One file, or several.
+Files = Union[Path, Iterable[Path]]
 
 
 class TiepackError(Exception):
@@ -75,16 +77,27 @@ def _raise(code: int, document: str) -> None:
     raise _ERRORS.get(error["kind"], TiepackError)(error["message"], error["hint"], code)
 
 
-def _run(command: str, positional: Sequence[Path], options: Mapping[str, Any], progress: bool) -> Dict[str, Any]:
+def _items(value: Any) -> List[Any]:
+    """What an option is given once for each: a text or a path is one, whatever else can be iterated is several."""
+    if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
+        return [value]
+    return list(value)
+
+
+def _arguments(command: str, positional: Sequence[Path], options: Mapping[str, Any]) -> List[str]:
     args: List[str] = ["tiepack", command, "--json"]
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
-        for item in value if isinstance(value, (list, tuple)) else [value]:
+        for item in _items(value):
             if item is True:
                 args.append(flag)
             elif item is not None and item is not False:
-                args.append(f"{flag}={os.fspath(item) if isinstance(item, os.PathLike) else item}")
-    args += ["--", *map(os.fspath, positional)]
+                args.append(f"{flag}={os.fsdecode(item) if isinstance(item, (bytes, os.PathLike)) else item}")
+    return args + ["--", *map(os.fsdecode, positional)]
+
+
+def _run(command: str, positional: Sequence[Path], options: Mapping[str, Any], progress: bool) -> Dict[str, Any]:
+    args = _arguments(command, positional, options)
     code, document = _native.run(args, not progress)
     if code:
         _raise(code, document)
@@ -96,13 +109,13 @@ def pack(
     output: Path,
     *,
     cap: Union[int, str],
-    include: Sequence[Path] = (),
+    include: Files = (),
     bundle: Optional[Path] = None,
     config: Optional[Path] = None,
     ties: Optional[Path] = None,
     retie: Optional[str] = None,
-    calib: Sequence[Path] = (),
-    val: Sequence[Path] = (),
+    calib: Files = (),
+    val: Files = (),
     tokenizer: Optional[Path] = None,
     statistics: Optional[Path] = None,
     effort: Optional[str] = None,
@@ -111,18 +124,20 @@ def pack(
     threads: Optional[int] = None,
     no_eval: bool = False,
     no_cache: bool = False,
+    force: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> Dict[str, Any]:
     """Packs a model under a byte cap, reopens the file, and returns the verdict.
 
-    `model` is a folder or a weights file, `cap` a number of bytes or a text such as "16MB". Other options are those of
-    `tiepack pack` with underscores, as `calib_rows=512`. `progress` shows bars on stderr.
+    `model` is a folder or a weights file, `cap` a number of bytes or a text such as "16MB"; `include`, `calib` and `val` are one
+    file or several. Files that tiepack did not write are replaced only with `force`. Other options are those of `tiepack pack`
+    with underscores, as `calib_rows=512`. `progress` shows bars on stderr.
     """
     options.update(
-        output=output, cap=cap, include=list(include), bundle=bundle, config=config, ties=ties, retie=retie,
-        calib=list(calib), val=list(val), tokenizer=tokenizer, statistics=statistics, effort=effort, lossless=lossless,
-        seed=seed, threads=threads, no_eval=no_eval, no_cache=no_cache)
+        output=output, cap=cap, include=include, bundle=bundle, config=config, ties=ties, retie=retie, calib=calib, val=val,
+        tokenizer=tokenizer, statistics=statistics, effort=effort, lossless=lossless, seed=seed, threads=threads,
+        no_eval=no_eval, no_cache=no_cache, force=force)
     return _run("pack", [model], options, progress)
 
 
@@ -155,10 +170,12 @@ def bundle(
     apart: bool = False,
     nameless: bool = False,
     cap: Union[int, str, None] = None,
-    include: Sequence[Path] = (),
+    include: Files = (),
+    force: bool = False,
 ) -> Dict[str, Any]:
     """Makes a script that brings an artifact and its decoder along: `tiepack bundle`."""
-    options = dict(script=script, output=output, decoder=decoder, apart=apart, nameless=nameless, cap=cap, include=list(include))
+    options = dict(
+        script=script, output=output, decoder=decoder, apart=apart, nameless=nameless, cap=cap, include=include, force=force)
     return _run("bundle", [artifact], options, False)
 
 

@@ -29,6 +29,8 @@ FULL_OUTPUT_LIMIT = 1024
 OUTPUT_BLOCK = 512
 _GAMMA = 0x9E3779B97F4A7C15
 _BATCH = 0xD6E8FEB86659FD93
+_UNCERTAIN = 1e-2
+_HOTTEST = 24
 _SAVED_AS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 for _name, _code in (("float8_e4m3fn", "F8_E4M3"), ("float8_e5m2", "F8_E5M2")):
     if hasattr(torch, _name):
@@ -47,16 +49,31 @@ def _signs(seed: int, rows: int, width: int) -> np.ndarray:
     return bits.astype(np.float32) * 2 - 1
 
 
-def cotangent(logits: torch.Tensor, seed: int) -> torch.Tensor:
-    """For logits (..., V) of probabilities p: sqrt(p) z - p (sqrt(p) . z) with random signs z.
+def temperature(logits: torch.Tensor) -> float:
+    """The temperature T, a power of two, at which predictions softmax(logits / T) are uncertain enough to be measured.
 
-    Its covariance is diag(p) - p pᵀ, the Fisher information of a softmax, with lighter tails than a sampled label's gradient.
+    It is 1 for all but modules that are certain of nearly every prediction: their own curvature vanishes, and says nothing
+    about errors as large as the distance to the next token.
     """
-    p = torch.softmax(logits.detach().float(), -1)
+    logits = logits.detach().double()
+    for t in (2.0 ** k for k in range(_HOTTEST + 1)):
+        uncertainty = 1 - torch.softmax(logits / t, -1).square().sum(-1).mean()
+        if float(uncertainty) >= _UNCERTAIN:
+            return t
+    return 1.0
+
+
+def cotangent(logits: torch.Tensor, seed: int, temperature: float = 1.0) -> torch.Tensor:
+    """For logits (..., V) of probabilities p at a temperature T: (sqrt(p) z - p (sqrt(p) . z)) / T with random signs z.
+
+    At T = 1 its covariance is diag(p) - p pᵀ, the Fisher information of a softmax, with lighter tails than a sampled label's
+    gradient.
+    """
+    p = torch.softmax(logits.detach().float() / temperature, -1)
     rows = p.reshape(-1, p.shape[-1])
     z = torch.from_numpy(_signs(seed, *rows.shape)).to(p.device)
     root = rows.sqrt() * z
-    return (root - rows * root.sum(-1, keepdim=True)).reshape(p.shape)
+    return ((root - rows * root.sum(-1, keepdim=True)) / temperature).reshape(p.shape)
 
 
 def _output_block(rows: int, embedding: bool) -> int:
@@ -124,6 +141,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, module: torch.nn.Module, seed: int = 0):
         super().__init__()
         self.module, self.seed, self.batches, self.tokens = module, seed, 0, 0
+        self.temperature: Optional[float] = None  # of the predictions, as the first batch needs it
         self.names: Dict[int, str] = {}
         self.parameters: Dict[str, torch.nn.Parameter] = {}
         first: Dict[Any, str] = {}
@@ -246,7 +264,9 @@ class Recorder(TorchFunctionMode):
         if scalar and tokens is None:
             raise tiepack.UsageError("a loss needs the number of tokens it sums over")
         seed = (self.seed ^ (self.batches * _BATCH)) & (2**64 - 1)
-        seeds = None if scalar else cotangent(outputs, seed).to(outputs.dtype)
+        if self.temperature is None and not scalar:
+            self.temperature = temperature(outputs)
+        seeds = None if scalar else cotangent(outputs, seed, self.temperature).to(outputs.dtype)
         small = {n: p for n, p in self.parameters.items() if not _is_matrix(p)}
         tape, self.tape = self.tape, []
         grads = torch.autograd.grad(outputs, [*small.values(), *(out for out, _ in tape)], seeds, allow_unused=True)

@@ -92,12 +92,12 @@ pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction> {
         codec::ZERO => plain(Way::Zero),
         codec::MATRIX => on_grid(Way::Alone, Some(matrix::head(bytes).ok_or_else(damaged)?)),
         codec::SUM => {
-            let head = sum::head(bytes).ok_or_else(damaged)?;
+            let head = sum::terms(bytes).ok_or_else(damaged)?;
             if head.residual.is_some() && head.grid().is_none() {
                 return Err(damaged());
             }
             let base = entry.needs.first().copied().filter(|_| head.gain.is_some());
-            Construction { base, gain: head.gain, rank: head.rank, ..on_grid(Way::Sum, head.grid()) }
+            Construction { base, gain: head.alpha(), rank: head.rank(), ..on_grid(Way::Sum, head.grid()) }
         }
         other => {
             return Err(Error::verification(format!("the artifact has a stream of unknown codec {other}"))
@@ -117,7 +117,7 @@ pub fn index_statistics(
 ) -> Result<Option<IndexStatistics>> {
     let grid = match entry.codec {
         codec::MATRIX => Some(bytes),
-        codec::SUM => sum::head(bytes).and_then(|head| head.residual),
+        codec::SUM => sum::terms(bytes).and_then(|head| head.residual),
         _ => None,
     };
     let Some(bytes) = grid.filter(|_| rows * cols > 0) else { return Ok(None) };

@@ -1,14 +1,8 @@
-//! The container: the only thing that knows where the bytes of an artifact lie. Specified in `formats/artifact.md`.
-//!
-//! It moves streams without looking inside them: what a codec id means, and what its parameters say, is
-//! [`crate::code`]'s business.
+//! Artifacts as files that hold a model. What lies where in them, and how their streams decode, is `tiepack_format`.
+
+pub use tiepack_format::container::{extra, header as layout, names, read, root, write};
 
 pub mod construction;
-pub mod extra;
-pub mod layout;
-pub mod names;
+pub mod kept;
 pub mod open;
-pub mod read;
-pub mod root;
 pub mod save;
-pub mod write;

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use lzma_rust2::{EncodeMode, LzmaOptions, LzmaWriter};
 
 pub use contents::Contents;
-pub use wrap::{BLOB_NAME, Files, REQUIREMENT};
+pub use wrap::{BLOB_NAME, Files, REQUIREMENT, hash_of, is_bundle};
 
 use crate::code::entropy::indices::{BITS, NODES, SHAPE};
 use crate::error::{Error, Result};

@@ -9,6 +9,7 @@ use std::path::Path;
 use lzma_rust2::LzmaReader;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use tiepack_format::container::MAGIC;
 use zip::ZipArchive;
 
 use super::BLOB_NAME;
@@ -17,7 +18,7 @@ use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::names::Named;
 use crate::artifact::open::{stored_shapes, streams};
 use crate::artifact::root::{Decoded, root};
-use crate::artifact::write::{MAGIC, assemble};
+use crate::artifact::write::assemble;
 use crate::error::{Error, Result};
 use crate::model::{Dtype, Model};
 use crate::nets::Form;
@@ -273,7 +274,7 @@ impl Brought {
         let shapes = stored_shapes(&header, self.weights.len())?;
         let decoded = streams(&header, &shapes, |i| parts[i])?;
         let tensors: Vec<Decoded> = decoded.iter().zip(&shapes).map(|(data, shape)| Decoded { shape, data }).collect();
-        assemble(&header, &parts, &root(&tensors, &[[0u8; 0]; 0], &header))
+        Ok(assemble(&header, &parts, &root(&tensors, &[[0u8; 0]; 0], &header))?)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Python runs a zip file as a script, whatever its name, and lets anything stand before the zip: there are code and weights,
 //! not a byte more than they take. Where the weights go into a file of their own, the script is plain text.
 
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 
 use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
@@ -18,6 +18,24 @@ pub const BLOB_NAME: &str = "weights.bin";
 
 /// What a bundle that imports its decoder needs, as pip writes it.
 pub const REQUIREMENT: &str = concat!("tiepack==", env!("CARGO_PKG_VERSION"));
+
+/// What the first lines of every bundle do with bytes that are not its own; nobody else's script says this.
+const DAMAGED: &str = "sys.exit(p+\" is damaged: wrong hash\")";
+
+/// Whether a file is a bundle, by its first or its last bytes: its own lines stand at one of the ends.
+pub fn is_bundle(end: &[u8]) -> bool {
+    end.windows(DAMAGED.len()).any(|at| at == DAMAGED.as_bytes())
+}
+
+/// The hash by which a bundle knows its bytes.
+///
+/// # Errors
+/// The bytes cannot be read.
+pub fn hash_of(mut bytes: impl Read) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    std::io::copy(&mut bytes, &mut hash)?;
+    Ok(hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect())
+}
 
 /// What is to be written.
 pub struct Files {
@@ -53,12 +71,10 @@ pub(super) fn wrap(script: &Script, code: &[u8], weights: &[u8]) -> Result<Files
 
 /// What runs first: reads the bytes, checks them, hands them on.
 fn start(script: &Script, modules: &str, path: &str, code: &str, bytes: &[u8], weights: &str) -> String {
-    let hash: String = Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect();
     let (n, name) = (bytes.len(), text(script.name));
-    let check = format!(
-        "p={path}\nd=open(p,\"rb\").read({n})\nif hashlib.sha256(d).hexdigest()[:16]!=\"{hash}\":\
-         sys.exit(p+\" is damaged: wrong hash\")\n"
-    );
+    let hash: String = Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let check =
+        format!("p={path}\nd=open(p,\"rb\").read({n})\nif hashlib.sha256(d).hexdigest()[:16]!=\"{hash}\":{DAMAGED}\n");
     match script.decoder {
         Decoder::Import => format!(
             "import {modules}hashlib,lzma,sys,tiepack\n{check}tiepack._run_bundle(lzma.decompress({code}).decode(),{name},{weights},globals())\n"

@@ -13,7 +13,7 @@ use crate::bundle::Decoder;
 use crate::compile::Heal;
 use crate::plan::shape::Shape;
 use crate::train::objective::Objective;
-pub use shared::{Judging, Measuring, ModelFiles, Pictures, Tables, ValidationFiles};
+pub use shared::{Judging, Measuring, ModelFiles, Pictures, Tables, ValidationFiles, Writing};
 
 /// Compile a trained, layer-tied transformer into the best model that fits a hard byte cap, and prove it
 #[derive(Debug, Parser)]
@@ -164,6 +164,8 @@ pub struct PackArgs {
     pub judging: Judging,
     #[command(flatten)]
     pub pictures: Pictures,
+    #[command(flatten)]
+    pub writing: Writing,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     pub device: Place,
@@ -196,6 +198,8 @@ pub struct EvalArgs {
     /// Write the loss of every token in nats, a .npy array of f32
     #[arg(long, value_name = "FILE.npy")]
     pub losses: Option<PathBuf>,
+    #[command(flatten)]
+    pub writing: Writing,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     pub device: Place,
@@ -252,6 +256,8 @@ pub struct InspectArgs {
     pub measuring: Measuring,
     #[command(flatten)]
     pub pictures: Pictures,
+    #[command(flatten)]
+    pub writing: Writing,
 }
 
 #[derive(Debug, Args)]
@@ -281,6 +287,8 @@ pub struct DiffArgs {
     pub files: ModelFiles,
     #[command(flatten)]
     pub pictures: Pictures,
+    #[command(flatten)]
+    pub writing: Writing,
 }
 
 #[derive(Debug, Args)]
@@ -320,6 +328,8 @@ pub struct FrontierArgs {
     pub peers: Option<PathBuf>,
     #[command(flatten)]
     pub pictures: Pictures,
+    #[command(flatten)]
+    pub writing: Writing,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     pub device: Place,
@@ -332,9 +342,8 @@ pub struct UnpackArgs {
     /// A .safetensors file, or a folder (made if missing) for it with config.json and ties.json
     #[arg(long, short, value_name = "FILE|DIR")]
     pub output: PathBuf,
-    /// Replace files that are already there
-    #[arg(long)]
-    pub force: bool,
+    #[command(flatten)]
+    pub writing: Writing,
 }
 
 #[derive(Debug, Args)]
@@ -362,6 +371,8 @@ pub struct BundleArgs {
     /// File that counts against the cap, once for each
     #[arg(long, value_name = "FILE", requires = "cap")]
     pub include: Vec<PathBuf>,
+    #[command(flatten)]
+    pub writing: Writing,
 }
 
 #[derive(Debug, Args)]
@@ -373,6 +384,8 @@ pub struct ConfigArgs {
     /// Write the configuration to a file instead of stdout
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub writing: Writing,
 }
 
 #[derive(Debug, Args)]
@@ -389,6 +402,8 @@ pub struct ManArgs {
     /// Write the pages of all commands into this folder instead
     #[arg(long, short, value_name = "DIR", conflicts_with = "command")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub writing: Writing,
 }
 
 fn threads(text: &str) -> Result<usize, String> {

@@ -4,9 +4,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
 use super::args::BundleArgs;
 use super::figures::{Side, table};
+use super::output::Kind;
 use super::{files, guard};
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::decode;
@@ -66,7 +68,7 @@ pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
     let bundling = Bundling::new(&args.script, &args.output, args.decoder, args.apart, args.nameless)?;
     let path = files::only_artifact(&args.artifact)?;
     let inputs: Vec<PathBuf> = [&path].into_iter().chain(&args.include).cloned().collect();
-    bundling.guard(&inputs)?;
+    bundling.guard(&inputs, args.writing.force)?;
     let artifact = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
     progress.begin("decode the artifact", 0);
     decode(&artifact).map_err(|e| e.at(path.display()))?;
@@ -91,24 +93,26 @@ impl Bundling {
         Bundling::new(script, &artifact.with_extension("py"), Decoder::Embed, false, false)
     }
 
-    /// Finds out that what is to be written can be, and is none of the script and the `inputs`.
+    /// Finds out that what is to be written can be, is none of the script and the `inputs`, and replaces nothing that is not
+    /// tiepack's.
     ///
     /// # Errors
     /// Input, naming the file.
-    fn guard(&self, inputs: &[PathBuf]) -> Result<()> {
-        let blob = self.apart.then(|| self.output.with_file_name(BLOB_NAME));
-        let outputs: Vec<&Path> = [&self.output].into_iter().chain(&blob).map(PathBuf::as_path).collect();
-        guard::outputs(&outputs, &[inputs, std::slice::from_ref(&self.script)].concat())?;
-        outputs.into_iter().try_for_each(save::check)?;
+    fn guard(&self, inputs: &[PathBuf], force: bool) -> Result<()> {
+        let mut outputs = vec![Kind::Bundle.at(&self.output)];
+        if self.apart {
+            outputs.push(Kind::Weights(self.output.clone()).at(self.output.with_file_name(BLOB_NAME)));
+        }
         // A list that is there may name more than tiepack, and is not ours to replace.
         let list = self.requirements();
-        if let Some(text) = std::fs::read_to_string(&list).ok().filter(|_| self.decoder == Decoder::Import)
-            && !text.lines().any(|line| line.trim() == REQUIREMENT)
-        {
-            return Err(Error::input(format!("{} is there and does not name {REQUIREMENT}", list.display()))
-                .hint("add that line to it, or write the bundle to another folder"));
+        if self.decoder == Decoder::Import && !self.is_required() {
+            if list.exists() && !force {
+                return Err(Error::input(format!("{} is there and does not name {REQUIREMENT}", list.display()))
+                    .hint("add that line to it, write the bundle to another folder, or replace it with --force"));
+            }
+            outputs.push(Kind::Anonymous.at(list));
         }
-        Ok(())
+        guard::outputs(&outputs, &[inputs, std::slice::from_ref(&self.script)].concat(), force)
     }
 
     /// Refuses what the small decoder would lose.
@@ -127,6 +131,12 @@ impl Bundling {
 
     fn requirements(&self) -> PathBuf {
         self.output.with_file_name("requirements.txt")
+    }
+
+    /// Whether the list that is there names tiepack.
+    fn is_required(&self) -> bool {
+        let text = std::fs::read_to_string(self.requirements()).unwrap_or_default();
+        text.lines().any(|line| line.trim() == REQUIREMENT)
     }
 
     fn script(&self) -> Script<'_> {
@@ -173,7 +183,7 @@ impl Bundling {
         let parsed = parse(artifact)?;
         self.check(&parsed.header)?;
         let contents = Contents::new(&parsed.header, self.nameless);
-        let streams = parsed.header_range.end..artifact.len() - write::ROOT_BYTES - write::CHECK_BYTES;
+        let streams = parsed.header_range.end..artifact.len() - ROOT_BYTES - CHECK_BYTES;
         let weights = match self.decoder {
             Decoder::Embed => &artifact[streams],
             Decoder::Import => artifact,
@@ -200,7 +210,7 @@ impl Ready<'_> {
         let mut written = vec![(output.clone(), files.script)];
         written.extend(files.blob.map(|blob| (output.with_file_name(BLOB_NAME), blob)));
         // One that is there names tiepack.
-        let requirements = files.requirements.filter(|_| !bundling.requirements().exists());
+        let requirements = files.requirements.filter(|_| !bundling.is_required());
         written.extend(requirements.map(|text| (bundling.requirements(), text.into_bytes())));
         // The script last: it is only there when all it needs is.
         for (path, bytes) in written.iter().rev() {

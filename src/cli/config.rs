@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::args::ConfigArgs;
 use super::figures::count;
-use super::files;
+use super::output::Kind;
+use super::{files, guard};
 use crate::artifact::open::open;
 use crate::artifact::save;
 use crate::error::{Error, Result};
@@ -48,31 +49,30 @@ pub struct Network {
 }
 
 /// # Errors
-/// A file is unusable, or, without a `config.json`, no architecture has tensors of these names; `--output` is there.
+/// A file is unusable, or, without a `config.json`, no architecture has tensors of these names; `--output` cannot
+/// be written.
 pub fn run(args: &ConfigArgs) -> Result<Recognised> {
-    if let Some(path) = &args.output {
-        save::check(path)?;
-        if path.exists() {
-            return Err(Error::input(format!("{} is already there", path.display())).hint("name another file"));
-        }
-    }
     if let Some(path) = files::artifact(&args.model)? {
         return of_artifact(args, path);
     }
     let overrides = args.files.overrides(None, &[]);
     let (folder, path) = folder::weights(&args.model)?;
     let source = folder::config(&folder, &overrides)?;
-    let ties = match folder::ties(&folder, &overrides)? {
-        Some(path) => TieMap::read(&path)?,
-        None => None,
-    };
+    let ties = folder::ties(&folder, &overrides)?;
+    let output = args.output.iter().map(|path| Kind::Anonymous.at(path)).collect::<Vec<_>>();
+    let inputs: Vec<PathBuf> = weights::files(&path).into_iter().chain(source.clone()).chain(ties.clone()).collect();
+    guard::outputs(&output, &inputs, args.writing.force)?;
+    let ties = ties.map_or(Ok(None), |path| TieMap::read(&path))?;
     let own = source.as_deref().map(Config::read).transpose()?;
     let Weights { tensors, beside, remarks, sizes } = weights::read(&path)?;
     let (config, guesses) = match own {
         Some(config) => (config, Vec::new()),
         None => {
             let shapes = files::shapes(&tensors);
-            let guess = guess::recognise(&shapes).ok_or_else(|| {
+            let guess = files::stated(&remarks, &shapes).or_else(|| guess::recognise(&shapes)).ok_or_else(|| {
+                if let Some(name) = guess::foreign(&shapes) {
+                    return files::foreign(&path, name);
+                }
                 let some: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
                 Error::input(format!(
                     "{}: no known architecture has these tensors: {}",

@@ -1,6 +1,5 @@
 //! `tiepack eval`: the loss of a model or an artifact.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -37,9 +36,6 @@ pub struct Evaluated {
 /// # Errors
 /// A file is unusable, there are no validation tokens, or the stride or the document mark does not fit the model.
 pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
-    if let Some(path) = &args.losses {
-        check_losses(path)?;
-    }
     let device = args.device.open()?;
     let overrides = args.files.overrides(Some(&args.validation), &[]);
     let (model, validation) = if let Some(path) = files::artifact(&args.model)? {
@@ -132,18 +128,6 @@ fn check_mark(mark: u16, mut stream: Stream, tokens: usize, vocab: usize) -> Res
         "--documents {mark}: no document begins in {tokens} validation tokens, {mark} is not there"
     ))
     .hint("name the token that every document begins with; the challenge's is 1"))
-}
-
-/// Refuses a place for the losses where there is anything but losses: a slip must not cost a model.
-fn check_losses(path: &Path) -> Result<()> {
-    let mut start = [0; NUMPY.len()];
-    let Ok(mut file) = std::fs::File::open(path) else { return Ok(()) };
-    let read = file.read(&mut start).map_err(|e| Error::io("read", path, e))?;
-    if start[..read] != *NUMPY {
-        return Err(Error::input(format!("{} is there and is no .npy file", path.display()))
-            .hint("name another place for the losses"));
-    }
-    Ok(())
 }
 
 /// The beginning of a `.npy` file (version 1.0) of so many f32; it takes its place when it is complete.

@@ -2,8 +2,9 @@
 
 use anstyle::{AnsiColor, Style};
 
+use crate::escape;
 pub use crate::text::nats;
-use crate::text::{decimals, thousands};
+use crate::text::{places, thousands};
 use crate::verify::statistics::Estimate;
 
 /// A count, thousands set apart.
@@ -13,23 +14,22 @@ pub fn count(n: usize) -> String {
 
 /// `0.0070 ± 0.0002`.
 pub fn estimate(e: Estimate) -> String {
-    with_error(format!("{:.*}", places(e), e.value), e)
+    with_error(mean(e), e)
 }
 
 /// `+0.0041 ± 0.0006`.
 pub fn difference(e: Estimate) -> String {
-    with_error(format!("{:+.*}", places(e), e.value), e)
+    with_error(format!("{:+.*}", places(e.value, e.standard_error), e.value), e)
 }
 
-/// The mean and its error have the same number of decimals, as many as the more telling of the two needs.
-fn places(e: Estimate) -> usize {
-    let error = e.standard_error.filter(|e| *e > 0.0).unwrap_or(e.value);
-    decimals(error).min(decimals(e.value).max(4)).max(4)
+/// The mean alone, with the decimals that it has beside its error.
+pub fn mean(e: Estimate) -> String {
+    format!("{:.*}", places(e.value, e.standard_error), e.value)
 }
 
 fn with_error(value: String, e: Estimate) -> String {
     match e.standard_error {
-        Some(error) => format!("{value} ± {error:.*}", places(e)),
+        Some(error) => format!("{value} ± {error:.*}", places(e.value, e.standard_error)),
         None => value,
     }
 }
@@ -43,12 +43,13 @@ pub enum Side {
 
 /// Columns two spaces apart, each as wide as its widest cell; lines end without spaces.
 pub fn table(sides: &[Side], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().cloned().map(escaped).collect();
     let wide = |text: &str| text.chars().count();
     let widths: Vec<usize> = (0..sides.len())
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| wide(cell)).max().unwrap_or(0))
         .collect();
     let mut out = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for ((cell, side), width) in row.iter().zip(sides).zip(&widths) {
             let pad = " ".repeat(width - wide(cell));
@@ -62,6 +63,11 @@ pub fn table(sides: &[Side], rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Cells as a terminal may show them, so that their width is known.
+fn escaped(cells: Vec<String>) -> Vec<String> {
+    cells.iter().map(|cell| escape::line(cell).into_owned()).collect()
 }
 
 /// Columns that a line may have: as many as the terminal, 80 where there is none.
@@ -95,11 +101,11 @@ impl Table {
     }
 
     pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(escaped(cells));
     }
 
     pub fn total(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(escaped(cells));
         self.total = true;
     }
 

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tiepack_format::container::MAGIC;
 
 use super::args::ModelFiles;
 use super::bytes::Rows;
-use crate::artifact::write::MAGIC;
 use crate::bundle::read::{self as bundles, Brought};
 use crate::error::{Error, Result};
-use crate::ingest::{self, Located, Overrides, RawTensor, Shard, TokenBytes, folder};
-use crate::model::{Model, Structure, build};
-use crate::nets;
+use crate::ingest::{self, Located, Overrides, RawTensor, Remark, Shard, Source, TokenBytes, folder};
+use crate::model::{Model, Structure, build, build_as_it_is};
 use crate::nets::guess::{self, Shapes};
+use crate::nets::{self, Net};
 use crate::verify::Trial;
 
 /// Names listed before "and more".
@@ -32,7 +34,7 @@ pub struct Validation {
 /// The path cannot be read, or a folder holds several artifacts and no weights.
 pub fn artifact(path: &Path) -> Result<Option<PathBuf>> {
     if !std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.is_dir() {
-        return Ok(begins_as_artifact(path)?.then(|| path.to_path_buf()));
+        return Ok(is_artifact_file(path)?.then(|| path.to_path_buf()));
     }
     match folder::weights(path).is_ok() || artifacts(path)?.is_empty() {
         true => Ok(None),
@@ -99,12 +101,17 @@ pub fn locate(path: &Path, overrides: &Overrides) -> Result<Located> {
 }
 
 /// Whether a file is an artifact, by its first bytes.
-fn begins_as_artifact(path: &Path) -> Result<bool> {
+fn is_artifact_file(path: &Path) -> Result<bool> {
     let fail = |e| Error::io("read", path, e);
     // All but the version: an artifact of another version is still no weights file.
     let mut start = [0; MAGIC.len() - 1];
     let read = File::open(path).and_then(|mut file| file.read(&mut start)).map_err(fail)?;
-    Ok(start[..read] == MAGIC[..MAGIC.len() - 1])
+    Ok(begins_as_artifact(&start[..read]))
+}
+
+/// Whether a file that begins so is an artifact, of whatever version.
+pub fn begins_as_artifact(start: &[u8]) -> bool {
+    start.starts_with(&MAGIC[..MAGIC.len() - 1])
 }
 
 /// Finds, reads and checks a model.
@@ -122,19 +129,68 @@ pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(
 /// # Errors
 /// As [`ingest::read`] and [`build`].
 pub fn read(located: &Located, files: &ModelFiles) -> Result<Model> {
-    let source = ingest::read(located)?;
-    let net = match &located.config {
+    let source = source(located)?;
+    let net = network(located, &source);
+    let structure = Structure::of_file(net, &source.tensors);
+    build(source, structure, files.retie())
+}
+
+/// A source, with the configuration that a checkpoint speaks for where there is none beside it.
+fn source(located: &Located) -> Result<Source> {
+    let mut source = ingest::read(located)?;
+    if located.config.is_none()
+        && let Some(guess) = stated(&source.remarks, &shapes(&source.tensors))
+    {
+        source.config = guess.config;
+    }
+    Ok(source)
+}
+
+/// What computes with the tensors of a source, or why nothing does.
+fn network(located: &Located, source: &Source) -> Result<Arc<dyn Net>> {
+    let shapes = || shapes(&source.tensors);
+    match &located.config {
         Some(path) => nets::build(&source.config).map_err(|e| {
-            // An unknown name of a known family: its tensors tell.
-            let near = guess::nearest(&shapes(&source.tensors)).filter(|_| !nets::is_known(&source.config.arch));
+            // An unknown name of a known family: its tensors tell. What transformers calls otherwise is otherwise, even if its
+            // tensors have the names of another family.
+            let own = source.config.fields.contains_key("arch") && !nets::is_known(&source.config.arch);
+            let near = guess::nearest(&shapes()).filter(|_| own);
             let hint = [e.hint.clone(), near.map(|family| format!("its tensors are named as those of {family}"))];
             let hint = hint.into_iter().flatten().collect::<Vec<_>>().join("; ");
             Error { hint: (!hint.is_empty()).then_some(hint), ..e.at(path.display()) }
         }),
-        None => Err(located.no_config()),
-    };
-    let structure = Structure::of_file(net, &source.tensors);
-    build(source, structure, files.retie())
+        None if !source.config.fields.is_empty() => {
+            nets::build(&source.config).map_err(|e| e.at(located.weights.display()))
+        }
+        None => match guess::foreign(&shapes()) {
+            Some(name) => Err(foreign(&located.weights, name)),
+            None => Err(located.no_config()),
+        },
+    }
+}
+
+/// Why no network computes with the weights of a network that is known by name only.
+pub fn foreign(weights: &Path, name: &str) -> Error {
+    Error::input(format!("{}: the tensors are those of {name}, which tiepack does not compute", weights.display()))
+        .hint("measure and pack it from Python, where its own code runs: tiepack.torch")
+}
+
+/// The configuration that a checkpoint speaks for by what it says of its network.
+pub fn stated(remarks: &[Remark], shapes: &Shapes) -> Option<guess::Guess> {
+    remarks.iter().find_map(|remark| match remark {
+        Remark::Settings(settings) => guess::stated(shapes, settings),
+        _ => None,
+    })
+}
+
+/// Reads a model for what need not run it: tensors that are not those of its network are a model of tensors.
+///
+/// # Errors
+/// As [`ingest::read`] and [`build_as_it_is`].
+pub fn read_as_it_is(located: &Located, files: &ModelFiles) -> Result<Model> {
+    let source = source(located)?;
+    let net = network(located, &source);
+    build_as_it_is(source, net, files.retie())
 }
 
 /// Shapes of tensors by name.

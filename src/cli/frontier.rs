@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::args::FrontierArgs;
 use super::files::{self, Validation};
+use super::output::{Kind, Output};
 use super::{guard, interrupt, pack, page};
 use crate::artifact::save;
 use crate::compile::{Options, Source, compile_each};
-use crate::error::{Error, Kind, Result};
+use crate::error::{self, Error, Result};
 use crate::frontier::{Width, prices};
 use crate::progress::Progress;
 use crate::text::thousands;
@@ -19,6 +20,10 @@ use crate::verify::verdict::{Evaluation, Note};
 
 /// Bits a weight between which caps lie that nobody named.
 const SPAN: (f64, f64) = (1.5, 6.0);
+
+/// The first line of `--csv`.
+pub const TABLE_HEAD: &str = "cap,bytes,bits_per_weight,kl,kl_standard_error,loss_difference,\
+    loss_difference_standard_error,same_top,bytes_per_millinat";
 
 /// Loss against bytes.
 #[derive(Debug, Serialize)]
@@ -36,6 +41,8 @@ pub struct Frontier {
     /// Other packers, as they were given.
     pub peers: Vec<Peer>,
     pub cached_statistics: bool,
+    /// Ctrl-C ended the work early.
+    pub interrupted: bool,
     /// Wall-clock seconds of all of it.
     pub seconds: f64,
     pub notes: Vec<Note>,
@@ -70,7 +77,8 @@ pub struct Peer {
 }
 
 /// # Errors
-/// Whatever is wrong with the files or the model. A cap that is too small is a row that says so.
+/// Whatever is wrong with the files or the model; Cap when the model fits none of the caps. One of several that is too small
+/// is a row that says so.
 pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     let started = Instant::now();
     let includes = files::includes(&args.include)?;
@@ -124,9 +132,11 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     let path = |cap: u64| folder.join(format!("{name}-{cap}.tiepack"));
     let files: Vec<PathBuf> = caps.iter().map(|cap| path(*cap)).collect();
     let inputs: Vec<PathBuf> = located.files().into_iter().chain(args.include.iter().cloned()).collect();
-    guard::outputs(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>(), &inputs)?;
-    let mut cached_statistics = false;
-    compile_each(&model, calib.as_deref(), &options, &caps, progress, &mut |at, compiled| {
+    let artifacts: Vec<Output> = files.iter().map(|path| Kind::Artifact.at(path)).collect();
+    guard::outputs(&artifacts, &inputs, args.writing.force)?;
+    let (mut cached_statistics, mut refused) = (false, None);
+    let mut reached = vec![false; caps.len()];
+    let compiled = compile_each(&model, calib.as_deref(), &options, &caps, progress, &mut |at, compiled| {
         let cap = caps[at];
         match compiled {
             Ok(compiled) => {
@@ -138,12 +148,31 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
                     thousands(cap)
                 ));
             }
-            Err(e) if e.kind == Kind::Cap => points[at].refusal = Some(e.message),
+            Err(e) if e.kind == error::Kind::Cap => {
+                points[at].refusal = Some(e.message.clone());
+                // The caps may be compiled in any order.
+                if refused.as_ref().is_none_or(|(before, _)| *before < cap) {
+                    refused = Some((cap, e));
+                }
+            }
             Err(e) => return Err(e),
         }
-        Ok(())
-    })?;
+        reached[at] = true;
+        // The next one would only be begun.
+        if interrupt::interrupted() { Err(Error::interrupted("packing")) } else { Ok(()) }
+    });
+    let interrupted = interrupt::heeded();
+    match compiled {
+        Err(e) if e.kind == error::Kind::Interrupted && reached.contains(&true) => notes.push(Note::Interrupted),
+        compiled => compiled?,
+    }
+    for (point, _) in points.iter_mut().zip(&reached).filter(|(_, reached)| !**reached) {
+        point.refusal = Some("not packed: interrupted".into());
+    }
     let fits: Vec<usize> = (0..points.len()).filter(|at| points[*at].refusal.is_none()).collect();
+    if let (true, Some((_, e))) = (fits.is_empty(), refused) {
+        return Err(Error { message: format!("no cap fits; of the largest: {}", e.message), ..e });
+    }
     let paths: Vec<PathBuf> = fits.iter().map(|at| path(caps[*at])).collect();
     let found = several(
         &paths.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
@@ -155,11 +184,11 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     for ((at, path), (file, evaluation)) in fits.into_iter().zip(paths).zip(found) {
         points[at] = Point {
             bytes: Some(file.bytes),
-            bits_per_weight: Some(file.bits_per_weight),
+            bits_per_weight: file.bits_per_weight,
             blake3: Some(file.blake3),
             file: args.keep.as_ref().map(|_| path),
             evaluation,
-            saved_by_sharing: width.map(|width| width.saved(file.bits_per_weight)),
+            saved_by_sharing: width.zip(file.bits_per_weight).map(|(width, bits)| width.saved(bits)),
             ..Point::of(caps[at])
         };
     }
@@ -172,6 +201,7 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
         width,
         peers,
         cached_statistics,
+        interrupted,
         seconds: started.elapsed().as_secs_f64(),
         notes,
     };
@@ -232,10 +262,7 @@ fn peers(path: &Path) -> Result<Vec<Peer>> {
 
 /// A line for every cap; what there is not is empty.
 fn csv(frontier: &Frontier) -> String {
-    let mut out = String::from(
-        "cap,bytes,bits_per_weight,kl,kl_standard_error,loss_difference,loss_difference_standard_error,same_top,\
-         bytes_per_millinat\n",
-    );
+    let mut out = format!("{TABLE_HEAD}\n");
     let text = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     for point in &frontier.points {
         let cost = point.evaluation.as_ref().and_then(|evaluation| evaluation.cost.as_ref());

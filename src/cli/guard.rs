@@ -1,9 +1,11 @@
-//! An output is never an input: found out before any work.
+//! An output is never an input, and replaces nothing but what tiepack wrote: found out before any work.
 
 use std::path::{Path, PathBuf};
 
 use super::args::{Command, ModelFiles, Pictures, ValidationFiles};
 use super::files::{self, Validation};
+use super::judged;
+use super::output::{Kind, Output};
 use crate::artifact::save;
 use crate::error::{Error, Result};
 use crate::ingest::folder;
@@ -11,29 +13,35 @@ use crate::ingest::folder;
 /// What a command line says that is read, and what it says that is written.
 #[derive(Default)]
 struct Named {
-    outputs: Vec<PathBuf>,
+    outputs: Vec<Output>,
     inputs: Vec<PathBuf>,
 }
 
-/// Finds out whether all that `command` is to write can be written, and is none of what it reads. `unpack` and `bundle`
-/// name some of their outputs themselves and ask [`outputs`].
+/// Finds out whether all that `command` is to write can be written, is none of what it reads, and replaces nothing but what
+/// tiepack wrote. Commands that name some of their outputs themselves ask [`outputs`].
 ///
 /// # Errors
-/// As [`outputs`] and [`save::check`]; an input is not there.
+/// As [`outputs`]; an input is not there.
 pub fn check(command: &Command) -> Result<()> {
     let mut named = Named::default();
-    match command {
+    let force = match command {
         Command::Pack(args) => {
-            let kept = [&args.write_plan, &args.heal_checkpoint, &args.search_log];
-            named.writes([&args.output].into_iter().chain(kept.into_iter().flatten()));
+            named.writes(Kind::Artifact, [&args.output]);
+            named.writes(Kind::Anonymous, &args.write_plan);
+            named.writes(Kind::HealState, &args.heal_checkpoint);
+            named.writes(Kind::SearchLog, &args.search_log);
+            named.writes(Kind::Bundle, &args.bundle.as_ref().map(|_| args.output.with_extension("py")));
+            named.writes(Kind::Artifact, &args.judging.evaluator.as_ref().map(|_| judged::unjudged(&args.output)));
             named.draws(&args.pictures);
             named.reads(args.include.iter().chain(&args.measuring.statistics).chain(&args.plan).chain(&args.bundle));
-            named.writes(&args.bundle.as_ref().map(|_| args.output.with_extension("py")));
             named.model(&args.model, &args.files, Some(&args.validation), &args.measuring.calib)?;
+            // Whatever is there by now belongs to the command that it works for.
+            args.writing.force || args.worker.is_some()
         }
         Command::Eval(args) => {
-            named.writes(&args.losses);
+            named.writes(Kind::Anonymous, &args.losses);
             named.model(&args.model, &args.files, Some(&args.validation), &[])?;
+            args.writing.force
         }
         Command::Inspect(args) => {
             named.draws(&args.pictures);
@@ -41,6 +49,7 @@ pub fn check(command: &Command) -> Result<()> {
             for path in [&args.model].into_iter().chain(&args.against) {
                 named.model(path, &args.files, None, &args.measuring.calib)?;
             }
+            args.writing.force
         }
         Command::Diff(args) => {
             named.draws(&args.pictures);
@@ -48,27 +57,28 @@ pub fn check(command: &Command) -> Result<()> {
             let validation = Some(&validation).filter(|_| !args.val.is_empty());
             named.model(&args.before, &args.files, validation, &[])?;
             named.model(&args.after, &args.files, validation, &[])?;
+            args.writing.force
         }
         Command::Frontier(args) => {
-            named.writes(&args.csv);
+            named.writes(Kind::Table, &args.csv);
             named.draws(&args.pictures);
             named.reads(args.include.iter().chain(&args.measuring.statistics).chain(&args.peers));
             named.model(&args.model, &args.files, Some(&args.validation), &args.measuring.calib)?;
+            args.writing.force
         }
         _ => return Ok(()),
-    }
-    let written: Vec<&Path> = named.outputs.iter().map(PathBuf::as_path).collect();
-    outputs(&written, &named.inputs)?;
-    written.into_iter().try_for_each(save::check)
+    };
+    outputs(&named.outputs, &named.inputs, force)
 }
 
 impl Named {
-    fn writes<'a>(&mut self, paths: impl IntoIterator<Item = &'a PathBuf>) {
-        self.outputs.extend(paths.into_iter().cloned());
+    fn writes<'a>(&mut self, kind: Kind, paths: impl IntoIterator<Item = &'a PathBuf>) {
+        self.outputs.extend(paths.into_iter().map(|path| kind.clone().at(path)));
     }
 
     fn draws(&mut self, pictures: &Pictures) {
-        self.writes(pictures.report.iter().chain(&pictures.svg));
+        self.writes(Kind::Page, &pictures.report);
+        self.writes(Kind::Picture, &pictures.svg);
     }
 
     fn reads<'a>(&mut self, paths: impl IntoIterator<Item = &'a PathBuf>) {
@@ -97,25 +107,28 @@ impl Named {
     }
 }
 
-/// Refuses outputs that are one of the inputs, by whatever name or link, and outputs that are each other.
+/// Refuses outputs that are one of the inputs, by whatever name or link, and outputs that are each other; that cannot be
+/// written; and, without `force`, that would replace what tiepack is not seen to have written.
 ///
 /// # Errors
-/// Input, naming both.
-pub fn outputs(outputs: &[&Path], inputs: &[PathBuf]) -> Result<()> {
-    for (i, output) in outputs.iter().enumerate() {
+/// Input, naming the file; as [`save::check`].
+pub fn outputs(outputs: &[Output], inputs: &[PathBuf], force: bool) -> Result<()> {
+    for (i, Output { path: output, .. }) in outputs.iter().enumerate() {
         if let Some(input) = inputs.iter().find(|input| same(output, input)) {
             let which = if input == output { String::new() } else { format!(", {}", input.display()) };
             return Err(Error::input(format!("cannot write {}: it is one of the inputs{which}", output.display()))
                 .hint("name another file"));
         }
-        if let Some(other) = outputs[..i].iter().find(|other| same(output, other) || place(output) == place(other)) {
+        let before = outputs[..i].iter().map(|other| &other.path);
+        if let Some(other) = before.into_iter().find(|other| same(output, other) || place(output) == place(other)) {
             let [a, b] = [other.display(), output.display()];
             return Err(
                 Error::input(format!("{a} and {b} are to be written, and they are one file")).hint("name two files")
             );
         }
     }
-    Ok(())
+    outputs.iter().try_for_each(|output| save::check(&output.path))?;
+    outputs.iter().filter(|_| !force).try_for_each(Output::check)
 }
 
 /// Whether both are there and are one file.

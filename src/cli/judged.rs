@@ -1,6 +1,6 @@
 //! `--evaluator`: the user's own loss before and after, and what becomes of the work where that fails.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::args::PackArgs;
 use crate::artifact::{open, save};
@@ -9,6 +9,13 @@ use crate::model::Model;
 use crate::progress::Progress;
 use crate::unpack::unpack;
 use crate::verify::judge::{Judge, Judged};
+
+/// Where an artifact is kept whose evaluation failed.
+pub fn unjudged(output: &Path) -> PathBuf {
+    let mut kept = output.as_os_str().to_os_string();
+    kept.push(".unjudged");
+    PathBuf::from(kept)
+}
 
 /// A program that has judged the original.
 pub struct Judging {
@@ -45,9 +52,7 @@ impl Judging {
         let packed = open::decode(artifact)?.model;
         let asked = unpack(&packed).and_then(|files| self.judge.losses("packed", &files.weights, progress));
         asked.and_then(|losses| self.judge.judged(Some(&self.original), &losses)).map_err(|e| {
-            let mut kept = args.output.clone().into_os_string();
-            kept.push(".unjudged");
-            let kept = PathBuf::from(kept);
+            let kept = unjudged(&args.output);
             match save::save(&kept, artifact) {
                 Err(lost) => {
                     Error { message: format!("{}; and the artifact is lost: {}", e.message, lost.message), ..e }

@@ -22,6 +22,7 @@ mod jobs;
 mod json;
 mod judged;
 mod measuring;
+mod output;
 mod pack;
 mod page;
 mod render;
@@ -38,6 +39,7 @@ use clap::Parser;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::escape;
 use crate::progress::{Bars, Progress, Silent};
 use args::{Cli, Command};
 
@@ -77,7 +79,7 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        match self {
+        let text = match self {
             Report::Pack(packed) => render::packed(packed),
             Report::Worked(worked) => format!("tried {} structures\n", worked.trials),
             Report::Eval(evaluated) => render::evaluated(evaluated),
@@ -88,7 +90,12 @@ impl Report {
             Report::Unpack(unpacked) => render::unpacked(unpacked),
             Report::Bundle(bundled) => bundled.text(),
             Report::Config(recognised) => recognised.text(),
-            Report::Completions(made) | Report::Man(made) => made.text(),
+            Report::Completions(made) | Report::Man(made) => return made.text(),
+        };
+        match self {
+            // Their tables have colours, put on what had been escaped.
+            Report::Inspect(_) | Report::Diff(_) | Report::Frontier(_) => escape::coloured(&text),
+            _ => escape::lines(&text).into_owned(),
         }
     }
 
@@ -128,7 +135,7 @@ pub fn code(args: Vec<OsString>) -> u8 {
     match result {
         Ok(report) => {
             if !cli.json {
-                eprint!("{}", report.aside());
+                eprint!("{}", escape::lines(&report.aside()));
             }
             print(&if cli.json { json::report(&report) } else { report.text() });
             report.exit_code()
@@ -197,7 +204,7 @@ fn refuse(refusal: &clap::Error, json: bool) -> u8 {
         return 0;
     }
     if !json {
-        eprint!("{}", refusal.render());
+        eprint!("{}", escape::lines(&refusal.render().to_string()));
         return 2;
     }
     fail(&usage(refusal), true)
@@ -213,7 +220,7 @@ fn usage(refusal: &clap::Error) -> Error {
 fn fail(error: &Error, json: bool) -> u8 {
     match json {
         true => print(&json::error(error)),
-        false => eprint!("{}", render::error(error)),
+        false => eprint!("{}", escape::lines(&render::error(error))),
     }
     error.exit_code()
 }

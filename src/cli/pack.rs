@@ -35,6 +35,8 @@ pub struct Packed {
     pub stages: Vec<Stage>,
     /// Statistics were found from an earlier run.
     pub cached_statistics: bool,
+    /// Ctrl-C ended search or healing early.
+    pub interrupted: bool,
     /// What became of every matrix, where that was searched.
     pub structure: Option<Structure>,
     /// What `--bundle` made.
@@ -91,7 +93,9 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     let located = files::locate(&args.model, &overrides)?;
     let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
     let device = args.device.open()?;
-    let model = files::read(&located, &args.files)?.on(&device).at(args.precision.dtype());
+    let unrun = args.lossless || measuring.statistics.is_some();
+    let read = if unrun { files::read_as_it_is } else { files::read };
+    let model = read(&located, &args.files)?.on(&device).at(args.precision.dtype());
     let plan = args.plan.as_deref().map(|path| given::plan(path, &model)).transpose()?;
     let curvature = match args.lossless {
         true => Source::Flat,
@@ -107,6 +111,9 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         }
         _ => None,
     };
+    if args.worker.is_none() {
+        interrupt::listen();
+    }
     let judging = args.judging.judge().map(|judge| judged::before(judge, &model, progress)).transpose()?;
     let calib = match curvature {
         Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes)?),
@@ -140,7 +147,6 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
             trials: compile::work(&model, calib.as_deref(), &options, folder, progress)?,
         }));
     }
-    interrupt::listen();
     let mut kept = None;
     let (compiled, bundle) = loop {
         let compiled = compile(&model, calib.as_deref(), &options, progress)?;
@@ -156,13 +162,17 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
             continue;
         };
         // Searching again is worth some bytes; measuring and healing again are not.
-        let quick = compiled.healed.is_none() && (calib.is_none() || options.cache.is_some()) && !args.lossless;
+        let quick = !interrupt::heeded()
+            && compiled.healed.is_none()
+            && (calib.is_none() || options.cache.is_some())
+            && !args.lossless;
         if kept.is_some() || !quick || free <= SPARE.max(args.cap / 1000) || free > options.includes {
             break (compiled, Some(bundle));
         }
         options.includes -= free - SPARE / 2;
         kept = Some((compiled, Some(bundle)));
     };
+    let interrupted = interrupt::heeded();
     // What was there before gives way only to a file that has been read back and proved.
     let staged = save::stage(&args.output, &compiled.bytes)?;
     let mut verdict =
@@ -195,6 +205,9 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     if args.no_eval && verdict.judged.is_none() {
         verdict.notes = vec![Note::NotEvaluated];
     }
+    if interrupted {
+        notes.push(Note::Interrupted);
+    }
     verdict.notes.splice(0..0, notes);
     Ok(Done::Packed(Box::new(Packed {
         model: files::name(&args.model),
@@ -203,6 +216,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         ledger,
         stages: compiled.stages.into_iter().map(|(stage, seconds)| Stage { stage, seconds }).collect(),
         cached_statistics: compiled.cached_statistics,
+        interrupted,
         structure: compiled.structure,
         bundle,
         healing,

@@ -11,14 +11,15 @@ pub use frontier::frontier;
 pub use inspect::inspected;
 
 use super::eval::Evaluated;
-use super::figures::{Side, count, difference, estimate, nats, table};
+use super::figures::{Side, bits, count, difference, estimate, mean, nats, table};
 use super::pack::{Healing, Packed};
 use super::unpack::Unpacked;
 use super::verify::Verified;
 use crate::error::Error;
+use crate::escape;
 use crate::text::thousands;
 use crate::verify::judge::Judged;
-use crate::verify::verdict::{Budget, Cost, Evaluation, Note, Verdict};
+use crate::verify::verdict::{Budget, Cost, Evaluation, File, Note, Verdict};
 
 const PAIR: [Side; 2] = [Side::Left, Side::Left];
 
@@ -44,7 +45,7 @@ pub fn packed(packed: &Packed) -> String {
             format!("the evaluator's loss {}", change.map_or("unknown".into(), difference))
         }
         Some(cost) => {
-            format!("loss {} nats/token, KL {}", difference(cost.nats_per_token), nats(cost.divergence.mean.value))
+            format!("loss {} nats/token, KL {}", difference(cost.nats_per_token), mean(cost.divergence.mean))
         }
         None => "not evaluated".into(),
     };
@@ -146,12 +147,17 @@ fn body(verdict: &Verdict, healing: Option<String>, times: Option<String>) -> St
         line("includes", format!("{} bytes", thousands(includes)));
         line("total", format!("{} of {} bytes, {} free", thousands(total), thousands(cap), thousands(free)));
     }
-    let (weights, bits) = (count(file.weights), file.bits_per_weight);
-    line("stored", format!("{weights} weights in {} layers, {bits:.3} bits each, all bytes counted", file.layers));
+    line("stored", stored(file));
     line("blake3", file.blake3.clone());
     line("time", times.unwrap_or_else(|| format!("{:.1} s", verdict.seconds)));
     out.push_str(&table(&PAIR, &lines));
     out + &hints(&verdict.notes)
+}
+
+/// `216,320 weights in 6 layers, 3.698 bits each, all bytes counted`.
+fn stored(file: &File) -> String {
+    let each = file.bits_per_weight.map(|each| format!(", {} bits each, all bytes counted", bits(Some(each))));
+    format!("{} weights in {} layers{}", count(file.weights), file.layers, each.unwrap_or_default())
 }
 
 /// `60 steps of 4,096 tokens; before, loss +0.0081 ± 0.0010, KL 0.0135`.
@@ -159,7 +165,7 @@ fn healing(healing: &Healing) -> String {
     let Healing { before, course } = healing;
     let mut out = format!("{} steps of {} tokens", count(course.steps), count(course.step_tokens));
     if let Some(cost) = before.as_ref().and_then(|e| e.cost.as_ref()) {
-        let (loss, kl) = (difference(cost.nats_per_token), nats(cost.divergence.mean.value));
+        let (loss, kl) = (difference(cost.nats_per_token), mean(cost.divergence.mean));
         let _ = write!(out, "; without them loss {loss}, KL {kl}");
     }
     out
@@ -223,5 +229,5 @@ fn rows(evaluation: &Evaluation) -> String {
 }
 
 fn hints(notes: &[Note]) -> String {
-    notes.iter().map(|note| format!("\nnote: {}\nhint: {}\n", note.message(), note.hint())).collect()
+    notes.iter().map(|note| format!("\nnote: {}\nhint: {}\n", escape::lines(&note.message()), note.hint())).collect()
 }

@@ -6,6 +6,8 @@ use clap::CommandFactory;
 use serde::Serialize;
 
 use super::args::{Cli, CompletionsArgs, ManArgs};
+use super::guard;
+use super::output::{Kind, Output};
 use crate::artifact::save;
 use crate::error::{Error, Result};
 
@@ -44,6 +46,8 @@ pub fn man(args: &ManArgs) -> Result<Made> {
         for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
             files.push((folder.join(format!("tiepack-{}.1", command.get_name())), page(command)?));
         }
+        let outputs: Vec<Output> = files.iter().map(|(path, _)| Kind::Manual.at(path)).collect();
+        guard::outputs(&outputs, &[], args.writing.force)?;
         for (path, text) in &files {
             save::save(path, text.as_bytes())?;
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::args::UnpackArgs;
+use super::output::{Kind, Output, refusal};
 use super::{files, guard};
 use crate::artifact::open::open;
 use crate::artifact::save;
@@ -36,9 +37,10 @@ pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
     let artifact = files::only_artifact(&args.artifact)?;
     let (weights, folder) = target(&args.output)?;
     let beside = [weights.with_file_name("config.json"), weights.with_file_name("ties.json")];
-    let outputs: Vec<&Path> =
-        [&weights].into_iter().chain(beside.iter().filter(|_| folder)).map(PathBuf::as_path).collect();
-    guard::outputs(&outputs, std::slice::from_ref(&artifact))?;
+    let outputs = [&weights].into_iter().chain(beside.iter().filter(|_| folder));
+    let outputs: Vec<Output> = outputs.map(|path| Kind::Anonymous.at(path)).collect();
+    // What is there may be just what is to be written: that is known once there is something to compare.
+    guard::outputs(&outputs, std::slice::from_ref(&artifact), true)?;
     progress.begin("decode the artifact", 0);
     let model = open(&artifact)?.model;
     let unpacked = unpack(&model)?;
@@ -51,7 +53,8 @@ pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
         contents.extend(unpacked.ties.map(|text| (ties, text.into_bytes())));
     }
     // All of them before the first is written: half a model is worse than none.
-    let there = contents.iter().map(|(path, content)| same(path, content, args.force)).collect::<Result<Vec<_>>>()?;
+    let there =
+        contents.iter().map(|(path, content)| same(path, content, args.writing.force)).collect::<Result<Vec<_>>>()?;
     let mut files = Vec::new();
     for ((path, content), kept) in contents.into_iter().zip(there) {
         if !kept {
@@ -66,7 +69,6 @@ pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
 /// that of a folder.
 fn target(output: &Path) -> Result<(PathBuf, bool)> {
     if output.extension().is_some_and(|e| e == "safetensors") && !output.is_dir() {
-        save::check(output)?;
         return Ok((output.to_path_buf(), false));
     }
     if output.exists() && !output.is_dir() {
@@ -74,9 +76,7 @@ fn target(output: &Path) -> Result<(PathBuf, bool)> {
             .hint("name a file that ends in .safetensors, or a folder"));
     }
     std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
-    let weights = output.join("model.safetensors");
-    save::check(&weights)?;
-    Ok((weights, true))
+    Ok((output.join("model.safetensors"), true))
 }
 
 /// Whether a file is there with this content. One with other content is somebody's work.
@@ -96,6 +96,5 @@ fn same(path: &Path, content: &[u8], force: bool) -> Result<bool> {
     if force {
         return Ok(false);
     }
-    Err(Error::input(format!("{} is already there with other content", path.display()))
-        .hint("choose another place, or replace it with --force"))
+    Err(refusal(path, "it is already there with other content"))
 }

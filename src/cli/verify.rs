@@ -4,9 +4,10 @@ use serde::Serialize;
 
 use super::args::VerifyArgs;
 use super::files::{self, Validation};
-use super::judged;
+use super::{interrupt, judged};
 use crate::artifact::open::open;
 use crate::error::{Error, Result};
+use crate::ingest::folder;
 use crate::model::Model;
 use crate::nets::Net;
 use crate::progress::Progress;
@@ -42,9 +43,13 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     let overrides = args.files.overrides(Some(&args.validation), &[]);
     let includes = files::includes(&args.include)?;
     let judge = args.judging.judge();
+    if judge.is_some() {
+        interrupt::listen();
+    }
     let mut verdict = match &args.against {
         Some(path) => {
-            let (located, model) = files::model(path, &args.files, &overrides)?;
+            let located = folder::locate(path, &overrides)?;
+            let model = files::read_as_it_is(&located, &args.files)?;
             let model = model.on(&device).at(args.precision.dtype());
             let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);
             let network = model.network().ok().filter(|_| judge.is_none());

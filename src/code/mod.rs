@@ -1,7 +1,7 @@
-//! Turns tensors into bytes and back, in four rooms: [`grid`] and [`entropy`] serve both directions, [`quantize`] only the
-//! writer, and in [`codec`] the two directions stand side by side. ARCHITECTURE.md says which files a decoder needs.
+//! Turns tensors into bytes: [`quantize`] finds the points of a grid that lose least, [`codec`] what stands for each tensor.
+//! Grids, entropy coder and streams, which a reader needs as well, are the crate `tiepack_format`.
+
+pub use tiepack_format::{entropy, grid};
 
 pub mod codec;
-pub mod entropy;
-pub mod grid;
 pub mod quantize;

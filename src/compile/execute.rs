@@ -184,7 +184,7 @@ fn encode(task: &Task, model: &Model, metrics: &Metrics, reference: Option<&[f32
         Made::Exact => {
             let tensors: Vec<(&[f32], &[usize])> =
                 task.tensors.iter().map(|t| (&model.stored[*t].data[..], model.shape(*t))).collect();
-            lossless::encode_group(&tensors, model.stored[first].dtype)
+            Ok(lossless::encode_group(&tensors, model.stored[first].dtype)?)
         }
         Made::Zero => Ok(Vec::new()),
         Made::Vectors { step } => Ok(vectors::encode(&metrics.control_tensors(model, &task.tensors), *step).bytes),

@@ -68,7 +68,7 @@ pub(super) fn heal(
         entries.iter_mut().zip(sizes).for_each(|(entry, size)| entry.len = *size as u64);
         entries
     };
-    let file_size = |sizes: &[usize]| size_of(&header(model, sized(sizes)));
+    let file_size = |sizes: &[usize]| Ok(size_of(&header(model, sized(sizes)))?);
     let options = heal::Options {
         key: key(plan, calib, &healing),
         length: healing.length,

@@ -14,7 +14,7 @@ mod search;
 mod statistics;
 mod structure;
 mod target;
-mod trials;
+pub mod trials;
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -327,7 +327,7 @@ fn quantized(
     timer: &mut Timer,
     progress: &dyn Progress,
 ) -> Result<Compiled> {
-    let (plan, pieces, structure) = timer.stage("search", || match &options.plan {
+    let (plan, pieces, mut structure) = timer.stage("search", || match &options.plan {
         Some(plan) => Ok((plan.clone(), execute::execute(plan, model, metrics, progress)?, None)),
         None => search::search((model, calib), metrics, options, budget, progress)
             .map(|(Finished { plan, pieces, .. }, structure)| (plan, pieces, Some(structure))),
@@ -344,6 +344,7 @@ fn quantized(
         })?,
         None => (pieces, None),
     };
+    structure.iter_mut().for_each(|structure| structure.takes(model, &pieces.entries));
     let bytes = file(model, pieces)?;
     if bytes.len() as u64 > budget {
         let size = bytes.len() as u64;

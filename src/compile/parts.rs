@@ -364,7 +364,7 @@ impl Encoder for Parts<'_> {
     }
 
     fn file_size(&self, parts: &[budget::Part<Vec<Stream>>]) -> Result<u64> {
-        size_of(&header(self.model, self.entries(parts)))
+        Ok(size_of(&header(self.model, self.entries(parts)))?)
     }
 
     fn encode_part(&mut self, part: usize, c: f64) -> Result<budget::Part<Vec<Stream>>> {

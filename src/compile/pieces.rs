@@ -1,6 +1,7 @@
 //! The streams of a model on their way into a file.
 
-use crate::artifact::extra::{self, Extra};
+use crate::artifact::extra::Extra;
+use crate::artifact::kept;
 use crate::artifact::layout::{Header, StreamEntry};
 use crate::artifact::names::Named;
 use crate::artifact::root::{Decoded, root};
@@ -19,7 +20,7 @@ pub(super) struct Pieces {
 
 /// The header of a model in these streams.
 pub fn header(model: &Model, streams: Vec<StreamEntry>) -> Header {
-    let lengths = kept(model).iter().map(|stream| stream.len() as u64).collect();
+    let lengths = kept_streams(model).iter().map(|stream| stream.len() as u64).collect();
     let named =
         |spec: &crate::nets::TensorSpec| Named { name: spec.name.clone(), shape: spec.shape.clone(), form: spec.form };
     Header {
@@ -27,13 +28,13 @@ pub fn header(model: &Model, streams: Vec<StreamEntry>) -> Header {
         names: model.specs.iter().map(named).collect(),
         source: model.source.iter().map(|s| *s as u32).collect(),
         streams,
-        extra: Extra { labels: labels(model), kept: extra::entries(&model.kept), lengths },
+        extra: Extra { labels: labels(model), kept: kept::entries(&model.kept), lengths },
     }
 }
 
 /// The streams of a model's tensors that are no weights, packed once.
-fn kept(model: &Model) -> &[Vec<u8>] {
-    model.packed.get_or_init(|| extra::pack(&model.kept))
+fn kept_streams(model: &Model) -> &[Vec<u8>] {
+    model.packed.get_or_init(|| kept::streams(&model.kept))
 }
 
 /// The names of a model's tensors, if these are not the canonical ones.
@@ -50,8 +51,8 @@ pub(super) fn file(model: &Model, pieces: Pieces) -> Result<Vec<u8>> {
     let header = header(model, pieces.entries);
     let tensors = pieces.decoded.iter().enumerate();
     let decoded: Vec<Decoded> = tensors.map(|(i, data)| Decoded { shape: model.shape(i), data }).collect();
-    let kept_bytes: Vec<&[u8]> = extra::in_order(&model.kept).map(|kept| &kept.bytes[..]).collect();
+    let kept_bytes: Vec<&[u8]> = kept::in_order(&model.kept).map(|kept| &kept.bytes[..]).collect();
     let root = root(&decoded, &kept_bytes, &header);
-    let streams: Vec<&[u8]> = pieces.streams.iter().chain(kept(model)).map(Vec::as_slice).collect();
-    assemble(&header, &streams, &root)
+    let streams: Vec<&[u8]> = pieces.streams.iter().chain(kept_streams(model)).map(Vec::as_slice).collect();
+    Ok(assemble(&header, &streams, &root)?)
 }

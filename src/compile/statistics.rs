@@ -9,7 +9,7 @@ use crate::code::codec::matrix;
 use crate::error::{Error, Result};
 use crate::eval::windows::Windows;
 use crate::measure::correction::{self, Change};
-use crate::measure::curvature::{self, Curvature};
+use crate::measure::curvature::{self, Curvature, Measured};
 use crate::measure::{Statistics, cache};
 use crate::model::Model;
 use crate::plan::{Grid, Odd};
@@ -47,12 +47,25 @@ pub(super) fn gather(
         return Ok((statistics, true));
     }
     let sample = spread(calib, length, rows);
+    // There is no best so far to go on with.
+    let step = |n: u64| -> Result<()> {
+        progress.advance(n);
+        if (options.stop)() { Err(Error::interrupted("measuring")) } else { Ok(()) }
+    };
     progress.begin("measuring curvature", rows as u64);
-    let curvature =
-        curvature::measure(model, &Windows::new(&sample, length, None), options.seed, &|n| progress.advance(n))?;
+    let Measured { curvature, temperature } =
+        curvature::measure(model, &Windows::new(&sample, length, None), options.seed, &step)?;
     progress.end();
     let tokens = rows * length;
-    let correction = corrections(model, &curvature, tokens, calib, progress)?;
+    let correction = match temperature {
+        1.0 => corrections(model, &curvature, tokens, calib, (progress, &step))?,
+        t => {
+            progress.note(&format!(
+                "the model is certain of nearly every token: its curvature is that of predictions softened at temperature {t}"
+            ));
+            vec![1.0; model.stored.len()]
+        }
+    };
     let statistics = Statistics { curvature, correction, tokens };
     if let Some(folder) = &options.cache
         && let Err(e) = cache::save(folder, &key, model, &statistics)
@@ -99,7 +112,7 @@ fn corrections(
     curvature: &[Curvature],
     tokens: usize,
     calib: &[u16],
-    progress: &dyn Progress,
+    (progress, done): (&dyn Progress, &(dyn Fn(u64) -> Result<()> + Sync)),
 ) -> Result<Vec<f64>> {
     let step = nominal_step(model);
     let settings = settings(Grid { states: 8, odd: Odd::Plain });
@@ -119,16 +132,15 @@ fn corrections(
             let coded = matrix::encode(w, &metric, step, &settings, &prices);
             let data = matrix::decode(&coded.bytes, metric.rows, metric.cols)
                 .ok_or_else(|| Error::compute(format!("{} did not survive its own coding", model.spec(i).name)))?;
-            progress.advance(1);
+            done(1)?;
             Ok(Change { stored: i, data, predicted: coded.loss })
         })
         .collect::<Result<_>>()?;
     let length = model.network()?.context();
     let rows = CORRECTION_TOKENS.div_ceil(length).min((calib.len() - 1) / length);
     let sample = spread(calib, length, rows);
-    let measured = correction::measure(model, Windows::new(&sample, length, None), changes.into_iter(), &|| {
-        progress.advance(1);
-    })?;
+    let windows = Windows::new(&sample, length, None);
+    let measured = correction::measure(model, windows, changes.into_iter(), &|| done(1))?;
     progress.end();
     let mut out = vec![1.0; model.stored.len()];
     for (i, c) in measured {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::offers::Decided;
 use super::parts::Finished;
 use super::search::of;
+use crate::artifact::layout::StreamEntry;
 use crate::model::Model;
 use crate::nets::Form;
 use crate::plan::Made;
@@ -31,6 +32,7 @@ pub struct Row {
     pub layers: Vec<usize>,
     /// What it is made of, as a person would say it.
     pub made: String,
+    /// Of its stream in the file; where matrices share one, it counts with the first of them.
     pub bytes: u64,
     /// Predicted loss, nats per token.
     pub nats: f64,
@@ -100,7 +102,7 @@ impl Structure {
                     role: spec.role.clone(),
                     layers,
                     made: words(&part.made, part.mean_of.len()),
-                    bytes: entry.len,
+                    bytes: 0,
                     nats: finished.losses[stored],
                     next: next.map(|n| Next { made: choice(model, n.choice), more: n.more, coded: n.coded }),
                 });
@@ -108,7 +110,22 @@ impl Structure {
         }
         let at = |row: &Row| model.specs.iter().position(|spec| spec.name == row.tensor);
         rows.sort_by_key(at);
-        Structure { rows, search }
+        let mut structure = Structure { rows, search };
+        structure.takes(model, &finished.pieces.entries);
+        structure
+    }
+
+    /// Takes the bytes of these streams over: healing changes them.
+    pub(super) fn takes(&mut self, model: &Model, entries: &[StreamEntry]) {
+        for entry in entries {
+            // What several matrices share counts once.
+            let mut bytes = entry.len;
+            for name in entry.tensors.iter().map(|t| &model.spec(*t as usize).name) {
+                if let Some(row) = self.rows.iter_mut().find(|row| row.tensor == *name) {
+                    row.bytes = std::mem::take(&mut bytes);
+                }
+            }
+        }
     }
 }
 

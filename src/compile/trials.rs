@@ -84,6 +84,12 @@ pub(super) struct Logged<J> {
     settled: bool,
 }
 
+/// Whether a file that begins so is the log of a search, of whatever version.
+pub fn is_log(start: &[u8]) -> bool {
+    let line = start.split(|b| *b == b'\n').next().unwrap_or_default();
+    serde_json::from_slice::<Head>(line).is_ok()
+}
+
 impl<J: Judge> Logged<J> {
     /// Logs to `path`; goes on from what is there with `resume`, or begins anew.
     ///

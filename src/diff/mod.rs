@@ -52,7 +52,11 @@ pub struct About {
     pub copies: Vec<usize>,
     /// Weights of all distinct tensors.
     pub stored: usize,
+    /// Those of them in matrices and embeddings: what a verdict counts.
+    pub weights: usize,
     pub bytes: u64,
+    /// All bytes over `weights`, as in a verdict; `None`: there are none.
+    pub bits_per_weight: Option<f64>,
 }
 
 /// The bytes of a group in both.

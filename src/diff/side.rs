@@ -92,7 +92,9 @@ impl Side {
             layers: inventory.map_or(0, |i| i.layers),
             copies: inventory.map_or_else(Vec::new, |i| i.copies.clone()),
             stored: inventory.map_or(0, |i| i.stored),
+            weights: inventory.map_or(0, |i| i.weights),
             bytes: inventory.map_or(0, |i| i.bytes),
+            bits_per_weight: inventory.and_then(|i| i.bits_per_weight),
         }
     }
 }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::side::{Content, Side};
+use crate::artifact::kept::element;
 use crate::artifact::open::some;
 use crate::artifact::read::Parsed;
 use crate::error::Result;
@@ -111,7 +112,7 @@ fn kept(side: &Side) -> Result<BTreeMap<String, (Vec<usize>, Element, Arc<Vec<u8
             let unpacked = extra.unpack(bytes.len(), |i| &bytes[parsed.kept[i].clone()]);
             let unpacked = unpacked.map_err(|e| e.at(side.about().path))?;
             let all = extra.kept.iter().zip(unpacked);
-            all.map(|(kept, data)| (kept.name.clone(), (kept.shape.clone(), kept.element, Arc::new(data)))).collect()
+            all.map(|(kept, data)| (kept.name.clone(), (kept.shape.clone(), element(kept), Arc::new(data)))).collect()
         }
         Content::Model(model) => {
             let all = model.kept.iter();

@@ -43,10 +43,10 @@ pub struct Comparison {
     pub same_top: usize,
 }
 
-/// Sums over every row of −log p(target).
-fn row_losses(predictions: &Predictions, windows: &Windows, rows: Range<usize>) -> Result<Vec<f64>> {
-    let each = predictions.losses(rows.flat_map(|r| windows.target(r)))?;
-    Ok(each.chunks_exact(windows.length()).map(|row| row.iter().map(|v| f64::from(*v)).sum()).collect())
+/// Sums over every row of −log p(target), from those at every position.
+fn row_sums(each: &[f32], windows: &Windows) -> Losses {
+    let rows = each.chunks_exact(windows.length()).map(|row| row.iter().map(|v| f64::from(*v)).sum()).collect();
+    Losses { rows, length: windows.length() }
 }
 
 /// Evaluates a network over every row of `windows`; `progress` is called with the rows done since the last call.
@@ -59,9 +59,9 @@ pub fn losses(net: &dyn Net, params: &Params, windows: &Windows, progress: &(dyn
         .into_par_iter()
         .map(|rows| {
             let predictions = predict(net, params, windows, rows.clone())?;
-            let losses = row_losses(&predictions, windows, rows.clone())?;
+            let losses = predictions.losses(rows.clone().flat_map(|r| windows.target(r)))?;
             progress(rows.len() as u64);
-            Ok(losses)
+            Ok(row_sums(&losses, windows).rows)
         })
         .collect::<Result<_>>()?;
     Ok(Losses { rows: batches.concat(), length: windows.length() })
@@ -70,15 +70,15 @@ pub fn losses(net: &dyn Net, params: &Params, windows: &Windows, progress: &(dyn
 /// What a network predicts on fixed rows, kept so that many changed networks can be held against it.
 pub struct Reference<'a> {
     windows: Windows<'a>,
-    batches: Vec<Predictions>,
+    batches: Vec<Predictions<'a>>,
 }
 
 impl<'a> Reference<'a> {
-    /// Holds rows · T · V · 4 bytes.
+    /// Holds rows · T · V · 4 bytes; of a large vocabulary rows · T · D · 4.
     ///
     /// # Errors
     /// If the forward pass fails.
-    pub fn new(net: &dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
+    pub fn new(net: &'a dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
         let ranges = windows.batches(rows_at_once(params, windows.length()));
         let batches = ranges.into_par_iter().map(|r| predict(net, params, &windows, r)).collect::<Result<_>>()?;
         Ok(Reference { windows, batches })
@@ -117,7 +117,7 @@ pub fn divergence(p: &[f32], q: &[f32]) -> f32 {
 }
 
 /// What a network says of some rows.
-pub type Predict<'a> = &'a (dyn Fn(Range<usize>) -> Result<Predictions> + Sync);
+pub type Predict<'a> = &'a (dyn Fn(Range<usize>) -> Result<Predictions<'a>> + Sync);
 
 /// Compares a network with changed parameters to its original over every row of `windows`.
 ///
@@ -158,24 +158,27 @@ pub fn compare_all(
     windows: &Windows,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Comparison>> {
-    let losses = |predictions: &Predictions, rows: Range<usize>| {
-        Ok::<_, Error>(Losses { rows: row_losses(predictions, windows, rows)?, length: windows.length() })
-    };
     let at_once = changed.first().map_or(1, |(_, params)| rows_at_once(params, windows.length()));
     let batches: Vec<Vec<Comparison>> = windows
         .batches(at_once)
         .into_par_iter()
         .map(|rows| {
             let a = original(rows.clone())?;
-            let (before, tops) = (losses(&a, rows.clone())?, a.tops()?);
+            let targets: Vec<u16> = rows.clone().flat_map(|r| windows.target(r)).copied().collect();
             let one = |(net, params): &(&dyn Net, &Params)| {
                 let b = predict(*net, params, windows, rows.clone())?;
-                Ok(Comparison {
-                    original: before.clone(),
-                    changed: losses(&b, rows.clone())?,
-                    divergence: a.divergence(&b)?,
-                    same_top: tops.iter().zip(b.tops()?).filter(|(a, b)| **a == *b).count(),
-                })
+                let (mut before, mut after) = (Vec::new(), Vec::new());
+                let (mut divergence, mut same_top) = (Vec::new(), 0);
+                // Both at the same positions, so that no more are held than fit; mostly one piece is all.
+                for piece in if let Predictions::Head(_) = a { a.pieces()? } else { b.pieces()? } {
+                    let (a, b, targets) = (a.part(piece.clone())?, b.part(piece.clone())?, &targets[piece]);
+                    before.extend(a.losses(targets.iter())?);
+                    after.extend(b.losses(targets.iter())?);
+                    divergence.extend(a.divergence(&b)?);
+                    same_top += a.tops()?.iter().zip(b.tops()?).filter(|(a, b)| **a == *b).count();
+                }
+                let (original, changed) = (row_sums(&before, windows), row_sums(&after, windows));
+                Ok::<_, Error>(Comparison { original, changed, divergence, same_top })
             };
             let compared = changed.iter().map(one).collect::<Result<_>>()?;
             progress(rows.len() as u64);

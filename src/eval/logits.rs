@@ -42,7 +42,12 @@ pub fn tokens_of<'a>(inputs: impl Iterator<Item = &'a [u16]>, length: usize, dev
 ///
 /// # Errors
 /// If the forward pass fails.
-pub fn predict(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usize>) -> Result<Predictions> {
+pub fn predict<'n>(
+    net: &'n dyn Net,
+    params: &Params,
+    windows: &Windows,
+    rows: Range<usize>,
+) -> Result<Predictions<'n>> {
     predict_inputs(net, params, rows.map(|r| windows.input(r)), windows.length())
 }
 
@@ -50,24 +55,24 @@ pub fn predict(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<us
 ///
 /// # Errors
 /// If the forward pass fails.
-pub fn predict_inputs<'a>(
-    net: &dyn Net,
+pub fn predict_inputs<'n, 'a>(
+    net: &'n dyn Net,
     params: &Params,
     inputs: impl Iterator<Item = &'a [u16]>,
     length: usize,
-) -> Result<Predictions> {
+) -> Result<Predictions<'n>> {
     let device = device(params);
     let _turn = turn(device);
-    Predictions::of(&net.logits(params, &tokens_of(inputs, length, device)?, &Plain)?)
+    Predictions::of_state(net, params, net.run(params, &tokens_of(inputs, length, device)?, &Plain)?)
 }
 
 /// The same from what stands before step `step` of the network.
 ///
 /// # Errors
 /// If the forward pass fails.
-pub fn predict_from(net: &dyn Net, params: &Params, step: usize, state: State) -> Result<Predictions> {
+pub fn predict_from<'n>(net: &'n dyn Net, params: &Params, step: usize, state: State) -> Result<Predictions<'n>> {
     let _turn = turn(device(params));
-    Predictions::of(&net.resume(step, state, params, &Plain)?)
+    Predictions::of_state(net, params, net.resume(step, state, params, &Plain)?)
 }
 
 /// The residual stream after the last step of a network.
@@ -82,31 +87,36 @@ pub struct Residual {
 ///
 /// # Errors
 /// If the forward pass fails.
-pub fn with_residual(
-    net: &dyn Net,
+pub fn with_residual<'n>(
+    net: &'n dyn Net,
     params: &Params,
     windows: &Windows,
     rows: Range<usize>,
-) -> Result<(Predictions, Residual)> {
+) -> Result<(Predictions<'n>, Residual)> {
     let device = device(params);
     let _turn = turn(device);
     let state = net.run(params, &tokens(windows, rows, device)?, &Plain)?;
     let width = state.x.dim(D::Minus1)?;
     let values = state.x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok((Predictions::of(&net.leave(state, params, &Plain)?)?, Residual { values, width }))
+    Ok((Predictions::of_state(net, params, state)?, Residual { values, width }))
 }
 
 /// What a residual stream of this shape (rows, T, D) predicts.
 ///
 /// # Errors
 /// If the head fails.
-pub fn from_residual(net: &dyn Net, params: &Params, residual: &[f32], shape: [usize; 3]) -> Result<Predictions> {
+pub fn from_residual<'n>(
+    net: &'n dyn Net,
+    params: &Params,
+    residual: &[f32],
+    shape: [usize; 3],
+) -> Result<Predictions<'n>> {
     let device = device(params);
     let _turn = turn(device);
     let [rows, length, width] = shape;
     let x = Tensor::from_slice(residual, (rows, length, width), device)?;
     let x = x.to_dtype(params.values().next().map_or(DType::F32, Tensor::dtype))?;
-    Predictions::of(&net.leave(State { x, kept: Vec::new() }, params, &Plain)?)
+    Predictions::of_state(net, params, State { x, kept: Vec::new() })
 }
 
 /// What stands before every step of a network, for one batch of rows, and last what the last step left.

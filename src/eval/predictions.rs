@@ -1,6 +1,9 @@
 //! What a network predicts at some positions, kept where it was computed: a GPU hands out figures per position, and not a
-//! probability for every token of the vocabulary.
+//! probability for every token of the vocabulary. Of many positions of a large vocabulary the residual stream is kept, and
+//! the head gives the probabilities for a piece of them at a time.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{D, DType, Device, Tensor};
@@ -10,6 +13,24 @@ use crate::error::{Error, Result};
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::{sum, top, with_elements};
+use crate::nets::{Net, Params, Plain, State};
+
+/// Logits that are held at once on a CPU, 128 MB: rows of 1,024 tokens two by two of up to 16,384 token ids.
+pub const CPU_LOGITS: usize = 1 << 25;
+/// The same on another device, 1 GB.
+const DEVICE_LOGITS: usize = 1 << 28;
+
+/// Positions whose logits are held at once.
+pub fn positions_at_once(device: &Device, vocab: usize) -> usize {
+    let most = if device.is_cpu() { CPU_LOGITS } else { DEVICE_LOGITS };
+    (most / vocab).max(1)
+}
+
+/// Pieces of so many positions, each of no more than are held at once.
+pub fn pieces(positions: usize, device: &Device, vocab: usize) -> Vec<Range<usize>> {
+    let most = positions_at_once(device, vocab);
+    (0..positions).step_by(most).map(|from| from..positions.min(from + most)).collect()
+}
 
 /// A device that is not the CPU works for one thread at a time: CUDA orders what one thread asks for, and nothing else.
 static DEVICE: Mutex<()> = Mutex::new(());
@@ -20,16 +41,33 @@ pub fn turn(device: &Device) -> Option<MutexGuard<'static, ()>> {
 }
 
 /// Log-probabilities (positions, V).
-pub enum Predictions {
+pub enum Predictions<'a> {
     /// Dense row-major.
     Host {
         vocab: usize,
-        values: Vec<f32>,
+        values: Cow<'a, [f32]>,
     },
     Device(Tensor),
+    /// What the head makes them of: more than are held at once.
+    Head(Head<'a>),
 }
 
-impl Predictions {
+/// A network's head, and what it is applied to.
+pub struct Head<'a> {
+    net: &'a dyn Net,
+    params: Params,
+    /// The residual stream after the last step (1, positions, D).
+    x: Tensor,
+}
+
+impl Head<'_> {
+    fn logits(&self, range: &Range<usize>) -> Result<Tensor> {
+        let x = self.x.narrow(1, range.start, range.len())?.contiguous()?;
+        self.net.leave(State { x, kept: Vec::new() }, &self.params, &Plain)
+    }
+}
+
+impl<'a> Predictions<'a> {
     /// From logits (…, V).
     ///
     /// # Errors
@@ -42,14 +80,65 @@ impl Predictions {
         let logits = logits.to_dtype(DType::F32)?.contiguous()?;
         let mut values = with_elements([&logits], |[x]| x.to_vec())?;
         values.chunks_exact_mut(vocab).for_each(log_softmax);
-        Ok(Predictions::Host { vocab, values })
+        Ok(Predictions::Host { vocab, values: values.into() })
+    }
+
+    /// Of what the last step of a network left.
+    ///
+    /// # Errors
+    /// If the head fails.
+    pub fn of_state(net: &'a dyn Net, params: &Params, state: State) -> Result<Self> {
+        let (rows, length, width) = state.x.dims3()?;
+        if rows * length <= positions_at_once(state.x.device(), net.vocab_size()) {
+            return Self::of(&net.leave(state, params, &Plain)?);
+        }
+        let x = state.x.detach().reshape((1, rows * length, width))?;
+        Ok(Predictions::Head(Head { net, params: params.clone(), x }))
+    }
+
+    /// Number of positions.
+    fn positions(&self) -> Result<usize> {
+        Ok(match self {
+            Predictions::Host { vocab, values } => values.len() / vocab,
+            Predictions::Device(values) => values.dim(0)?,
+            Predictions::Head(head) => head.x.dim(1)?,
+        })
+    }
+
+    /// Pieces of the positions, each of no more than are held at once.
+    ///
+    /// # Errors
+    /// If a tensor has no such axes.
+    pub fn pieces(&self) -> Result<Vec<Range<usize>>> {
+        match self {
+            Predictions::Head(head) => Ok(pieces(self.positions()?, head.x.device(), head.net.vocab_size())),
+            _ => Ok(vec![0..self.positions()?]),
+        }
+    }
+
+    /// Those at some positions, with every probability.
+    ///
+    /// # Errors
+    /// If the head fails.
+    pub fn part(&self, range: Range<usize>) -> Result<Predictions<'_>> {
+        match self {
+            Predictions::Host { vocab, values } => {
+                let values = Cow::Borrowed(&values[range.start * vocab..range.end * vocab]);
+                Ok(Predictions::Host { vocab: *vocab, values })
+            }
+            Predictions::Device(values) => Ok(Predictions::Device(values.narrow(0, range.start, range.len())?)),
+            Predictions::Head(head) => {
+                let _turn = turn(head.x.device());
+                Predictions::of(&head.logits(&range)?)
+            }
+        }
     }
 
     /// −log p of a target for every position, in nats.
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn losses<'a>(&self, targets: impl Iterator<Item = &'a u16>) -> Result<Vec<f32>> {
+    pub fn losses<'t>(&self, targets: impl Iterator<Item = &'t u16>) -> Result<Vec<f32>> {
         match self {
             Predictions::Host { vocab, values } => {
                 Ok(values.chunks_exact(*vocab).zip(targets).map(|(p, t)| -p[usize::from(*t)]).collect())
@@ -60,6 +149,15 @@ impl Predictions {
                 let ids = Tensor::from_vec(ids, (values.dim(0)?, 1), values.device())?;
                 Ok(values.gather(&ids, D::Minus1)?.neg()?.flatten_all()?.to_vec1()?)
             }
+            Predictions::Head(_) => {
+                let mut targets = targets;
+                let mut all = Vec::with_capacity(self.positions()?);
+                for range in self.pieces()? {
+                    let some: Vec<&u16> = targets.by_ref().take(range.len()).collect();
+                    all.extend(self.part(range)?.losses(some.into_iter())?);
+                }
+                Ok(all)
+            }
         }
     }
 
@@ -69,6 +167,11 @@ impl Predictions {
     /// If a tensor operation fails, as it does for predictions on two devices.
     pub fn divergence(&self, other: &Predictions) -> Result<Vec<f32>> {
         match (self, other) {
+            (Predictions::Head(_), _) | (_, Predictions::Head(_)) => {
+                let pieces = if let Predictions::Head(_) = self { self.pieces()? } else { other.pieces()? };
+                let of = |range: Range<usize>| self.part(range.clone())?.divergence(&other.part(range)?);
+                Ok(pieces.into_iter().map(of).collect::<Result<Vec<_>>>()?.concat())
+            }
             (Predictions::Host { vocab, values }, Predictions::Host { values: others, .. }) => {
                 let positions = values.chunks_exact(*vocab).zip(others.chunks_exact(*vocab));
                 Ok(positions.map(|(p, q)| divergence(p, q)).collect())
@@ -92,6 +195,10 @@ impl Predictions {
             Predictions::Device(values) => {
                 let _turn = turn(values.device());
                 Ok(values.argmax(D::Minus1)?.to_vec1()?)
+            }
+            Predictions::Head(_) => {
+                let of = |range| self.part(range)?.tops();
+                Ok(self.pieces()?.into_iter().map(of).collect::<Result<Vec<_>>>()?.concat())
             }
         }
     }

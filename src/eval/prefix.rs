@@ -50,15 +50,15 @@ pub struct Original<'a> {
     windows: Windows<'a>,
     /// Rows of a batch.
     at_once: usize,
-    batches: Vec<Predictions>,
+    batches: Vec<Predictions<'a>>,
 }
 
 impl<'a> Original<'a> {
-    /// Holds rows · T · V · 4 bytes.
+    /// Holds rows · T · V · 4 bytes; of a large vocabulary rows · T · D · 4.
     ///
     /// # Errors
     /// If the forward pass fails.
-    pub fn new(net: &dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
+    pub fn new(net: &'a dyn Net, params: &Params, windows: Windows<'a>) -> Result<Self> {
         let at_once = rows_at_once(params, windows.length());
         let ranges = windows.batches(at_once);
         let batches = ranges.into_par_iter().map(|r| predict(net, params, &windows, r)).collect::<Result<_>>()?;

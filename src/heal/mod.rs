@@ -11,7 +11,7 @@ mod eigenbasis;
 pub mod part;
 mod run;
 pub mod small;
-mod state;
+pub mod state;
 mod student;
 pub mod sum;
 mod text;

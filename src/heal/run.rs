@@ -20,7 +20,7 @@ use crate::nets::Form;
 use crate::progress::Progress;
 use crate::text::thousands;
 use crate::train::adam::Betas;
-use crate::train::gradient::{LANES, gradient};
+use crate::train::gradient::{LANES, gradient, logits_at_once};
 use crate::train::held_out::HeldOut;
 use crate::train::objective::Objective;
 use crate::train::rows::Rows;
@@ -92,7 +92,8 @@ fn memory(model: &Model, length: usize, vocab: usize, tokens: usize) -> usize {
     let piece = PIECE_TOKENS.div_ceil(length) * length;
     let embeddings = model.specs.iter().filter(|spec| spec.form == Form::Embedding);
     let width = embeddings.map(|spec| spec.shape[1]).max().unwrap_or(0);
-    4 * weights * (COPIES + LANES) + LANES * piece * vocab * 4 * 4 + teacher::KEPT.min(4 * tokens * width)
+    let logits = logits_at_once(model.device(), piece, vocab);
+    4 * weights * (COPIES + LANES) + LANES * logits * 4 * 4 + teacher::KEPT.min(4 * tokens * width)
 }
 
 /// Trains `streams`, which decode to `decoded` (by stored tensor) and have the bytes `coded` untrained, on `calib`, towards

@@ -80,6 +80,13 @@ pub struct Run<'a> {
 
 const STANDING: &str = "standing";
 
+/// Whether a file that begins so is the state of a healing.
+pub fn is_state(start: &[u8]) -> bool {
+    // What safetensors writes first, after the length of its header.
+    let metadata = format!("{{\"__metadata__\":{{\"{STANDING}\":");
+    start.get(8..).is_some_and(|header| header.starts_with(metadata.as_bytes()))
+}
+
 impl Run<'_> {
     /// Writes the state to `path`; what was there before gives way only to a complete new one.
     ///

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::json;
 use crate::error::{Error, Result};
 
 /// A model's configuration. The artifact carries it whole, so unknown keys and the order of keys are kept.
@@ -35,12 +36,12 @@ impl Config {
     /// # Errors
     /// Not a JSON object, or no string under `arch` or `model_type`.
     pub fn from_json(text: &str) -> Result<Config> {
-        let value: Value = serde_json::from_str(text).map_err(|e| Error::input(format!("not valid JSON: {e}")))?;
+        let value = json::parse(text)?;
         let Value::Object(fields) = value else {
             return Err(Error::input(format!("the configuration is {}, wanted an object", kind(&value))));
         };
         // What Hugging Face's configurations call it.
-        let named = ["arch", "model_type"].into_iter().find_map(|key| Some((key, fields.get(key)?)));
+        let named = ["arch", "model_type"].into_iter().find_map(|key| Some((key, stated(&fields, key)?)));
         let arch = match named {
             Some((_, Value::String(arch))) => arch.clone(),
             Some((key, other)) => return Err(ill_typed(key, other, "a string")),
@@ -91,8 +92,13 @@ impl Config {
     }
 
     fn get(&self, key: &str) -> Result<&Value> {
-        self.fields.get(key).ok_or_else(|| missing(key))
+        stated(&self.fields, key).ok_or_else(|| missing(key))
     }
+}
+
+/// The value of a key; null says no more than a key that is missing.
+fn stated<'a>(fields: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    fields.get(key).filter(|value| !value.is_null())
 }
 
 fn missing(key: &str) -> Error {

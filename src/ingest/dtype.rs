@@ -1,33 +1,7 @@
 //! Element types: what files hold, and what a model keeps of it.
 
 use half::{bf16, f16};
-
-/// How a tensor is kept. All three widen exactly to f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Dtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Dtype {
-    /// Bytes of one weight.
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::Bf16 => 2,
-        }
-    }
-
-    /// The nearest value this type can hold, ties to even, rounded once.
-    pub fn round(self, x: f64) -> f32 {
-        match self {
-            Dtype::F32 => x as f32,
-            Dtype::F16 => f16::from_f64(x).to_f32(),
-            Dtype::Bf16 => bf16::from_f64(x).to_f32(),
-        }
-    }
-}
+pub use tiepack_format::Dtype;
 
 /// The element type of a tensor in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

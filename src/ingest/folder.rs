@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::tokenizer::BYTES;
-use super::{shard, weights as weights_files};
+use super::{parts, shard, weights as weights_files};
 use crate::error::{Error, Result};
 
 /// What the command line names explicitly; everything else is looked for.
@@ -192,7 +192,15 @@ fn find_weights(folder: &Path) -> Result<PathBuf> {
     }
     let mut found = list(folder, |name| name.ends_with(".safetensors"))?;
     if found.is_empty() {
-        found = list(folder, |name| name.ends_with(".pt") || name.ends_with(".pth"))?;
+        found = list(folder, |name| [".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end)))?;
+    }
+    if found.is_empty() {
+        found = list(folder, |name| name.starts_with("pytorch_model-") && name.ends_with(".bin"))?;
+    }
+    // The parts of a model are one, named by the first.
+    let parts = found.first().and_then(|first| parts::all(first));
+    if parts.is_some_and(|parts| found.iter().all(|path| parts.contains(path))) {
+        found.truncate(1);
     }
     match found.len() {
         1 => Ok(found.remove(0)),

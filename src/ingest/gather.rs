@@ -4,9 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::buffers::{buffer, mask, recomputed};
 use super::dtype::{Dtype, Element, f64s};
+use super::quantized;
 use super::remark::Remark;
 use crate::error::{Error, Result};
+
+/// Tensors of one model, as many as an artifact can hold.
+pub use tiepack_format::container::MAX_TENSORS;
 
 /// Parts of names that wrappers put in, wherever they stand: torch.compile, FSDP, activation checkpointing.
 const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
@@ -66,6 +71,8 @@ pub struct Gather {
     dropped: BTreeMap<String, String>,
     /// Tensors of each type that a model does not keep.
     widened: BTreeMap<Element, usize>,
+    /// Names that a file leaves out, each with the name under which it has the tensor.
+    ties: BTreeMap<String, String>,
     /// Weights that became others on the way from f64 to f32.
     rounded: usize,
     /// What there is to say already.
@@ -81,21 +88,27 @@ impl Gather {
     /// Takes a tensor in. `bytes` are as many as `shape` and `element` say, little-endian, in row-major order.
     ///
     /// # Errors
-    /// A weight is not finite, or beyond an f32.
+    /// A weight is not finite, or beyond an f32; there are more tensors than a model has; no file holds the shape.
     pub fn add(&mut self, name: &str, element: Element, shape: &[usize], bytes: &[u8]) -> Result<()> {
-        if let Some(why) = buffer(name, shape) {
-            self.set_aside(name, element, (shape, bytes), why, true);
+        // A length of 0 hides any other: what is without weights must not overflow where lengths are multiplied.
+        let lengths = shape.iter().filter(|length| **length > 0);
+        let size = lengths.chain([&element.size()]).try_fold(1usize, |size, length| size.checked_mul(*length));
+        if size.is_none_or(|size| isize::try_from(size).is_err()) {
+            return Err(Error::input(format!("{name} has shape {shape:?}, which no file holds")));
+        }
+        if self.tensors.len() + self.dropped.len() >= MAX_TENSORS {
+            return Err(Error::input(format!("there are more than {MAX_TENSORS} tensors, the most a model has"))
+                .hint("give the tensors of one model"));
+        }
+        if let Some(why) = buffer(name, element, shape) {
+            let recomputed = !matches!(element, Element::Integer(..)) || recomputed(name, element, shape, bytes);
+            self.set_aside(name, element, (shape, bytes), why, recomputed);
             return Ok(());
         }
-        let Some(dtype) = element.kept() else {
-            let integers: Vec<&[u8]> = bytes.chunks_exact(element.size()).collect();
-            let recomputed = positions(name) || causal_mask(name, shape, &integers, |a, b| a == b);
-            self.set_aside(name, element, (shape, bytes), element.name(), recomputed);
-            return Ok(());
-        };
+        let Some(dtype) = element.kept() else { return Ok(()) };
         let data = element.widen(bytes);
-        if causal_mask(name, shape, &data, |a, b| a.to_bits() == b.to_bits()) {
-            self.set_aside(name, element, (shape, bytes), "a causal mask", true);
+        if let Some(mask) = mask(name, shape, &data) {
+            self.set_aside(name, element, (shape, bytes), mask, true);
             return Ok(());
         }
         if element == Element::F64 {
@@ -139,6 +152,12 @@ impl Gather {
         }
     }
 
+    /// Gives a name that the file leaves out the tensor that it says it is.
+    pub fn tie(&mut self, name: &str, kept: &str) {
+        self.alias(name, kept);
+        self.ties.insert(name.to_string(), kept.to_string());
+    }
+
     /// Leaves something out that is no tensor.
     pub fn drop(&mut self, name: &str, why: &str) {
         self.dropped.insert(name.to_string(), why.into());
@@ -154,9 +173,10 @@ impl Gather {
         self.said.extend(remark);
     }
 
-    /// Every name that was taken in or left out.
+    /// Every name of the file that was taken in or left out.
     pub fn names(&self) -> BTreeSet<&str> {
-        self.tensors.keys().chain(self.dropped.keys()).map(String::as_str).collect()
+        let all = self.tensors.keys().chain(self.dropped.keys());
+        all.filter(|name| !self.ties.contains_key(*name)).map(String::as_str).collect()
     }
 
     /// Takes in all that another has gathered; names that both have become the other's.
@@ -164,6 +184,7 @@ impl Gather {
         self.tensors.extend(other.tensors);
         self.dropped.extend(other.dropped);
         self.beside.extend(other.beside);
+        self.ties.extend(other.ties);
         for (element, count) in other.widened {
             *self.widened.entry(element).or_default() += count;
         }
@@ -177,8 +198,13 @@ impl Gather {
     /// The weights, and what is to be said about them.
     ///
     /// # Errors
-    /// Two tensors have the same name once prefixes are taken off.
+    /// There are more tensors than a model has; two tensors have the same name once prefixes are taken off.
     pub fn finish(self) -> Result<Weights> {
+        if self.tensors.len() > MAX_TENSORS {
+            let count = self.tensors.len();
+            return Err(Error::input(format!("there are {count} tensors, a model has at most {MAX_TENSORS}"))
+                .hint("give the tensors of one model"));
+        }
         let mut remarks = self.said;
         let (tensors, prefixes, modules) = strip(self.tensors)?;
         let plain = |name: &str| {
@@ -199,44 +225,16 @@ impl Gather {
                 other => Remark::Widened { tensors, from: other.name() },
             });
         }
+        let quantized = quantized::named(tensors.keys().chain(dropped.keys()).map(String::as_str));
+        remarks.extend(quantized);
+        if !self.ties.is_empty() {
+            remarks.push(Remark::Tied(self.ties.iter().map(|(name, kept)| (plain(name), plain(kept))).collect()));
+        }
         if !dropped.is_empty() {
             remarks.push(Remark::Dropped(dropped));
         }
         Ok(Weights { tensors, beside, remarks, sizes })
     }
-}
-
-/// Whether integers of this name count positions.
-fn positions(name: &str) -> bool {
-    name.rsplit('.').next() == Some("position_ids")
-}
-
-/// Why a tensor is no weight, if its name says so.
-fn buffer(name: &str, shape: &[usize]) -> Option<&'static str> {
-    let (path, last) = name.rsplit_once('.').unwrap_or(("", name));
-    let rotary = || ["rot", "rope"].iter().any(|word| path.to_lowercase().contains(word));
-    match last.trim_start_matches('_') {
-        "inv_freq" | "original_inv_freq" | "cos_cached" | "sin_cached" | "freqs_cis" | "freqs_cos" | "freqs_sin" => {
-            Some("a rotary table")
-        }
-        "cos" | "sin" | "freqs" if rotary() => Some("a rotary table"),
-        "masked_bias" if shape.iter().all(|n| *n == 1) => Some("a mask's value"),
-        "num_batches_tracked" => Some("a counter"),
-        _ => None,
-    }
-}
-
-/// Whether a tensor is a causal mask: named like one, square, of two values that change at the diagonal.
-fn causal_mask<T: Copy>(name: &str, shape: &[usize], data: &[T], same: impl Fn(T, T) -> bool) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let [leading @ .., rows, columns] = shape else { return false };
-    let named = last.contains("mask") || last == "tril" || last == "bias" && !leading.is_empty();
-    if !named || rows != columns || *rows < 2 || leading.iter().any(|n| *n != 1) {
-        return false;
-    }
-    let (past, future) = (data[0], data[1]);
-    let expected = |i: usize| if i % columns <= i / columns { past } else { future };
-    !same(past, future) && data.iter().enumerate().all(|(i, x)| same(*x, expected(i)))
 }
 
 /// How many of the f64 in `bytes` are not what they were after rounding.
@@ -332,27 +330,5 @@ mod tests {
         let one = [1f32];
         let error = gather(&[("a.w", &[1], &one), ("_orig_mod.a.w", &[1], &one)]).unwrap_err();
         assert!(error.message.contains("_orig_mod.a.w and a.w are both a.w"), "{error}");
-    }
-
-    #[test]
-    fn masks_are_told_from_weights() {
-        let inf = f32::NEG_INFINITY;
-        let (tril, triu) = ([1., 0., 0., 1., 1., 0., 1., 1., 1.], [0., inf, inf, 0., 0., inf, 0., 0., 0.]);
-        let dense = [1., 2., 3., 4., 5., 6., 7., 8., 9.];
-        let weights = gather(&[
-            ("h.0.attn.bias", &[1, 1, 3, 3], &tril),
-            ("mask", &[3, 3], &triu),
-            ("h.0.attn.masked_bias", &[], &[-1e9]),
-            ("h.1.attn.bias", &[1, 1, 3, 3], &dense),
-            ("h.2.bias", &[3, 3], &tril),
-            ("h.0.attn.c_attn.bias", &[9], &dense),
-            ("mask_embedding", &[3, 3], &dense),
-            ("h.0.rotary.cos", &[3, 3], &dense),
-            ("cos", &[3, 3], &dense),
-        ])
-        .unwrap();
-        let kept: Vec<&str> = weights.tensors.keys().map(String::as_str).collect();
-        assert_eq!(kept, ["cos", "h.0.attn.c_attn.bias", "h.1.attn.bias", "h.2.bias", "mask_embedding"]);
-        assert!(matches!(&weights.remarks[..], [Remark::Dropped(names)] if names.len() == 4));
     }
 }

@@ -4,17 +4,27 @@
 //! panics and none allocates more than a small multiple of the file. Nothing here knows any architecture: whether the
 //! tensors are the right ones is the question of [`crate::model`], which ingest never imports.
 
+mod buffers;
 pub mod checkpoint;
 pub mod config;
 pub mod dtype;
 pub mod folder;
+mod foreign;
 pub mod gather;
+mod header;
+mod json;
+mod names;
 pub mod overlap;
+mod parts;
 mod pickle;
+mod quantized;
 pub mod remark;
+mod settings;
 pub mod shard;
+mod state;
 pub mod ties;
 pub mod tokenizer;
+mod view;
 pub mod weights;
 
 use std::collections::BTreeMap;

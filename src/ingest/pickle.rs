@@ -1,18 +1,20 @@
 //! Pickles as data: the part of Python's serialisation that PyTorch writes for tensors, and nothing that could run.
 //!
 //! A pickle is a program for a stack machine; two of its operations name Python objects and call them. Here names are
-//! looked up in a short list of types that hold tensors or plain data, any other name refuses the file, and nothing is
-//! called: a tensor is kept as the arguments that it would be rebuilt from.
+//! looked up in a short list of types that hold tensors or plain data ([`super::names`]), any other name refuses the
+//! file, and nothing is called: a tensor is kept as the arguments that it would be rebuilt from.
 //!
 //! Every value lives once in an arena and is referred to by number, so that a pickle that doubles itself by
-//! reference, or nests without end, costs no more than its length. Format: Python's `pickletools`, protocols 2 to 5.
+//! reference, or nests without end, costs no more than its length; numbers and the like share one value, so that a
+//! long list of losses costs a reference for each. Format: Python's `pickletools`, protocols 2 to 5.
 
 use std::collections::HashMap;
 
 use super::dtype::Element;
+use super::names::lookup;
 use crate::error::{Error, Result};
 
-/// Values of one pickle; a state dict takes some twenty for a tensor.
+/// Different values of one pickle; a state dict takes some twenty for a tensor.
 const MAX_VALUES: usize = 1 << 21;
 
 /// Number of a value in its pickle.
@@ -26,8 +28,12 @@ pub enum Name {
     Rebuild(Rebuild),
     /// A typed storage or a `torch.dtype`.
     Element(Element),
+    /// A storage or `torch.dtype` of elements that are not read.
+    Exotic(&'static str),
     /// `UntypedStorage`: bytes, whose type the tensor says.
     Untyped,
+    /// A kind of tensor that is made of others.
+    Wrapper(&'static str),
     /// Something else without code, of no interest here.
     Data,
 }
@@ -43,12 +49,24 @@ pub enum Rebuild {
     Parameter,
     /// function, type, arguments, state.
     Subclass,
+    /// A kind of tensor that is not read.
+    Foreign(&'static Foreign),
+}
+
+/// A kind of tensor that is not read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Completes the sentence "the tensor is …".
+    pub kind: &'static str,
+    /// What to save instead.
+    pub way_out: &'static str,
 }
 
 /// A value.
 #[derive(Debug)]
 pub enum Value<'a> {
     Int(i64),
+    Bool(bool),
     Text(&'a str),
     Tuple(Vec<Id>),
     List(Vec<Id>),
@@ -59,6 +77,10 @@ pub enum Value<'a> {
     Persistent(Id),
     /// A tensor: how it is rebuilt, and the tuple of arguments.
     Tensor(Rebuild, Id),
+    /// What it would be made of: arguments, state, members.
+    Object(Vec<Id>),
+    /// A class that is not known, of which a bare object is made: its module and name, between them a line's end.
+    Class(&'a str),
     /// Anything else, by what it is.
     Other(&'static str),
 }
@@ -68,6 +90,7 @@ impl Value<'_> {
     pub fn kind(&self) -> &'static str {
         match self {
             Value::Int(_) => "an integer",
+            Value::Bool(_) => "a boolean",
             Value::Text(_) => "a string",
             Value::Tuple(_) => "a tuple",
             Value::List(_) => "a list",
@@ -75,6 +98,8 @@ impl Value<'_> {
             Value::Name(_) => "a type",
             Value::Persistent(_) => "a storage",
             Value::Tensor(..) => "a tensor",
+            Value::Object(_) => "an object",
+            Value::Class(_) => "a class",
             Value::Other(kind) => kind,
         }
     }
@@ -84,6 +109,8 @@ impl Value<'_> {
 #[derive(Debug)]
 pub struct Pickle<'a> {
     values: Vec<Value<'a>>,
+    /// What dicts have beside their entries, as the `_metadata` of a state dict.
+    states: Vec<(Id, Id)>,
     pub root: Id,
 }
 
@@ -100,6 +127,38 @@ impl<'a> Pickle<'a> {
             _ => None,
         }
     }
+
+    /// Every value that is made of others, with each of these; tensors count as whole.
+    pub fn parts(&self) -> impl Iterator<Item = (Id, Id)> {
+        let of = |(id, value): (usize, &Value)| {
+            let parts = match value {
+                Value::Tuple(items) | Value::List(items) | Value::Object(items) => items.clone(),
+                Value::Dict(entries) => entries.iter().map(|(_, value)| *value).collect(),
+                _ => Vec::new(),
+            };
+            parts.into_iter().map(move |part| (id as Id, part))
+        };
+        let made =
+            |part: Id| !matches!(self.get(part), Value::Int(_) | Value::Bool(_) | Value::Text(_) | Value::Other(_));
+        let parts = self.values.iter().enumerate().flat_map(of).filter(move |(_, part)| made(*part));
+        parts.chain(self.states.iter().copied())
+    }
+
+    /// Numbers of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = Id> {
+        let tensor = |(id, value): (usize, &Value)| matches!(value, Value::Tensor(..)).then_some(id as Id);
+        self.values.iter().enumerate().filter_map(tensor)
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// What stands beside the entries of dicts.
+    pub fn states(&self) -> &[(Id, Id)] {
+        &self.states
+    }
 }
 
 /// Reads a pickle.
@@ -107,15 +166,19 @@ impl<'a> Pickle<'a> {
 /// # Errors
 /// It names code, is cut off, uses an operation that PyTorch does not write, or has more than 2,097,152 values.
 pub fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
-    let mut machine =
-        Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    let mut machine = Machine { bytes, ..Machine::default() };
     loop {
         let start = machine.at;
         match machine.step() {
             Ok(None) => {}
-            Ok(Some(root)) => return Ok(Pickle { values: machine.values, root }),
+            Ok(Some(root)) => return Ok(Pickle { values: machine.values, states: machine.states, root }),
             Err(Fault::Code(name)) => {
-                return Err(Error::input(format!("the file asks for {name}, which is code; nothing was run"))
+                let class = machine.values.iter().find_map(|value| match value {
+                    Value::Class(class) => Some(format!("holds a pickled object of {} and ", dotted(class))),
+                    _ => None,
+                });
+                let class = class.unwrap_or_default();
+                return Err(Error::input(format!("the file {class}asks for {name}, which is code; nothing was run"))
                     .hint("save the tensors alone: torch.save(model.state_dict(), \"model.pt\")"));
             }
             Err(Fault::Damage(what)) => {
@@ -139,10 +202,15 @@ impl From<&str> for Fault {
 
 type Step<T> = std::result::Result<T, Fault>;
 
+#[derive(Default)]
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     values: Vec<Value<'a>>,
+    states: Vec<(Id, Id)>,
+    /// Numbers and kinds of values that need to be held only once.
+    integers: HashMap<i64, Id>,
+    plain: HashMap<&'static str, Id>,
     stack: Vec<Id>,
     /// Heights of the stack at which a mark stands.
     marks: Vec<usize>,
@@ -165,14 +233,15 @@ impl<'a> Machine<'a> {
             // A frame is a hint for reading ahead.
             0x95 => drop(self.take(8)?),
 
-            b'N' => self.push(Value::Other("None"))?,
-            0x88 | 0x89 => self.push(Value::Other("a boolean"))?,
-            b'G' => self.take(8).map(|_| Value::Other("a float")).and_then(|v| self.push(v))?,
-            b'K' => self.length(1).and_then(|n| self.push(Value::Int(n as i64)))?,
-            b'M' => self.length(2).and_then(|n| self.push(Value::Int(n as i64)))?,
+            b'N' => self.plain("None")?,
+            0x88 => self.push(Value::Bool(true))?,
+            0x89 => self.push(Value::Bool(false))?,
+            b'G' => self.take(8).and_then(|_| self.plain("a float"))?,
+            b'K' => self.length(1).and_then(|n| self.integer(n as i64))?,
+            b'M' => self.length(2).and_then(|n| self.integer(n as i64))?,
             b'J' => {
                 let n = self.length(4)? as u32 as i32;
-                self.push(Value::Int(n.into()))?;
+                self.integer(n.into())?;
             }
             0x8a => self.length(1).and_then(|n| self.long(n))?,
             0x8b => self.length(4).and_then(|n| self.long(n))?,
@@ -203,9 +272,9 @@ impl<'a> Machine<'a> {
                 self.set(&[key, value])?;
             }
             b'u' => self.pop_mark().and_then(|items| self.set(&items))?,
-            0x8f => self.push(Value::Other("a set"))?,
-            0x90 => drop(self.pop_mark()?),
-            0x91 => self.pop_mark().and_then(|_| self.push(Value::Other("a set")))?,
+            0x8f => self.push(Value::Object(Vec::new()))?,
+            0x90 => self.pop_mark().and_then(|items| self.append(items))?,
+            0x91 => self.pop_mark().and_then(|items| self.push(Value::Object(items)))?,
 
             b'q' => self.length(1).and_then(|n| self.keep(n as u32))?,
             b'r' => self.length(4).and_then(|n| self.keep(n as u32))?,
@@ -214,24 +283,34 @@ impl<'a> Machine<'a> {
             b'j' => self.length(4).and_then(|n| self.recall(n as u32))?,
 
             b'c' => {
+                let start = self.at;
                 let (module, name) = (self.line()?, self.line()?);
-                self.name(module, name)?;
+                let whole = std::str::from_utf8(&self.bytes[start..self.at - 1]).unwrap_or(name);
+                self.name(module, name, whole)?;
             }
             0x93 => match [self.pop()?, self.pop()?].map(|id| &self.values[id as usize]) {
-                [&Value::Text(name), &Value::Text(module)] => self.name(module, name)?,
+                [&Value::Text(name), &Value::Text(module)] => self.name(module, name, name)?,
                 _ => return Err("a name that is no string".into()),
             },
             b'Q' => self.pop().and_then(|id| self.push(Value::Persistent(id)))?,
-            b'R' | 0x81 => {
+            operation @ (b'R' | 0x81) => {
                 let (arguments, callee) = (self.pop()?, self.pop()?);
-                self.call(callee, arguments)?;
+                match &self.values[callee as usize] {
+                    Value::Class(class) if operation == b'R' => return Err(Fault::Code(dotted(class))),
+                    _ => self.call(callee, arguments)?,
+                }
             }
             0x92 => {
                 let (_, arguments, callee) = (self.pop()?, self.pop()?, self.pop()?);
                 self.call(callee, arguments)?;
             }
-            // State beside the content, as the `_metadata` of a state dict.
-            b'b' => drop(self.pop()?),
+            b'b' => {
+                let (state, object) = (self.pop()?, self.top()?);
+                match &mut self.values[object as usize] {
+                    Value::Object(parts) => parts.push(state),
+                    _ => self.states.push((object, state)),
+                }
+            }
             other => return Err(Fault::Damage(format!("operation {other:#04x}, which PyTorch does not write"))),
         }
         Ok(None)
@@ -243,6 +322,30 @@ impl<'a> Machine<'a> {
         }
         self.stack.push(self.values.len() as Id);
         self.values.push(value);
+        Ok(())
+    }
+
+    /// A value of which only the kind is known: held once.
+    fn plain(&mut self, kind: &'static str) -> Step<()> {
+        match self.plain.get(kind) {
+            Some(id) => self.stack.push(*id),
+            None => {
+                self.plain.insert(kind, self.values.len() as Id);
+                self.push(Value::Other(kind))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A number, held once however often it comes.
+    fn integer(&mut self, n: i64) -> Step<()> {
+        match self.integers.get(&n) {
+            Some(id) => self.stack.push(*id),
+            None => {
+                self.integers.insert(n, self.values.len() as Id);
+                self.push(Value::Int(n))?;
+            }
+        }
         Ok(())
     }
 
@@ -272,8 +375,7 @@ impl<'a> Machine<'a> {
     fn append(&mut self, items: Vec<Id>) -> Step<()> {
         let list = self.top()?;
         match &mut self.values[list as usize] {
-            Value::List(list) => list.extend(items),
-            Value::Other(_) => {}
+            Value::List(list) | Value::Object(list) => list.extend(items),
             other => return Err(Fault::Damage(format!("{} that is appended to", other.kind()))),
         }
         Ok(())
@@ -286,7 +388,7 @@ impl<'a> Machine<'a> {
         }
         match &mut self.values[dict as usize] {
             Value::Dict(dict) => dict.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1]))),
-            Value::Other(_) => {}
+            Value::Object(parts) => parts.extend(items),
             other => return Err(Fault::Damage(format!("{} whose items are set", other.kind()))),
         }
         Ok(())
@@ -304,17 +406,36 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn name(&mut self, module: &str, name: &str) -> Step<()> {
-        let found = lookup(module, name).ok_or_else(|| Fault::Code(printable(&format!("{module}.{name}"))))?;
-        self.push(Value::Name(found))
+    /// Looks a name up; `whole` is all of it, to be remembered where it is a class of which an object is made.
+    fn name(&mut self, module: &'a str, name: &'a str, whole: &'a str) -> Step<()> {
+        match lookup(module, name) {
+            Some(found) => self.push(Value::Name(found)),
+            None if self.makes_object() => self.push(Value::Class(whole)),
+            None => Err(Fault::Code(printable(&format!("{module}.{name}")))),
+        }
+    }
+
+    /// Whether the name that was just read is asked for a bare object, as those of Python classes are, and not called:
+    /// empty arguments and the operation that makes one follow.
+    fn makes_object(&self) -> bool {
+        let rest = &self.bytes[self.at..];
+        let rest = match rest {
+            [b'q', _, rest @ ..] | [b'r', _, _, _, _, rest @ ..] | [0x94, rest @ ..] => rest,
+            rest => rest,
+        };
+        rest.starts_with(b")\x81")
     }
 
     /// What a call would make. Nothing is called.
     fn call(&mut self, callee: Id, arguments: Id) -> Step<()> {
         let made = match &self.values[callee as usize] {
-            Value::Name(Name::Dict) => Value::Dict(Vec::new()),
+            Value::Name(Name::Dict) => {
+                // What it is made from, as the factory of a defaultdict, is kept beside its entries.
+                self.states.push((self.values.len() as Id, arguments));
+                Value::Dict(Vec::new())
+            }
             Value::Name(Name::Rebuild(how)) => Value::Tensor(*how, arguments),
-            Value::Name(_) => Value::Other("an object"),
+            Value::Name(_) | Value::Class(_) => Value::Object(vec![callee, arguments]),
             other => return Err(Fault::Damage(format!("{} that is called", other.kind()))),
         };
         self.push(made)
@@ -341,11 +462,11 @@ impl<'a> Machine<'a> {
     fn long(&mut self, bytes: u64) -> Step<()> {
         let taken = self.take(bytes)?;
         if taken.len() > 8 {
-            return self.push(Value::Other("a long integer"));
+            return self.plain("a long integer");
         }
         let mut wide = [taken.last().map_or(0, |last| if *last < 0x80 { 0 } else { 0xff }); 8];
         wide[..taken.len()].copy_from_slice(taken);
-        self.push(Value::Int(i64::from_le_bytes(wide)))
+        self.integer(i64::from_le_bytes(wide))
     }
 
     fn text(&mut self, size: u64) -> Step<()> {
@@ -357,7 +478,7 @@ impl<'a> Machine<'a> {
     fn blob(&mut self, size: u64) -> Step<()> {
         let length = self.length(size)?;
         self.take(length)?;
-        self.push(Value::Other("bytes"))
+        self.plain("bytes")
     }
 
     fn line(&mut self) -> Step<&'a str> {
@@ -368,51 +489,12 @@ impl<'a> Machine<'a> {
     }
 }
 
+/// Module and name of a class as Python code has them.
+pub fn dotted(class: &str) -> String {
+    printable(&class.replace('\n', "."))
+}
+
 /// The start of a foreign name, safe to print.
 fn printable(name: &str) -> String {
     name.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// The names that hold tensors or plain data. Everything else is code.
-fn lookup(module: &str, name: &str) -> Option<Name> {
-    Some(match (module, name) {
-        ("collections", "OrderedDict" | "defaultdict" | "Counter") | ("builtins" | "__builtin__", "dict") => Name::Dict,
-        ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Name::Rebuild(Rebuild::Typed),
-        ("torch._utils", "_rebuild_tensor_v3") => Name::Rebuild(Rebuild::Untyped),
-        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Name::Rebuild(Rebuild::Parameter),
-        ("torch._tensor", "_rebuild_from_type_v2") => Name::Rebuild(Rebuild::Subclass),
-        ("torch.storage", "UntypedStorage") | ("torch", "UntypedStorage") => Name::Untyped,
-        ("torch", name) => Name::Element(match name {
-            "DoubleStorage" | "float64" => Element::F64,
-            "FloatStorage" | "float32" => Element::F32,
-            "HalfStorage" | "float16" => Element::F16,
-            "BFloat16Storage" | "bfloat16" => Element::Bf16,
-            "Float8_e4m3fnStorage" | "float8_e4m3fn" => Element::F8E4m3,
-            "Float8_e5m2Storage" | "float8_e5m2" => Element::F8E5m2,
-            "BoolStorage" | "bool" => Element::Integer("bool", 1),
-            "ByteStorage" | "uint8" => Element::Integer("u8", 1),
-            "CharStorage" | "int8" => Element::Integer("i8", 1),
-            "ShortStorage" | "int16" => Element::Integer("i16", 2),
-            "uint16" => Element::Integer("u16", 2),
-            "IntStorage" | "int32" => Element::Integer("i32", 4),
-            "uint32" => Element::Integer("u32", 4),
-            "LongStorage" | "int64" => Element::Integer("i64", 8),
-            "uint64" => Element::Integer("u64", 8),
-            // Rotary tables as complex numbers.
-            "ComplexFloatStorage" | "complex64" => Element::Integer("complex64", 8),
-            "ComplexDoubleStorage" | "complex128" => Element::Integer("complex128", 16),
-            "Tensor" | "Size" | "device" => return Some(Name::Data),
-            _ => return None,
-        }),
-        ("torch.nn.parameter", "Parameter" | "Buffer")
-        | ("builtins" | "__builtin__", "set" | "frozenset" | "complex" | "bytearray")
-        | ("_codecs", "encode")
-        | ("argparse", "Namespace")
-        | ("types", "SimpleNamespace")
-        | ("pathlib" | "pathlib._local", "PosixPath" | "WindowsPath" | "Path")
-        | ("datetime", "datetime" | "timedelta")
-        | ("numpy", "dtype" | "ndarray")
-        | ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar" | "_reconstruct") => Name::Data,
-        _ => return None,
-    })
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::json;
 use crate::error::{Error, Result};
 
 /// Declared ties, every chain followed to its end: what is copied copies nothing itself.
@@ -41,10 +42,10 @@ impl TieMap {
     /// Not a JSON object, neither form in it, a layer out of range, a length other than `layers`, or a circle; the
     /// message names the layer or the tensor.
     pub fn from_json(text: &str) -> Result<TieMap> {
-        let value: Value = serde_json::from_str(text).map_err(|e| Error::input(format!("not valid JSON: {e}")))?;
-        let Value::Object(fields) = value else {
+        let Value::Object(mut fields) = json::parse(text)? else {
             return Err(Error::input("the tie map is not a JSON object"));
         };
+        fields.retain(|_, value| !value.is_null());
         let copies = match fields.get("copies") {
             Some(copies) => Some(parse_copies(copies, fields.get("layers"))?),
             None => None,

@@ -1,35 +1,36 @@
 //! Weights from `.safetensors` or PyTorch checkpoints: one file, or several behind an `.index.json`.
 //!
 //! Files are memory-mapped, so what is held in memory is only the widened copy. The safetensors crate checks the
-//! header (sizes, no holes, exact length); this module turns its verdicts into sentences that name the tensor.
+//! header (sizes, no holes, exact length); [`super::header`] turns its verdicts into sentences that name the tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{SafeTensorError, SafeTensors};
-use serde_json::{Map, Value};
+use safetensors::SafeTensors;
+use serde_json::Value;
 
-use super::checkpoint;
 use super::dtype::Element;
 use super::gather::{Gather, Weights};
+use super::{checkpoint, foreign, header, json, parts};
 use crate::error::{Error, Result};
 
 pub use super::dtype::Dtype;
 
-/// Reads a `.safetensors` file, a PyTorch checkpoint, or all the files that an `.index.json` lists.
+/// Reads a `.safetensors` file, a PyTorch checkpoint, all the files that an `.index.json` lists, or all the parts of
+/// the model that a file named `…-00001-of-00003…` is a part of.
 ///
-/// Which of the two a file is, its first bytes say.
+/// What a file is, its first bytes say.
 ///
 /// # Errors
 /// The file cannot be read, is truncated, contradicts its header, holds an element type that no weight has, or a
 /// weight that is not finite. Messages begin with the path.
 pub fn read(path: &Path) -> Result<Weights> {
-    let gathered = match path.to_string_lossy().ends_with(".index.json") {
-        true => read_sharded(path)?,
-        false => read_file(path)?,
+    let gathered = match (path.to_string_lossy().ends_with(".index.json"), parts::all(path)) {
+        (true, _) => read_sharded(path)?,
+        (false, Some(parts)) => read_parts(&parts)?,
+        (false, None) => read_file(path)?,
     };
     gathered.finish().map_err(|e| e.at(path.display()))
 }
@@ -61,14 +62,21 @@ pub fn parse(bytes: &[u8]) -> Result<Weights> {
 }
 
 fn gather(bytes: &[u8]) -> Result<Gather> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| explain(bytes, &e))?;
+    if let Some(error) = foreign::named(bytes) {
+        return Err(error);
+    }
+    header::check(bytes)?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| header::explain(bytes, &e))?;
     // In the order of names, so that of several faults always the same one is reported.
     let views: BTreeMap<&str, _> = file.iter().collect();
     let mut gathered = Gather::default();
     gathered.file(file.iter().map(|(_, view)| view.data().len() as u64).sum(), "safetensors headers");
     for (name, view) in views {
-        let element = element(view.dtype()).ok_or_else(|| unsupported(name, &format!("{:?}", view.dtype())))?;
+        let element = element(view.dtype()).ok_or_else(|| header::unsupported(name, &format!("{:?}", view.dtype())))?;
         gathered.add(name, element, view.shape(), view.data())?;
+    }
+    for (name, kept) in header::ties(bytes) {
+        gathered.tie(&name, &kept);
     }
     Ok(gathered)
 }
@@ -101,11 +109,12 @@ fn element(dtype: safetensors::Dtype) -> Option<Element> {
     ELEMENTS.iter().find(|(known, _)| *known == dtype).map(|(_, element)| *element)
 }
 
-/// A weights file, or an index and all the files that it lists; only the index where it cannot be read.
+/// A weights file, all the parts that it is one of, or an index and all the files that it lists; only the index where
+/// it cannot be read.
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let listed = match path.to_string_lossy().ends_with(".index.json") {
         true => index(path).unwrap_or_default().into_keys().map(|file| path.with_file_name(file)).collect(),
-        false => Vec::new(),
+        false => parts::all(path).unwrap_or_default().into_iter().filter(|part| part != path).collect(),
     };
     [vec![path.to_path_buf()], listed].concat()
 }
@@ -114,7 +123,7 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
 fn index(path: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let place = |e: Error| e.at(path.display());
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let index: Value = serde_json::from_str(&text).map_err(|e| place(Error::input(format!("not valid JSON: {e}"))))?;
+    let index: Value = json::parse(&text).map_err(place)?;
     let Some(entries) = index.get("weight_map").and_then(Value::as_object) else {
         return Err(place(Error::input("the index has no object `weight_map`")));
     };
@@ -150,71 +159,25 @@ fn read_sharded(path: &Path) -> Result<Gather> {
     Ok(gathered)
 }
 
-fn unsupported(name: &str, dtype: &str) -> Error {
-    Error::input(format!("{name} has dtype {dtype}, wanted F32, F16 or BF16"))
-        .hint("save the model as float32, float16 or bfloat16")
-}
-
-/// Says what is wrong with a file that the safetensors crate refuses, with the tensor and the figures.
-fn explain(bytes: &[u8], error: &SafeTensorError) -> Error {
-    let total = bytes.len();
-    let Some(length) = bytes.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)) else {
-        return Error::input(format!("truncated: {total} bytes, a safetensors file has at least 8"));
-    };
-    let header = usize::try_from(length).ok().and_then(|n| bytes[8..].get(..n));
-    let Some(header) = header else {
-        return Error::input(format!(
-            "truncated, or no safetensors file: the header claims {length} bytes, {} follow",
-            total - 8
-        ));
-    };
-    let body = total - 8 - header.len();
-    match error {
-        SafeTensorError::MetadataIncompleteBuffer => {
-            let claimed = serde_json::from_slice::<Metadata>(header).map_or(0, |m| m.data_len());
-            let what = if claimed > body { "truncated" } else { "too long" };
-            Error::input(format!("{what}: the header describes {claimed} bytes of tensors, {body} follow it"))
+/// Reads all the parts of a model that no index lists.
+fn read_parts(parts: &[PathBuf]) -> Result<Gather> {
+    let mut gathered = Gather::default();
+    let mut places: BTreeMap<String, &Path> = BTreeMap::new();
+    for path in parts {
+        if !path.exists() {
+            let (missing, of) = (path.display(), parts.len());
+            return Err(Error::input(format!("{missing} is missing, one of {of} parts of the model"))
+                .hint("a model is packed whole: fetch the part that is missing"));
         }
-        SafeTensorError::InvalidOffset(name) => Error::input(format!(
-            "the header lies about {name}: its bytes do not begin where those of the tensor before it end"
-        )),
-        other => lying_tensor(header).unwrap_or_else(|| match other {
-            SafeTensorError::InvalidHeader(e) => Error::input(format!("the header is not UTF-8: {e}")),
-            SafeTensorError::InvalidHeaderDeserialization(e) => {
-                Error::input(format!("the header is not that of a safetensors file: {e}"))
+        let found = read_file(path)?;
+        for name in found.names() {
+            if let Some(first) = places.insert(name.to_string(), path) {
+                let (first, second) = (first.display(), path.display());
+                return Err(Error::input(format!("{first} and {second} both hold {name}"))
+                    .hint("are these parts of one model?"));
             }
-            other => Error::input(format!("not a valid safetensors file: {other}")),
-        }),
-    }
-}
-
-/// The first header entry, in file order, that is ill-formed or whose byte range contradicts its shape.
-fn lying_tensor(header: &[u8]) -> Option<Error> {
-    let entries: Map<String, Value> = serde_json::from_slice(header).ok()?;
-    for (name, entry) in entries.iter().filter(|(name, _)| *name != "__metadata__") {
-        if let Some(dtype) = entry.get("dtype").and_then(Value::as_str)
-            && serde_json::from_value::<safetensors::Dtype>(dtype.into()).is_err()
-        {
-            return Some(unsupported(name, dtype));
         }
-        let info: TensorInfo = match serde_json::from_value(entry.clone()) {
-            Ok(info) => info,
-            Err(e) => return Some(Error::input(format!("the header's entry of {name} is ill-formed: {e}"))),
-        };
-        let (start, end) = info.data_offsets;
-        let count = info.shape.iter().try_fold(1usize, |n, &length| n.checked_mul(length));
-        let bits = count.and_then(|n| n.checked_mul(info.dtype.bitsize()));
-        let (shape, dtype) = (&info.shape, info.dtype);
-        match bits {
-            None => return Some(Error::input(format!("the header lies about {name}: no file holds shape {shape:?}"))),
-            Some(bits) if bits % 8 != 0 || end.checked_sub(start) != Some(bits / 8) => {
-                return Some(Error::input(format!(
-                    "the header lies about {name}: shape {shape:?} of {dtype:?} is {} bytes, its range is {start}..{end}",
-                    bits / 8
-                )));
-            }
-            Some(_) => {}
-        }
+        gathered.extend(found);
     }
-    None
+    Ok(gathered)
 }

@@ -4,15 +4,16 @@ use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
+use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
-use super::{Inventory, Kind, NO_WEIGHTS, Row, account, bits_per_weight, by_role, matrices, order};
+use super::{Inventory, Kind, NO_WEIGHTS, Row, account, by_role, matrices, order};
 use crate::artifact::construction::{construction, index_statistics};
+use crate::artifact::kept::element;
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::{stored_shapes, structure};
 use crate::artifact::read::parse;
-use crate::artifact::write::{CHECK_BYTES, ROOT_BYTES};
 use crate::error::{Error, Result};
-use crate::model::Structure;
+use crate::model::{Structure, bits_per_weight};
 use crate::nets::{Form, TensorSpec};
 
 /// How far to look into an artifact.
@@ -77,6 +78,8 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
     account(&rows, size)?;
 
     let elements = |spec: &TensorSpec| spec.shape.iter().product::<usize>();
+    let firsts = (0..header.stored()).filter_map(|tensor| uses(header, specs, tensor as u32).next());
+    let weights = firsts.filter(|spec| spec.form != Form::Vector).map(elements).sum();
     Ok(Inventory {
         path: path.display().to_string(),
         kind: Kind::Artifact,
@@ -89,7 +92,9 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
         tensors: header.stored(),
         parameters: specs.iter().map(elements).sum(),
         stored: rows.iter().map(|row| row.weights).sum(),
+        weights,
         bytes: size,
+        bits_per_weight: bits_per_weight(size, weights),
         roles: by_role(&rows, size),
         rows,
         undeclared: Vec::new(),
@@ -122,7 +127,7 @@ fn kept_rows<'a>(header: &'a Header, ranges: &'a [Range<usize>]) -> impl Iterato
     header.extra.streams().zip(ranges).map(|(run, range)| Row {
         tensors: run.iter().map(|kept| kept.name.clone()).collect(),
         shape: Some(run[0].shape.clone()).filter(|_| run.len() == 1),
-        codec: Some(run[0].element.name().into()),
+        codec: Some(element(&run[0]).name().into()),
         ..Row::container(NO_WEIGHTS, Some(range.start as u64), range.len() as u64)
     })
 }

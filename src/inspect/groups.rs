@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Inventory, Row, bits_per_weight};
+use super::{Inventory, Row};
+use crate::model::bits_per_weight;
 use crate::text::list;
 
 /// What rows have in common.

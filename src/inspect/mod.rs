@@ -12,7 +12,7 @@ pub use model::model;
 
 use crate::artifact::construction::{Construction, IndexStatistics};
 use crate::error::{Error, Result};
-use crate::model::Structure;
+use crate::model::{Structure, bits_per_weight};
 use crate::nets::{Form, TensorSpec};
 
 /// The part of a row of tensors that are no weights: integers, booleans, tables.
@@ -38,7 +38,11 @@ pub struct Inventory {
     pub parameters: usize,
     /// Weights of all distinct tensors.
     pub stored: usize,
+    /// Those of them in matrices and embeddings: what a verdict counts.
+    pub weights: usize,
     pub bytes: u64,
+    /// All bytes over `weights`, as in a verdict; `None`: there are none.
+    pub bits_per_weight: Option<f64>,
     /// In the order of the file (of an artifact) or of the architecture (of a model).
     pub rows: Vec<Row>,
     /// The same bytes by role, in order of first appearance.
@@ -174,11 +178,6 @@ fn order(structure: &Structure) -> Vec<usize> {
         Ok(net) => net.order(),
         Err(_) => (0..structure.layers).collect(),
     }
-}
-
-/// Bits of each of `weights`; `None` when there are none.
-fn bits_per_weight(bytes: u64, weights: usize) -> Option<f64> {
-    (weights > 0).then(|| 8.0 * bytes as f64 / weights as f64)
 }
 
 /// Sums the rows of equal parts.

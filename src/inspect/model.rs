@@ -1,14 +1,14 @@
 //! The rows of a model's weights files: its distinct tensors, with the bytes that all their copies take there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::{Inventory, Kind, NO_WEIGHTS, Row, account, bits_per_weight, by_role, matrices, order};
+use super::{Inventory, Kind, NO_WEIGHTS, Row, account, by_role, matrices, order};
 use crate::error::{Error, Result};
-use crate::ingest::Source;
 use crate::ingest::dtype::Element;
-use crate::model::{Kept, Model, Retie, Structure, build};
+use crate::ingest::{Source, weights};
+use crate::model::{Kept, Model, Retie, Structure, bits_per_weight, build};
 use crate::nets;
 use crate::text::type_name;
 
@@ -18,7 +18,7 @@ use crate::text::type_name;
 /// As [`crate::model::build`], and Input when a file cannot be read.
 pub fn model(source: Source, retie: Option<Retie>) -> Result<(Inventory, Model)> {
     let path = source.path.clone();
-    let total = files(&path)?.iter().map(|file| size(file)).sum::<Result<u64>>()?;
+    let total = weights::files(&path).iter().map(|file| size(file)).sum::<Result<u64>>()?;
     let sizes = source.sizes.clone();
     let structure = Structure::of_file(nets::build(&source.config), &source.tensors);
     let order = order(&structure);
@@ -47,7 +47,9 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<(Inventory, Model)>
         tensors: model.stored.len(),
         parameters: model.source.iter().map(|&stored| model.stored[stored].data.len()).sum(),
         stored: model.stored.iter().map(|stored| stored.data.len()).sum(),
+        weights: model.weights(),
         bytes: total,
+        bits_per_weight: bits_per_weight(total, model.weights()),
         roles: by_role(&rows, total),
         rows,
         order,
@@ -79,7 +81,8 @@ fn tensor_row(model: &Model, stored: usize, written: &BTreeMap<String, u64>) -> 
     let uses = model.uses(stored);
     let mut layers: Vec<usize> = uses.iter().filter_map(|&spec| model.specs[spec].layer).collect();
     layers.dedup();
-    let bytes = uses.iter().filter_map(|&spec| written.get(&model.specs[spec].name)).sum();
+    let labels = model.labels.iter().filter(|(_, spec)| model.source[*spec] == stored);
+    let bytes = labels.filter_map(|(label, _)| written.get(label)).sum();
     let weights = model.stored[stored].data.len();
     let spec = model.spec(stored);
     Row {
@@ -96,20 +99,6 @@ fn tensor_row(model: &Model, stored: usize, written: &BTreeMap<String, u64>) -> 
         indices: None,
         fidelity: None,
     }
-}
-
-/// The weights file, or those that a checked index names, and the index itself.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = vec![path.to_path_buf()];
-    if path.to_string_lossy().ends_with(".index.json") {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        let index: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-        let entries = index["weight_map"].as_object().into_iter().flatten();
-        let names: BTreeSet<&str> = entries.filter_map(|(_, file)| file.as_str()).collect();
-        files.extend(names.into_iter().map(|name| path.with_file_name(name)));
-    }
-    Ok(files)
 }
 
 fn size(path: &Path) -> Result<u64> {

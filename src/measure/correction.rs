@@ -21,15 +21,15 @@ pub struct Change {
 
 /// Measured over predicted KL divergence of each change, made alone, on the rows of `windows`.
 ///
-/// `progress` is called once per change.
+/// `progress` is called once per change; an error of its own ends the measurement.
 ///
 /// # Errors
-/// If a forward pass fails.
+/// If a forward pass fails; those of `progress`.
 pub fn measure(
     model: &Model,
     windows: Windows,
     changes: impl Iterator<Item = Change>,
-    progress: &dyn Fn(),
+    progress: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<(usize, f64)>> {
     let params = model.params()?;
     let net = model.network()?;
@@ -40,7 +40,7 @@ pub fn measure(
             let mut data: Vec<Arc<Vec<f32>>> = data.collect();
             data[change.stored] = Arc::new(change.data);
             let measured = reference.divergence(net, &model.with_data(data).params()?)?;
-            progress();
+            progress()?;
             Ok((change.stored, (measured / change.predicted).clamp(RANGE.0, RANGE.1)))
         })
         .collect()

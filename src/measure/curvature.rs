@@ -12,14 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, DType, Tensor, Var};
 use rayon::prelude::*;
 
-use super::fisher::{Signs, cotangent, seed};
+use super::backward::backward;
+use super::fisher::{Signs, cotangent, temperature};
 use super::sums::{Sums, output_block};
 use crate::error::{Error, Result};
 use crate::eval::logits::{device_rows, tokens};
+use crate::eval::predictions::positions_at_once;
 use crate::eval::windows::Windows;
 use crate::model::Model;
 use crate::nets::ops::linear::{Recorder, linear, linear_transposed};
-use crate::nets::{Form, Layers, Params, Plain};
+use crate::nets::{Form, Layers, Params, Plain, State};
 
 /// Tokens in one backward pass on a CPU.
 const BATCH_TOKENS: usize = 512;
@@ -108,30 +110,41 @@ struct Measurement<'a> {
     windows: &'a Windows<'a>,
     params: Params,
     stored: HashMap<&'a str, usize>,
+    temperature: f32,
+}
+
+/// What [`measure`] found.
+pub struct Measured {
+    /// For every stored tensor.
+    pub curvature: Vec<Curvature>,
+    /// Of the predictions whose KL this is the curvature of; above 1 where the model is so certain that its own KL has none.
+    pub temperature: f32,
 }
 
 /// Measures the curvature of every stored tensor of `model` on the rows of `windows`, on the device of the model.
 ///
-/// `progress` is called with the rows done since the last call.
+/// `progress` is called with the rows done since the last call; an error of its own ends the measurement.
 ///
 /// # Errors
-/// If there is no calibration row, or a pass fails.
+/// If there is no calibration row, or a pass fails; those of `progress`.
 pub fn measure(
     model: &Model,
     windows: &Windows,
     random: u64,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<Curvature>> {
+    progress: &(dyn Fn(u64) -> Result<()> + Sync),
+) -> Result<Measured> {
     if windows.rows() == 0 {
         return Err(Error::input("the calibration shard is shorter than one row"));
     }
     let stored = model.specs.iter().zip(&model.source).map(|(s, i)| (s.name.as_str(), *i)).collect();
-    let measurement = Measurement { model, windows, params: model.params()?, stored };
+    let mut measurement = Measurement { model, windows, params: model.params()?, stored, temperature: 1.0 };
     let length = windows.length();
     let batches = windows.batches(match model.device().is_cpu() {
         true => (BATCH_TOKENS / length).max(1),
         false => (DEVICE_BATCH_TOKENS / length).clamp(1, device_rows(length)),
     });
+    measurement.temperature = measurement.uncertain(batches[0].clone())?;
+    let measurement = measurement;
     let lane_bytes: usize = (0..model.stored.len()).map(|i| sums_bytes(model, i)).sum();
     // A power of two divides evenly among the usual numbers of threads.
     let lanes = 1 << (LANE_BUDGET / lane_bytes.max(1)).clamp(1, 8).min(batches.len()).ilog2();
@@ -141,7 +154,7 @@ pub fn measure(
         for (b, rows) in batches.iter().enumerate().skip(l).step_by(lanes) {
             let mut signs = Signs::new(random ^ (b as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93));
             measurement.batch(&mut lane, &params, &vars, rows.clone(), &mut signs)?;
-            progress(rows.len() as u64);
+            progress(rows.len() as u64)?;
         }
         Ok(lane)
     };
@@ -156,7 +169,8 @@ pub fn measure(
     for lane in done {
         total.add(lane)?;
     }
-    total.finish(model, windows.tokens())
+    let temperature = measurement.temperature;
+    Ok(Measured { curvature: total.finish(model, windows.tokens())?, temperature })
 }
 
 impl Measurement<'_> {
@@ -174,6 +188,17 @@ impl Measurement<'_> {
         Ok((params, vars))
     }
 
+    /// The temperature at which predictions of some rows are uncertain.
+    fn uncertain(&self, rows: Range<usize>) -> Result<f32> {
+        let ids = tokens(self.windows, rows, self.model.device())?;
+        let net = self.model.network()?;
+        let State { x, .. } = net.run(&self.params, &ids, &Plain)?;
+        let (rows, length, width) = x.dims3()?;
+        let some = (rows * length).min(positions_at_once(x.device(), net.vocab_size()));
+        let x = x.reshape((1, rows * length, width))?.narrow(1, 0, some)?.contiguous()?;
+        Ok(temperature(&net.leave(State { x, kept: Vec::new() }, &self.params, &Plain)?)?)
+    }
+
     /// One forward and one backward pass.
     fn batch(
         &self,
@@ -185,18 +210,22 @@ impl Measurement<'_> {
     ) -> Result<()> {
         let ids = tokens(self.windows, rows, self.model.device())?;
         let tap = Tap { lane, stored: &self.stored, lookups: Mutex::new(Vec::new()) };
-        let logits = self.model.network()?.logits(params, &ids, &tap)?;
-        let grads = seed(&logits, cotangent(&logits, signs)?)?.backward()?;
-        let lookups = tap.lookups.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (i, var, ids) in lookups {
-            if let (Some(g), Some(sums)) = (grads.get(&var), &lane.matrices[i]) {
-                let g = without_zeros(&var, g)?;
+        let net = self.model.network()?;
+        let state = net.run(params, &ids, &tap)?;
+        let lookups = std::mem::take(&mut *tap.lookups.lock().unwrap_or_else(PoisonError::into_inner));
+        let wanted: Vec<&Var> = lookups.iter().map(|(_, var, _)| var).chain(vars.iter().map(|(_, var)| var)).collect();
+        let of = &mut |logits: &Tensor, _: Range<usize>| Ok(cotangent(logits, self.temperature, signs)?);
+        let mut grads = backward((net, params), state, &tap, &wanted, of)?;
+        let of_vars = grads.split_off(lookups.len());
+        for ((i, var, ids), g) in lookups.iter().zip(&grads) {
+            if let (Some(g), Some(sums)) = (g, &lane.matrices[*i]) {
+                let g = without_zeros(var, g)?;
                 sums.record_lookup(&ids.flatten_all()?.to_vec1::<u32>()?, &g.contiguous()?)?;
             }
         }
         let (mut of, mut gradients) = (Vec::new(), Vec::new());
-        for (i, var) in vars {
-            if let Some(g) = grads.get(var) {
+        for ((i, _), g) in vars.iter().zip(&of_vars) {
+            if let Some(g) = g {
                 of.push(*i);
                 gradients.push(g.to_dtype(DType::F32)?.flatten_all()?);
             }

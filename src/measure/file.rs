@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use safetensors::tensor::{SafeTensors, TensorView, serialize};
 
-use super::Statistics;
 use super::curvature::{Curvature, Factors};
+use super::{Statistics, plausible};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::nets::Form;
@@ -97,21 +97,25 @@ pub fn from_bytes(bytes: &[u8], model: &Model) -> Result<Statistics> {
         let (rows, cols) = model.sides(i);
         let matrix = model.spec(i).form != Form::Vector;
         let values = || values(key, view);
+        let factor = |block: usize| {
+            let values = values()?;
+            plausible::factor(key, &values, block).map(|()| values)
+        };
         match (part, matrix, view.shape()) {
             (INPUT, true, &[a, b]) if a == cols && b == cols => {
-                inputs.insert(i, values()?);
+                inputs.insert(i, factor(b)?);
             }
             (OUTPUT, true, &[a, b]) if a == rows && (b == rows || (b < rows && b > 0 && b % BLOCK == 0)) => {
-                outputs.insert(i, values()?);
+                outputs.insert(i, factor(b)?);
             }
             (OUTPUT, true, &[a]) if a == rows => {
-                outputs.insert(i, values()?);
+                outputs.insert(i, factor(1)?);
             }
             (CORRECTION, true, &[1]) => match f64::from(values()?[0]) {
                 factor if factor > 0.0 => correction[i] = factor,
                 factor => return Err(Error::input(format!("{key} is {factor}, wanted more than 0"))),
             },
-            (VECTOR, false, shape) if shape == model.shape(i) => curvature[i] = Curvature::Vector(values()?),
+            (VECTOR, false, shape) if shape == model.shape(i) => curvature[i] = Curvature::Vector(factor(1)?),
             (INPUT | OUTPUT | CORRECTION | VECTOR, _, shape) => {
                 let what = if matrix { "matrix" } else { "control tensor" };
                 return Err(Error::input(format!(

@@ -33,13 +33,51 @@ impl Signs {
     }
 }
 
-/// For logits (…, V) with probabilities p, cotangents √p∘z − p·(√p·z) with random signs z.
+/// Mean of 1 − Σp² over positions below which predictions are too certain to be measured as they are: a curvature that
+/// vanishes there says nothing about errors as large as the distance to the next token.
+const UNCERTAIN: f64 = 1e-2;
+/// Highest temperature, 2 to this power.
+const HOTTEST: i32 = 24;
+
+/// The temperature T ≥ 1, a power of two, at which predictions softmax(logits / T) are uncertain enough for their Fisher
+/// information to tell which errors change them: 1 for all but models that are certain nearly everywhere. Its softened
+/// predictions are those of distillation (Hinton, Vinyals and Dean, arXiv:1503.02531).
 ///
-/// Their covariance is diag(p) − ppᵀ, the Fisher information of a softmax: the same as that of the gradient for a label
-/// drawn from p, but with far lighter tails, so fewer tokens give the same precision.
-pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
+/// # Errors
+/// If a tensor operation fails.
+pub fn temperature(logits: &Tensor) -> Result<f32> {
+    let vocab = logits.dim(D::Minus1)?;
+    let logits = logits.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let rows = logits.chunks_exact(vocab);
+    let positions = rows.len().max(1) as f64;
+    let uncertainty = |t: f32| -> f64 {
+        let one = |x: &[f32]| {
+            let top = x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+            let (mut total, mut squares) = (0f64, 0f64);
+            for x in x {
+                let p = f64::from((x - top) / t).exp();
+                total += p;
+                squares += p * p;
+            }
+            1.0 - squares / (total * total)
+        };
+        rows.clone().map(one).sum::<f64>() / positions
+    };
+    let enough = |t: &f32| uncertainty(*t) >= UNCERTAIN;
+    let temperatures = (0..=HOTTEST).map(|k| (k as f32).exp2());
+    // Logits that are all equal, or no numbers, are no more certain at any temperature.
+    Ok(temperatures.into_iter().find(enough).unwrap_or(1.0))
+}
+
+/// For logits (…, V) whose softmax at temperature T is p, cotangents (√p∘z − p·(√p·z)) / T with random signs z.
+///
+/// At T = 1 their covariance is diag(p) − ppᵀ, the Fisher information of a softmax: the same as that of the gradient for a
+/// label drawn from p, but with far lighter tails, so fewer tokens give the same precision. At other temperatures it is that
+/// of the softened predictions.
+pub fn cotangent(logits: &Tensor, temperature: f32, signs: &mut Signs) -> Result<Tensor> {
+    let colder = 1.0 / temperature;
     if !fusible(logits) {
-        return composed(logits, signs);
+        return composed(logits, colder, signs);
     }
     let vocab = logits.dim(D::Minus1)?;
     let data = with_elements([logits], |[x]| {
@@ -48,7 +86,7 @@ pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
         for (x, out) in x.chunks_exact(vocab).zip(out.chunks_exact_mut(vocab)) {
             let top = x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
             for (p, x) in p.iter_mut().zip(x) {
-                *p = exp(*x - top);
+                *p = exp((*x - top) * colder);
             }
             let inverse = 1.0 / sum(&p);
             signs.fill(&mut z);
@@ -58,7 +96,7 @@ pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
             }
             let mean = sum(&root);
             for ((out, root), p) in out.iter_mut().zip(&root).zip(&p) {
-                *out = root - p * mean;
+                *out = (root - p * mean) * colder;
             }
         }
         out
@@ -67,15 +105,15 @@ pub fn cotangent(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
 }
 
 /// [`cotangent`] by candle's operations, from the same signs.
-fn composed(logits: &Tensor, signs: &mut Signs) -> Result<Tensor> {
+fn composed(logits: &Tensor, colder: f32, signs: &mut Signs) -> Result<Tensor> {
     let mut z = vec![0f32; logits.elem_count()];
     z.chunks_exact_mut(logits.dim(D::Minus1)?).for_each(|row| signs.fill(row));
     let z = Tensor::from_vec(z, logits.shape(), logits.device())?;
     let x = logits.detach().to_dtype(DType::F32)?;
-    let p = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
+    let p = (x.broadcast_sub(&x.max_keepdim(D::Minus1)?)? * f64::from(colder))?.exp()?;
     let p = p.broadcast_div(&p.sum_keepdim(D::Minus1)?)?;
     let root = (p.sqrt()? * z)?;
-    &root - p.broadcast_mul(&root.sum_keepdim(D::Minus1)?)?
+    (&root - p.broadcast_mul(&root.sum_keepdim(D::Minus1)?)?)? * f64::from(colder)
 }
 
 struct Seed(Tensor);
@@ -108,10 +146,26 @@ mod tests {
     #[test]
     fn composed_is_fused() {
         let logits = Tensor::from_vec(crate::nets::ops::check::values(60, 8), (2, 3, 10), &Device::Cpu).unwrap();
-        let a = cotangent(&logits, &mut Signs::new(3)).unwrap();
-        let b = composed(&logits, &mut Signs::new(3)).unwrap();
-        let largest = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!(largest < 1e-6, "off by {largest:e}");
+        for temperature in [1.0, 4.0] {
+            let a = cotangent(&logits, temperature, &mut Signs::new(3)).unwrap();
+            let b = composed(&logits, 1.0 / temperature, &mut Signs::new(3)).unwrap();
+            let largest = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(largest < 1e-6, "off by {largest:e}");
+        }
+    }
+
+    #[test]
+    fn only_certain_predictions_are_softened() {
+        let at = |scale: f32| {
+            let logits: Vec<f32> = [2.0, -1.0, 0.5, 0.0, 1.0, -2.0].iter().map(|v| v * scale).collect();
+            temperature(&Tensor::from_vec(logits, (2, 3), &Device::Cpu).unwrap()).unwrap()
+        };
+        assert_eq!(at(0.0), 1.0);
+        assert_eq!(at(1.0), 1.0);
+        assert_eq!(at(3.0), 1.0);
+        // The second place is 1.0 · scale behind: e⁻⁵ is about .0067, twice that is 1 − Σp².
+        assert_eq!(at(64.0), 16.0);
+        assert_eq!(at(f32::NAN), 1.0);
     }
 
     #[test]
@@ -121,7 +175,7 @@ mod tests {
         let p: Vec<f32> = logits.iter().map(|x| x.exp() / total).collect();
         let n = 40_000;
         let x = Tensor::from_vec(logits.repeat(n), (n, 4), &Device::Cpu).unwrap();
-        let g = cotangent(&x, &mut Signs::new(5)).unwrap().to_vec2::<f32>().unwrap();
+        let g = cotangent(&x, 1.0, &mut Signs::new(5)).unwrap().to_vec2::<f32>().unwrap();
         for i in 0..4 {
             for j in 0..4 {
                 let moment =

@@ -1,10 +1,12 @@
 //! Finds how much every stored tensor matters: the curvature of the KL divergence to the original model.
 
+pub mod backward;
 pub mod cache;
 pub mod correction;
 pub mod curvature;
 pub mod file;
 pub mod fisher;
+mod plausible;
 mod sums;
 
 /// What is known about a model's loss.

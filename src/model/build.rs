@@ -1,13 +1,14 @@
 //! From files to a checked model: the right tensors, the declared ties, the undeclared ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::ties::{self, Retie, TieReport};
-use super::{Checked, Kept, Model, Stored, Structure, elements};
+use super::{Checked, Kept, Model, Stored, Structure, elements, prefix};
 use crate::error::{Error, Result};
-use crate::ingest::{Beside, RawTensor, Remark, Source};
+use crate::ingest::{Beside, RawTensor, Remark, Source, TieMap};
 use crate::nets::names::natural_order;
-use crate::nets::{Form, Net, TensorSpec};
+use crate::nets::{self, Form, Net, TensorSpec};
 
 /// Faults listed before "and more".
 const LISTED: usize = 5;
@@ -23,15 +24,33 @@ const LISTED: usize = 5;
 /// not hold. Messages begin with the path of the weights and name the tensors.
 pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Retie>) -> Result<Model> {
     let structure = structure.into();
-    let Source { path, config, mut tensors, beside, ties, mut remarks, .. } = source;
+    let Source { path, config, mut tensors, beside, mut ties, mut remarks, .. } = source;
     let place = |e: Error| e.at(path.display());
-    let renamed = match &structure.net {
-        Ok(net) => canonical_names(&mut tensors, &**net).map_err(place)?,
-        Err(_) => Vec::new(),
-    };
+    let mut stated = stated(&remarks);
+    let (mut names, mut taken_off) = (Names::of(&tensors), String::new());
+    if let Ok(net) = &structure.net {
+        let quantized = remarks.iter().find(|remark| matches!(remark, Remark::Quantized { .. }));
+        if let Some(remark) = quantized {
+            return Err(place(Error::input(remark.message()).hint(remark.hint())));
+        }
+        taken_off = prefix::superfluous(&tensors, &**net).unwrap_or_default();
+    }
+    let kept = keep(beside, &structure, &taken_off, &mut remarks);
+    if let Ok(net) = &structure.net {
+        if !taken_off.is_empty() {
+            prefix::take_off(&taken_off, &mut tensors, ties.as_mut(), &mut stated);
+            prefix::say(taken_off.clone(), tensors.len(), &mut remarks);
+            names.take_off(&taken_off);
+        }
+        canonical_names(&mut tensors, &mut names, &**net).map_err(place)?;
+        let keys = nets::unknown_keys(&config);
+        if !keys.is_empty() {
+            remarks.push(Remark::Unread { arch: config.arch.clone(), keys });
+        }
+    }
     let specs = &structure.specs;
-    let labels = labels(specs, &tensors, &renamed);
-    let kept = keep(beside, &structure, &mut remarks);
+    let labels = names.labels(specs, &taken_off);
+    declare(stated, specs, &mut tensors, &mut ties);
     let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;
     check(specs, &group, &tensors, &remarks, &config.arch).map_err(place)?;
     let present = specs.iter().map(|spec| tensors.remove(&spec.name)).collect();
@@ -78,24 +97,52 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
     })
 }
 
-/// The names of the file for every tensor. One that the file leaves out, being tied, has its canonical name.
-fn labels(specs: &[TensorSpec], tensors: &BTreeMap<String, RawTensor>, renamed: &[Renamed]) -> Vec<(String, usize)> {
-    let mut labels = Vec::with_capacity(specs.len());
-    for (i, spec) in specs.iter().enumerate() {
-        let others = || renamed.iter().filter(|(_, name, _)| *name == spec.name);
-        let own = others().all(|(_, _, moved)| !moved) || !tensors.contains_key(&spec.name);
-        labels.extend(own.then(|| (spec.name.clone(), i)));
-        labels.extend(others().map(|(label, ..)| (label.clone(), i)));
+/// The names of a file, each with the canonical one.
+struct Names(Vec<(String, String)>);
+
+impl Names {
+    fn of(tensors: &BTreeMap<String, RawTensor>) -> Names {
+        Names(tensors.keys().map(|name| (name.clone(), name.clone())).collect())
     }
-    labels
+
+    fn take_off(&mut self, prefix: &str) {
+        self.0
+            .iter_mut()
+            .filter(|(_, name)| name.starts_with(prefix))
+            .for_each(|(_, name)| drop(name.drain(..prefix.len())));
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        self.0.iter_mut().filter(|(_, name)| name == from).for_each(|(_, name)| *name = to.to_string());
+    }
+
+    /// The names of the file for every tensor. One that it leaves out, being tied, has the canonical name behind what was taken
+    /// off the others.
+    fn labels(&self, specs: &[TensorSpec], taken_off: &str) -> Vec<(String, usize)> {
+        let mut labels = Vec::with_capacity(specs.len());
+        for (i, spec) in specs.iter().enumerate() {
+            let mut own: Vec<String> =
+                self.0.iter().filter(|(_, name)| *name == spec.name).map(|(label, _)| label.clone()).collect();
+            if own.is_empty() {
+                own.push(format!("{taken_off}{}", spec.name));
+            }
+            // The name that is nearest to the canonical one first.
+            own.sort_by_key(|label| {
+                (!label.ends_with(&spec.name), !spec.name.ends_with(label.as_str()), label.clone())
+            });
+            labels.extend(own.into_iter().map(|label| (label, i)));
+        }
+        labels
+    }
 }
 
 /// Tensors that are no weights, but for those that a known network computes itself, or wants as weights.
-fn keep(beside: BTreeMap<String, Beside>, structure: &Structure, remarks: &mut Vec<Remark>) -> Vec<Kept> {
-    let wanted: BTreeSet<&str> = structure.specs.iter().map(|spec| spec.name.as_str()).collect();
+fn keep(beside: BTreeMap<String, Beside>, structure: &Structure, prefix: &str, remarks: &mut Vec<Remark>) -> Vec<Kept> {
+    let specs: BTreeSet<&str> = structure.specs.iter().map(|spec| spec.name.as_str()).collect();
+    let wanted = |name: &str| specs.contains(name.strip_prefix(prefix).unwrap_or(name));
     let mut kept: Vec<Kept> = beside
         .into_iter()
-        .filter(|(name, tensor)| structure.net.is_err() || !tensor.recomputed && !wanted.contains(name.as_str()))
+        .filter(|(name, tensor)| structure.net.is_err() || !tensor.recomputed && !wanted(name))
         .map(|(name, Beside { shape, element, bytes, .. })| Kept { name, shape, element, bytes })
         .collect();
     kept.sort_by_key(|kept| natural_order(&kept.name));
@@ -108,13 +155,50 @@ fn keep(beside: BTreeMap<String, Beside>, structure: &Structure, remarks: &mut V
     kept
 }
 
-/// A name of the file, the canonical one, and whether the tensor moved from the one to the other or is there under both.
-type Renamed = (String, String, bool);
+/// Holds a source against its network or, where its tensors are not those of the network, takes it for what it is: a
+/// model of tensors, which can be packed and not run. A remark says so.
+///
+/// # Errors
+/// As [`build`], of a model without a network.
+pub fn build_as_it_is(source: Source, net: Result<Arc<dyn Net>>, retie: Option<Retie>) -> Result<Model> {
+    let structure = Structure::of_file(net, &source.tensors);
+    if structure.net.is_err() {
+        return build(source, structure, retie);
+    }
+    let mut whole = source.clone();
+    build(source, structure, retie).or_else(|why| {
+        whole.remarks.push(Remark::Unexplained(why.message.clone()));
+        let structure = Structure::of_file(Err(why.clone()), &whole.tensors);
+        build(whole, structure, retie).map_err(|_| why)
+    })
+}
 
-/// Gives tensors their canonical names: adds the prefix that a state dict left out, and drops what it holds twice. Returns
-/// what was renamed and dropped.
-fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> Result<Vec<Renamed>> {
-    let mut renamed = Vec::new();
+/// Ties that the file states itself.
+fn stated(remarks: &[Remark]) -> BTreeMap<String, String> {
+    let of = |remark: &Remark| if let Remark::Tied(ties) = remark { Some(ties.clone()) } else { None };
+    remarks.iter().find_map(of).unwrap_or_default()
+}
+
+/// Declares the ties that a file states, as far as both names are the model's; a name that it left out and that the
+/// model does not have is no more.
+fn declare(
+    stated: BTreeMap<String, String>,
+    specs: &[TensorSpec],
+    tensors: &mut BTreeMap<String, RawTensor>,
+    ties: &mut Option<TieMap>,
+) {
+    let names: BTreeSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    for (name, kept) in stated {
+        if !names.contains(name.as_str()) {
+            tensors.remove(&name);
+        } else if names.contains(kept.as_str()) {
+            ties.get_or_insert_default().aliases.entry(name).or_insert(kept);
+        }
+    }
+}
+
+/// Gives tensors their canonical names: adds the prefix that a state dict left out, and drops what it holds twice.
+fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, file: &mut Names, net: &dyn Net) -> Result<()> {
     let (prefix, aliases) = (net.prefix(), net.aliases());
     let alias = |name: &str| aliases.iter().any(|(alias, _)| *alias == name);
     let known = net.tensors();
@@ -127,13 +211,13 @@ fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> 
             if let Some(tensor) = tensors.remove(&name) {
                 let canonical = format!("{prefix}{name}");
                 tensors.insert(canonical.clone(), tensor);
-                renamed.push((name, canonical, true));
+                file.rename(&name, &canonical);
             }
         }
     }
     for (alias, name) in aliases {
         let Some(tensor) = tensors.remove(*alias) else { continue };
-        renamed.push((alias.to_string(), name.to_string(), !tensors.contains_key(*name)));
+        file.rename(alias, name);
         match tensors.get(*name) {
             None => {
                 tensors.insert(name.to_string(), tensor);
@@ -147,7 +231,7 @@ fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> 
             }
         }
     }
-    Ok(renamed)
+    Ok(())
 }
 
 /// Missing, wrongly shaped and foreign tensors, the first few of them listed.

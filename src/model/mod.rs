@@ -4,6 +4,7 @@
 //! one is the proof that no tensor is missing, foreign or of a wrong shape, and that declared ties hold.
 
 mod build;
+mod prefix;
 mod structure;
 mod ties;
 
@@ -12,9 +13,14 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
-pub use build::build;
+/// Bits of each of `weights` where they take so many bytes; `None` when there are none.
+pub fn bits_per_weight(bytes: u64, weights: usize) -> Option<f64> {
+    (weights > 0).then(|| 8.0 * bytes as f64 / weights as f64)
+}
+
 #[cfg(test)]
 pub(crate) use build::bundled;
+pub use build::{build, build_as_it_is};
 pub use structure::Structure;
 pub use ties::{Retie, TieReport};
 
@@ -211,7 +217,8 @@ impl Model {
         hash.finalize()
     }
 
-    /// Stored weights that are quantized: those of matrices and embeddings, tied ones counted once.
+    /// Stored weights that are quantized: those of matrices and embeddings, tied ones counted once. Bits per weight of a whole
+    /// file are over these.
     pub fn weights(&self) -> usize {
         self.stored.iter().filter(|s| self.specs[s.spec].form != Form::Vector).map(|s| s.data.len()).sum()
     }

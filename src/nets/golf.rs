@@ -15,6 +15,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde_json::Value;
 
+use super::keys::{self, Table, Treatment};
 use super::ops::attention::attention;
 use super::ops::mix::{blend, head_gain, scaled_add};
 use super::ops::norm::rms_norm;
@@ -36,6 +37,22 @@ const OUT_OF: &str = "embed_proj_rev.weight";
 const DEPTHS: &str = "depth_embedding";
 /// Most steps that a loop may take.
 const MOST_STEPS: usize = 1 << 12;
+
+/// The keys of config.json, and their treatment.
+pub const KEYS: &[Table] = &[
+    keys::NAMES,
+    &[
+        (Treatment::Read, &["vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult"]),
+        (
+            Treatment::Read,
+            &["tie_embeddings", "logit_softcap", "rope_base", "train_seq_len", "rope_dims", "mlp_activation"],
+        ),
+        (
+            Treatment::Read,
+            &["embedding_dim", "unet_skips", "resid_mix", "loop", "depth_embedding", "lora_rank", "lora_steps"],
+        ),
+    ],
+];
 
 /// What a whole-layer tie shares; scale vectors stay each layer's own.
 const TIED_ROLES: &[&str] =

@@ -5,12 +5,13 @@
 mod golf;
 mod gpt2;
 mod llama;
+mod nanogpt;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::names::split_layer;
+use super::names::{common_prefixes, split_layer};
 use crate::ingest::config::Config;
 
 /// Shapes of all tensors by state-dict name.
@@ -37,11 +38,35 @@ pub struct Recogniser {
 }
 
 /// Every family that can be recognised, the more telling first.
-const RECOGNISERS: &[Recogniser] = &[golf::RECOGNISER, gpt2::RECOGNISER, llama::RECOGNISER];
+const RECOGNISERS: &[Recogniser] = &[golf::RECOGNISER, gpt2::RECOGNISER, nanogpt::RECOGNISER, llama::RECOGNISER];
 
-/// The configuration that `shapes` speak for, by the first architecture that knows them.
+/// The configuration that `shapes` speak for, by the first architecture that knows them; where none does, without a
+/// prefix that all names have.
 pub fn recognise(shapes: &Shapes) -> Option<Guess> {
-    RECOGNISERS.iter().find_map(|family| (family.read)(&family.full(shapes)))
+    let known = |shapes: &Shapes| RECOGNISERS.iter().find_map(|family| (family.read)(&family.full(shapes)));
+    known(shapes).or_else(|| {
+        common_prefixes(shapes.keys().map(String::as_str)).into_iter().find_map(|prefix| {
+            let bare = shapes.iter().map(|(name, shape)| (name[prefix.len()..].to_string(), shape.clone()));
+            known(&bare.collect())
+        })
+    })
+}
+
+/// The configuration that a checkpoint speaks for by what it says of its network and by its shapes.
+pub fn stated(shapes: &Shapes, settings: &Map<String, Value>) -> Option<Guess> {
+    nanogpt::stated(shapes, settings)
+}
+
+/// A network that is known by its tensors, and not computed here.
+pub fn foreign(shapes: &Shapes) -> Option<&'static str> {
+    let nanochat = [
+        "transformer.wte.weight",
+        "lm_head.weight",
+        "transformer.h.N.attn.c_q.weight",
+        "transformer.h.N.mlp.c_fc.weight",
+    ];
+    let all = nanochat.iter().all(|key| has(shapes, key));
+    (all && !shapes.contains_key("transformer.wpe.weight")).then_some("nanochat")
 }
 
 /// What was looked for in vain: every family's keys, and which of them are there.
@@ -153,6 +178,16 @@ mod tests {
 
     fn named(names: &[&str]) -> Shapes {
         names.iter().map(|name| (name.to_string(), vec![8, 8])).collect()
+    }
+
+    #[test]
+    fn a_prefix_of_all_names_hides_no_architecture() {
+        let config = r#"{"model_type":"gpt2","n_embd":16,"n_head":2,"n_layer":2,"n_positions":8,"vocab_size":32}"#;
+        let specs = crate::nets::build(&Config::from_json(config).unwrap()).unwrap().tensors();
+        let shapes: Shapes = specs.into_iter().map(|spec| (spec.name, spec.shape)).collect();
+        let wrapped: Shapes = shapes.iter().map(|(name, shape)| (format!("net.gpt.{name}"), shape.clone())).collect();
+        assert!(recognise(&shapes).is_some());
+        assert_eq!(recognise(&wrapped), recognise(&shapes));
     }
 
     #[test]

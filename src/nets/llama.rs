@@ -9,9 +9,10 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde_json::Value;
 
+use super::keys::{self, Table, Treatment};
 use super::ops::attention::attention_within;
-use super::ops::rope::{Rotary, frequencies};
-use super::parts::{Fields, biased, rms_norm};
+use super::parts::{Activation, Fields, biased, rms_norm};
+use super::scaling::{Positions, positions};
 use super::{Form, Layers, Net, Params, State, TensorSpec, get};
 use crate::error::{Error, Result};
 use crate::ingest::config::Config;
@@ -35,6 +36,40 @@ const TIED_ROLES: &[&str] = &[
     "mlp.down_proj.weight",
 ];
 
+use Treatment::{Only, Read, Silent};
+
+/// Keys of all four.
+const SHARED: Table = &[
+    (Read, &["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]),
+    (Read, &["num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps"]),
+    (
+        Read,
+        &["tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings"],
+    ),
+    (Only(keys::one, "1"), &["partial_rotary_factor"]),
+    (Only(keys::off, "false"), &["rope_interleaved", "use_mrope"]),
+    (Silent, &["attention_dropout"]),
+];
+
+/// The keys of one of them, and their treatment.
+pub fn keys(kind: &str) -> &'static [Table] {
+    match kind {
+        // Slices in which the products are summed change their rounding only.
+        LLAMA => &[
+            keys::NAMES,
+            keys::COMMON,
+            SHARED,
+            &[(Read, &["attention_bias", "mlp_bias"]), (Silent, &["pretraining_tp"])],
+        ],
+        MISTRAL => &[keys::NAMES, keys::COMMON, SHARED, &[(Read, &["sliding_window", "layer_types"])]],
+        QWEN2 => &[keys::NAMES, keys::COMMON, SHARED, WINDOWS],
+        _ => &[keys::NAMES, keys::COMMON, SHARED, WINDOWS, &[(Read, &["attention_bias"])]],
+    }
+}
+
+/// Which layers of Qwen2 and Qwen3 see a window.
+const WINDOWS: Table = &[(Read, &["use_sliding_window", "sliding_window", "max_window_layers", "layer_types"])];
+
 struct Llama {
     vocab: usize,
     width: usize,
@@ -52,8 +87,9 @@ struct Llama {
     biases: [bool; 3],
     /// Queries and keys are normalised head by head.
     normalised: bool,
+    activation: Activation,
     context: usize,
-    rotary: Rotary,
+    rotary: Positions,
 }
 
 /// Reads the dimensions from config.json.
@@ -65,19 +101,27 @@ pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
     let kind = &config.arch[..];
     let width = fields.dimension("hidden_size", 1 << 16)?;
     let heads = fields.dimension("num_attention_heads", 1 << 10)?;
-    let kv_heads = fields.dimension_or("num_key_value_heads", 1 << 10, heads)?;
-    let head = fields.dimension_or("head_dim", 1 << 12, width / heads)?;
+    // What is absent has the class's value, which null has not everywhere.
+    let absent = |key: &str, usual: usize| if config.fields.contains_key(key) { None } else { Some(usual) };
+    let usual_kv = match kind {
+        MISTRAL => absent("num_key_value_heads", 8),
+        QWEN2 | QWEN3 => absent("num_key_value_heads", 32),
+        _ => None,
+    };
+    let kv_heads = fields.dimension_or("num_key_value_heads", 1 << 10, usual_kv.unwrap_or(heads))?;
+    let usual_head = if kind == QWEN3 { absent("head_dim", 128) } else { None };
+    let head = fields.dimension_or("head_dim", 1 << 12, usual_head.unwrap_or(width / heads))?;
     if heads % kv_heads != 0 || head % 2 != 0 || head == 0 {
         return Err(Error::input(format!(
             "config.json: {heads} heads of {head} dimensions with {kv_heads} key-value heads: the head size must be an even \
              integer and the heads a multiple of the key-value heads"
         )));
     }
-    fields.only("hidden_act", &["silu", "swish"], "silu")?;
     let layers = fields.dimension("num_hidden_layers", 1 << 10)?;
     let most = fields.dimension("max_position_embeddings", 1 << 24)?;
     let context = fields.context(most)?;
-    let attention_bias = fields.switch("attention_bias", false)?;
+    let attention_bias = matches!(kind, LLAMA | QWEN3) && fields.switch("attention_bias", false)?;
+    let mlp_bias = kind == LLAMA && fields.switch("mlp_bias", false)?;
     Ok(Arc::new(Llama {
         vocab: fields.dimension("vocab_size", 1 << 24)?,
         width,
@@ -89,72 +133,73 @@ pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
         eps: fields.number_or("rms_norm_eps", 1e-6)? as f32,
         windows: windows(&fields, kind, layers)?,
         tied: fields.switch("tie_word_embeddings", false)?,
-        biases: [attention_bias || kind == QWEN2, attention_bias, fields.switch("mlp_bias", false)?],
+        biases: [attention_bias || kind == QWEN2, attention_bias, mlp_bias],
         normalised: kind == QWEN3,
+        activation: fields.activation("hidden_act", "silu")?,
         context,
-        rotary: Rotary::forwards(context, &scaled_frequencies(config, head)?),
+        rotary: positions(&fields, head, context, most)?,
     }))
 }
+
+/// Tokens of a window where the configuration does not say.
+const USUAL_WINDOW: usize = 4096;
+/// Layers that see everything in a Qwen with windows whose configuration does not say.
+const USUAL_WHOLE: usize = 28;
 
 /// What each layer's queries see: everything, unless the model slides a window.
 fn windows(fields: &Fields, kind: &str, layers: usize) -> Result<Vec<usize>> {
     let everything = vec![usize::MAX; layers];
-    let used = match kind {
-        MISTRAL => true,
-        QWEN2 | QWEN3 => fields.switch("use_sliding_window", false)?,
-        _ => false,
-    };
-    if !used {
+    if kind == LLAMA {
         return Ok(everything);
     }
-    match fields.dimension_or("sliding_window", usize::MAX, usize::MAX)? {
-        usize::MAX => Ok(everything),
-        window if kind == MISTRAL => Ok(vec![window; layers]),
-        window => {
-            // The first layers see everything.
-            let whole = fields.0.usize("max_window_layers").unwrap_or(layers).min(layers);
-            Ok((0..layers).map(|i| if i < whole { usize::MAX } else { window }).collect())
+    let window = match fields.0.fields.get("sliding_window") {
+        None => Some(USUAL_WINDOW),
+        Some(Value::Null) => None,
+        Some(_) => Some(fields.dimension("sliding_window", usize::MAX)?),
+    };
+    let types = layer_types(fields, layers)?;
+    let conflict = |layer: usize, says: &str, why: &str| {
+        Err(Error::input(format!("config.json: layer_types makes layer {layer} {says}, but {why}")).hint(
+            "transformers would not run such a model, or run another one: set the keys to what it was trained with",
+        ))
+    };
+    if kind == MISTRAL {
+        // All layers see the window, whatever the types are.
+        let other = types.iter().flatten().position(|slides| *slides != window.is_some());
+        return match (other, window) {
+            (Some(i), Some(_)) => conflict(i, "full_attention", "every layer of mistral has the sliding_window"),
+            (Some(i), None) => conflict(i, "sliding_attention", "there is no sliding_window"),
+            (None, _) => Ok(vec![window.unwrap_or(usize::MAX); layers]),
+        };
+    }
+    let used = fields.switch("use_sliding_window", false)?;
+    let window = window.filter(|_| used);
+    let whole = fields.count_or("max_window_layers", USUAL_WHOLE)?;
+    let types = types.unwrap_or_else(|| (0..layers).map(|i| window.is_some() && i >= whole).collect());
+    match (window, types.iter().position(|slides| *slides)) {
+        (None, Some(i)) => conflict(i, "sliding_attention", "use_sliding_window and sliding_window give no window"),
+        (window, _) => {
+            let window = window.unwrap_or(usize::MAX);
+            Ok(types.into_iter().map(|slides| if slides { window } else { usize::MAX }).collect())
         }
     }
 }
 
-/// Frequencies of the rotary embedding, with the scaling that the configuration asks for.
-fn scaled_frequencies(config: &Config, head: usize) -> Result<Vec<f32>> {
-    // Newer configurations keep everything in one object.
-    let object = |key: &str| config.fields.get(key).and_then(Value::as_object);
-    let scaling = object("rope_parameters").or(object("rope_scaling"));
-    let inside = |key: &str| scaling.and_then(|s| s.get(key)).and_then(Value::as_f64);
-    let base = inside("rope_theta").or(config.fields.get("rope_theta").and_then(Value::as_f64)).unwrap_or(10_000.0);
-    if !(base > 0.0 && base.is_finite()) {
-        return Err(Error::input(format!("config.json: rope_theta is {base}, expected a positive number")));
+/// Which layers slide, if the configuration says so layer by layer.
+fn layer_types(fields: &Fields, layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(value) = fields.0.fields.get("layer_types").filter(|value| !value.is_null()) else { return Ok(None) };
+    let refusal = |why: String| Error::input(format!("config.json: layer_types {why}"));
+    let list = value.as_array().ok_or_else(|| refusal(format!("is {value}, expected a list")))?;
+    if list.len() != layers {
+        return Err(refusal(format!("speaks of {} layers, num_hidden_layers of {layers}", list.len())));
     }
-    let plain = frequencies(head, base);
-    let kind = scaling.and_then(|s| s.get("rope_type").or(s.get("type"))).and_then(Value::as_str).unwrap_or("default");
-    let need = |key: &str| {
-        inside(key)
-            .filter(|x| *x > 0.0)
-            .ok_or_else(|| Error::input(format!("config.json: rope scaling {kind:?} needs a positive {key}")))
+    let one = |kind: &Value| match kind.as_str() {
+        Some("full_attention" | "attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => Err(refusal(format!("holds {kind}, which is not supported"))
+            .hint("supported: full_attention, sliding_attention")),
     };
-    match kind {
-        "default" => Ok(plain),
-        "linear" => {
-            let factor = need("factor")? as f32;
-            Ok(plain.into_iter().map(|f| f / factor).collect())
-        }
-        "llama3" => {
-            // Long wavelengths are stretched, short ones kept, those between blended (transformers' modeling_rope_utils).
-            let (factor, original) = (need("factor")?, need("original_max_position_embeddings")?);
-            let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
-            let scale = |f: f32| {
-                let turns = original * f64::from(f) / (2.0 * std::f64::consts::PI);
-                let share = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                (f64::from(f) * (share + (1.0 - share) / factor)) as f32
-            };
-            Ok(plain.into_iter().map(scale).collect())
-        }
-        other => Err(Error::input(format!("config.json: rope scaling {other:?} is not supported"))
-            .hint("known: default, linear, llama3")),
-    }
+    list.iter().map(one).collect::<Result<_>>().map(Some)
 }
 
 impl Llama {
@@ -177,11 +222,12 @@ impl Llama {
             q = rms_norm(&q, params, &at("self_attn.q_norm"), self.eps)?;
             k = rms_norm(&k, params, &at("self_attn.k_norm"), self.eps)?;
         }
-        let y = attention_within(&self.rotary.apply(&q)?, &self.rotary.apply(&k)?, &v, self.windows[i])?;
+        let rotary = self.rotary.of(length);
+        let y = attention_within(&rotary.apply(&q)?, &rotary.apply(&k)?, &v, self.windows[i])?;
         let y = y.reshape((rows, length, self.heads * self.head))?;
         let x = (x + linear("self_attn.o_proj", &y, out_bias)?)?;
         let n = rms_norm(&x, params, &at("post_attention_layernorm"), self.eps)?;
-        let gate = linear("mlp.gate_proj", &n, mlp_bias)?.silu()?;
+        let gate = self.activation.apply(&linear("mlp.gate_proj", &n, mlp_bias)?)?;
         let hidden = (gate * linear("mlp.up_proj", &n, mlp_bias)?)?;
         Ok((&x + linear("mlp.down_proj", &hidden, mlp_bias)?)?)
     }

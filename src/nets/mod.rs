@@ -3,29 +3,21 @@
 pub mod golf;
 pub mod gpt2;
 pub mod guess;
+pub mod keys;
 pub mod llama;
 pub mod names;
 pub mod ops;
 pub mod parts;
+mod scaling;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+pub use tiepack_format::Form;
 
 use crate::error::{Error, Result};
 use crate::ingest::config::Config;
-
-/// What a stored tensor does in its layer, and how it is coded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Form {
-    /// A linear layer's weight (rows = outputs, columns = inputs): quantized.
-    Matrix,
-    /// A token embedding that may also serve as the head: quantized.
-    Embedding,
-    /// A small control tensor (gains, scales, mixes).
-    Vector,
-}
 
 /// One tensor that an architecture expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,51 +84,77 @@ pub fn get<'a>(params: &'a Params, name: &str) -> Result<&'a Tensor> {
 /// Builds an architecture from its dimensions.
 type Build = fn(&Config) -> Result<Arc<dyn Net>>;
 
-/// Every architecture, by the value of `arch` in config.json.
-const REGISTRY: &[(&str, Build)] = &[
-    (golf::ARCH, golf::build),
-    (gpt2::ARCH, gpt2::build),
-    (llama::LLAMA, llama::build),
-    (llama::MISTRAL, llama::build),
-    (llama::QWEN2, llama::build),
-    (llama::QWEN3, llama::build),
+/// One architecture.
+struct Family {
+    /// The value of `arch` or `model_type` in config.json.
+    name: &'static str,
+    build: Build,
+    /// Keys of config.json and what becomes of each.
+    keys: fn(&str) -> &'static [keys::Table],
+}
+
+/// Every architecture.
+const REGISTRY: &[Family] = &[
+    Family { name: golf::ARCH, build: golf::build, keys: |_| golf::KEYS },
+    Family { name: gpt2::ARCH, build: gpt2::build, keys: |_| gpt2::KEYS },
+    Family { name: gpt2::NANO, build: gpt2::build_nano, keys: |_| gpt2::NANO_KEYS },
+    Family { name: llama::LLAMA, build: llama::build, keys: llama::keys },
+    Family { name: llama::MISTRAL, build: llama::build, keys: llama::keys },
+    Family { name: llama::QWEN2, build: llama::build, keys: llama::keys },
+    Family { name: llama::QWEN3, build: llama::build, keys: llama::keys },
 ];
+
+fn family(arch: &str) -> Option<&'static Family> {
+    REGISTRY.iter().find(|family| family.name == arch)
+}
 
 /// The architecture that `config` names, with its dimensions.
 ///
 /// # Errors
-/// If the architecture is unknown, or a dimension is missing or out of range.
+/// If the architecture is unknown, a dimension is missing or out of range, or a key has a value that would make it another network.
 pub fn build(config: &Config) -> Result<Arc<dyn Net>> {
-    match REGISTRY.iter().find(|(name, _)| *name == config.arch) {
-        Some((_, build)) => build(config),
+    keys::quantized(config)?;
+    match family(&config.arch) {
+        Some(family) => {
+            keys::check((family.keys)(family.name), config)?;
+            (family.build)(config)
+        }
         None => {
-            let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
-            let near = known.iter().min_by_key(|name| distance(name, &config.arch));
-            let near = near.filter(|name| distance(name, &config.arch) <= config.arch.len() / 2);
+            let known: Vec<&str> = REGISTRY.iter().map(|family| family.name).collect();
+            // The same name written otherwise, and not a similar one: mixtral is no mistral.
+            let near = known.iter().find(|name| letters(name) == letters(&config.arch));
             let meant = near.map_or(String::new(), |name| format!("; did you mean {name}?"));
-            Err(Error::input(format!("unknown architecture {:?}", config.arch))
-                .hint(format!("config.json's \"arch\" or \"model_type\" must be one of: {}{meant}", known.join(", "))))
+            Err(Error::input(format!("unknown architecture {:?}", config.arch)).hint(format!(
+                "tiepack computes with {}{meant}; any PyTorch model can be measured and packed from Python with \
+                 tiepack.torch",
+                known.join(", ")
+            )))
         }
     }
+}
+
+/// Keys of `config` that its architecture does not know; those of the scaling of positions with their object's name before them.
+pub fn unknown_keys(config: &Config) -> Vec<String> {
+    let Some(family) = family(&config.arch) else { return Vec::new() };
+    let mut unknown: Vec<String> =
+        keys::unknown((family.keys)(family.name), config).into_iter().map(String::from).collect();
+    unknown.extend(scaling::unknown(&parts::Fields(config)));
+    unknown
+}
+
+/// The tables of keys of an architecture, if it is known.
+pub fn keys_of(arch: &str) -> Option<&'static [keys::Table]> {
+    family(arch).map(|family| (family.keys)(family.name))
 }
 
 /// Whether a network of this name is registered.
 pub fn is_known(arch: &str) -> bool {
-    REGISTRY.iter().any(|(name, _)| *name == arch)
+    family(arch).is_some()
 }
 
-/// Letters to change, add or take away between two words (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let here = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], here);
-        }
-    }
-    row[b.len()]
+/// A name without case, dashes and the like.
+fn letters(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase()).collect()
 }
 
 /// A network architecture with its dimensions filled in.
@@ -174,12 +192,12 @@ pub trait Net: Send + Sync {
         let enter = self.enter(params, tokens, layers)?;
         (0..self.order().len()).try_fold(enter, |state, step| self.step(step, state, params, layers))
     }
-    /// Logits (rows, T, V) in f32 from what stands before step `step`.
-    fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {
+    /// What the last step leaves of what stands before step `step`.
+    fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
         for step in step..self.order().len() {
             state = self.step(step, state, params, layers)?;
         }
-        self.leave(state, params, layers)
+        Ok(state)
     }
     /// Logits (rows, T, V) in f32 of `tokens` (rows, T) u32.
     fn logits(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<Tensor> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+pub use tiepack_format::container::split_layer;
+
 use super::{Form, TensorSpec};
 
 /// Fewer values than this are a control tensor, whatever their shape.
@@ -9,18 +11,13 @@ const MATRIX_VALUES: usize = 1024;
 /// A dimension below this makes a control tensor as well: the two rows of a mix, the taps of a convolution.
 const MATRIX_SIDE: usize = 8;
 
-/// A name in three parts around its layer's number: `blocks.`, 3, `.attn.c_q.weight`. The number is the first part
-/// between dots that is one; `None` where there is none.
-pub fn split_layer(name: &str) -> Option<(&str, usize, &str)> {
-    let mut at = 0;
-    for part in name.split('.') {
-        let layer = part.parse::<u16>().ok().filter(|n| n.to_string() == part);
-        if let Some(layer) = layer {
-            return Some((&name[..at], usize::from(layer), &name[at + part.len()..]));
-        }
-        at += part.len() + 1;
-    }
-    None
+/// The prefixes that all of these names have, each up to a point, the shortest first. The names are in their order.
+pub fn common_prefixes<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let names: Vec<&str> = names.collect();
+    let (first, last) = (names.first().copied().unwrap_or_default(), names.last().copied().unwrap_or_default());
+    // In the order of names, what the first and the last share, all do.
+    let shared = first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count();
+    first.bytes().take(shared).enumerate().filter(|(_, byte)| *byte == b'.').map(|(at, _)| &first[..=at]).collect()
 }
 
 /// Specs of tensors that are known by name and shape only, in the order given.
@@ -76,17 +73,6 @@ pub fn natural_order(name: &str) -> Vec<(u64, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_number_between_dots_is_the_layer() {
-        assert_eq!(split_layer("blocks.3.attn.c_q.weight"), Some(("blocks.", 3, ".attn.c_q.weight")));
-        assert_eq!(split_layer("h.10"), Some(("h.", 10, "")));
-        assert_eq!(split_layer("0.weight"), Some(("", 0, ".weight")));
-        assert_eq!(split_layer("a.1.b.2.c"), Some(("a.", 1, ".b.2.c")));
-        for name in ["tok_emb.weight", "layer3.weight", "a.01.b", "a.70000.b", "", "."] {
-            assert_eq!(split_layer(name), None, "{name}");
-        }
-    }
 
     #[test]
     fn stacks_that_share_a_part_keep_their_names() {

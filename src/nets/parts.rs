@@ -38,6 +38,43 @@ pub fn biased(y: Tensor, params: &Params, name: &str) -> Result<Tensor> {
     Ok(y.broadcast_add(get(params, name)?)?)
 }
 
+/// What an MLP does to its hidden values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// GELU by the error function.
+    Gelu,
+    /// GELU by its approximation with tanh.
+    TanhGelu,
+    Silu,
+    Relu,
+}
+
+/// Activations by the names that transformers gives them.
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_new", Activation::TanhGelu),
+    ("gelu_pytorch_tanh", Activation::TanhGelu),
+    ("gelu_fast", Activation::TanhGelu),
+    ("gelu_accurate", Activation::TanhGelu),
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("relu", Activation::Relu),
+];
+
+impl Activation {
+    /// # Errors
+    /// As candle's operations.
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Activation::Gelu => x.gelu_erf()?,
+            Activation::TanhGelu => x.gelu()?,
+            Activation::Silu => x.silu()?,
+            Activation::Relu => x.relu()?,
+        })
+    }
+}
+
 /// A configuration with keys that may be missing or null, as Hugging Face's are.
 pub struct Fields<'a>(pub &'a Config);
 
@@ -63,6 +100,27 @@ impl Fields<'_> {
     /// It is there and out of range.
     pub fn dimension_or(&self, key: &str, limit: usize, usual: usize) -> Result<usize> {
         self.value(key).map_or(Ok(usual), |_| self.dimension(key, limit))
+    }
+
+    /// A whole number from 0 on, or `usual` where it is missing.
+    ///
+    /// # Errors
+    /// It is there and not a whole number.
+    pub fn count_or(&self, key: &str, usual: usize) -> Result<usize> {
+        self.value(key).map_or(Ok(usual), |_| self.0.usize(key))
+    }
+
+    /// An activation by its name, or the one that is usual.
+    ///
+    /// # Errors
+    /// It is none that is known: names those that are.
+    pub fn activation(&self, key: &str, usual: &str) -> Result<Activation> {
+        let name = self.value(key).map_or_else(|| usual.into(), |value| value.as_str().unwrap_or_default().to_string());
+        ACTIVATIONS.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation).ok_or_else(|| {
+            let known: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();
+            Error::input(format!("config.json: {key} {} is not supported", self.0.fields[key]))
+                .hint(format!("known: {}", known.join(", ")))
+        })
     }
 
     /// A positive number, or `usual`.

@@ -41,8 +41,10 @@ pub enum Outcome<T> {
 
 /// Encodings at most; never seconds, so that speed does not change the result.
 const TRIALS: usize = 12;
-/// Step sizes more than this many octaves from the start are not tried.
+/// Step sizes more than this many octaves above the start are not tried.
 const REACH: f64 = 14.0;
+/// Nor those more than this many octaves below it: the curvature may be far less than a usual one.
+const FINEST: f64 = 28.0;
 /// Step sizes nearer than this many octaves differ by no more than the search's own noise.
 const NOISE: f64 = 3e-4;
 
@@ -91,7 +93,7 @@ impl Search {
     /// The step size at which a trial's size would change to `aim`; at most four octaves away and never out of reach.
     fn towards(&self, log: f64, size: f64, aim: f64) -> f64 {
         let step = ((size - aim) / self.slope).clamp(-4.0, 4.0);
-        (log + step).clamp(self.start - REACH, self.start + REACH)
+        (log + step).clamp(self.start - FINEST, self.start + REACH)
     }
 }
 
@@ -165,7 +167,7 @@ pub fn meet<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) ->
             (None, Some(e)) => search.towards(e.log, e.size, search.budget - 0.3 * close).max(e.log + NOISE),
             (None, None) => log,
         };
-        if (next - search.start).abs() > REACH || next == log {
+        if !(-FINEST..=REACH).contains(&(next - search.start)) || next == log {
             break;
         }
         log = next;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::svg::escape;
-use crate::text::{nats, thousands};
+use crate::text::{decimals, places, thousands};
 
 /// How a figure is written.
 #[derive(Debug, Clone, Copy)]
@@ -38,12 +38,20 @@ impl As {
                 };
                 format!("{sign}{}", thousands(value.abs().round() as u64))
             }
-            As::Nats => nats(value),
-            As::Difference if value < 0.0 => format!("−{}", nats(-value)),
-            As::Difference => format!("+{}", nats(value)),
+            As::Nats | As::Difference => self.to(value, decimals(value)),
             As::Bits => format!("{value:.3}"),
             As::Percent => format!("{:.1} %", 100.0 * value),
             As::Seconds => format!("{value:.1} s"),
+        }
+    }
+}
+
+impl As {
+    /// A loss with so many decimals.
+    fn to(self, value: f64, places: usize) -> String {
+        match self {
+            As::Difference => format!("{}{:.places$}", if value < 0.0 { "−" } else { "+" }, value.abs()),
+            _ => format!("{value:.places$}"),
         }
     }
 }
@@ -72,9 +80,12 @@ impl<'a> Document<'a> {
 
     /// The figure there as a `<data>` element; nothing where there is none.
     pub fn figure(self, pointer: &str, how: As) -> Option<String> {
-        let value = self.number(pointer)?;
-        let (raw, place) = (&self.0.pointer(pointer)?, escape(pointer));
-        Some(format!(r#"<data value="{raw}" data-at="{place}">{}</data>"#, how.text(value)))
+        Some(self.element(pointer, &how.text(self.number(pointer)?)))
+    }
+
+    fn element(self, pointer: &str, text: &str) -> String {
+        let raw = self.0.pointer(pointer).map_or_else(String::new, Value::to_string);
+        format!(r#"<data value="{raw}" data-at="{}">{text}</data>"#, escape(pointer))
     }
 
     /// The same inside a picture.
@@ -84,12 +95,25 @@ impl<'a> Document<'a> {
         Some(format!(r#"<tspan data-value="{raw}" data-at="{place}">{}</tspan>"#, how.text(value)))
     }
 
-    /// `0.0123 ± 0.0002`: an estimate and its standard error.
+    /// `0.0123 ± 0.0002`: an estimate and its standard error, as the command itself writes them.
     pub fn estimate(self, pointer: &str, how: As) -> Option<String> {
-        let value = self.figure(&format!("{pointer}/value"), how)?;
-        match self.figure(&format!("{pointer}/standard_error"), As::Nats) {
-            Some(error) => Some(format!("{value} ± {error}")),
-            None => Some(value),
-        }
+        let (error, mean) = (self.error(pointer), self.mean(pointer, how)?);
+        let Some((at, error, places)) = error else { return Some(mean) };
+        Some(format!("{mean} ± {}", self.element(&at, &As::Nats.to(error, places))))
+    }
+
+    /// The mean of an estimate, with the decimals that it has beside its error.
+    pub fn mean(self, pointer: &str, how: As) -> Option<String> {
+        let at = format!("{pointer}/value");
+        let value = self.number(&at)?;
+        let places = self.error(pointer).map_or(decimals(value), |(_, _, places)| places);
+        Some(self.element(&at, &how.to(value, places)))
+    }
+
+    /// Where the standard error of an estimate is, the error, and the decimals of both.
+    fn error(self, pointer: &str) -> Option<(String, f64, usize)> {
+        let at = format!("{pointer}/standard_error");
+        let (value, error) = (self.number(&format!("{pointer}/value"))?, self.number(&at)?);
+        Some((at, error, places(value, Some(error))))
     }
 }

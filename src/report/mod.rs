@@ -19,6 +19,9 @@ use figure::Document;
 use sections::Section;
 use svg::{Canvas, escape};
 
+/// In the head of every page and picture: that tiepack wrote it.
+pub const MARK: &str = "<!-- made by tiepack -->";
+
 const STYLE: &str = include_str!("style.css");
 const PAGE: &str = include_str!("page.css");
 
@@ -60,7 +63,7 @@ impl Page<'_> {
         body += &pair(&mut half);
         let (command, version) = (escape(self.command), env!("CARGO_PKG_VERSION"));
         format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n{MARK}\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}: tiepack</title>\n\
              <style>\n{STYLE}{PAGE}</style>\n</head>\n<body>\n<main>\n\
              <header><span class=\"mark\">tiepack</span><h1>{title}</h1><p>{subtitle}</p></header>\n{body}\

@@ -80,13 +80,14 @@ pub fn tiles(document: Document) -> Vec<(String, &'static str)> {
             add(document.figure("/verdict/artifact/bytes", As::Count), "bytes of the artifact");
             add(document.figure("/verdict/budget/cap", As::Count), "bytes of cap");
             add(document.figure("/verdict/artifact/bits_per_weight", As::Bits), "bits per stored weight");
-            add(document.figure(&cost(evaluation, "divergence/mean/value"), As::Nats), "KL, nats per token");
-            add(document.figure(&cost(evaluation, "nats_per_token/value"), As::Difference), "loss, nats per token");
+            add(document.mean(&cost(evaluation, "divergence/mean"), As::Nats), "KL, nats per token");
+            add(document.mean(&cost(evaluation, "nats_per_token"), As::Difference), "loss, nats per token");
             add(document.figure(&cost(evaluation, "same_top"), As::Percent), "same top token");
         }
         Some("inspect") => {
             add(document.figure("/bytes", As::Count), "bytes");
-            add(document.figure("/stored", As::Count), "stored weights");
+            add(document.figure("/weights", As::Count), "stored weights of matrices");
+            add(document.figure("/bits_per_weight", As::Bits), "bits per stored weight");
             add(document.figure("/parameters", As::Count), "weights with ties counted");
             add(document.figure("/predicted_loss", As::Nats), "predicted loss, nats per token");
         }
@@ -95,8 +96,8 @@ pub fn tiles(document: Document) -> Vec<(String, &'static str)> {
             add(document.figure("/after/bytes", As::Count), "bytes after");
             add(document.figure("/weights/identical", As::Count), "identical tensors");
             add(document.figure("/weights/compared", As::Count), "tensors in both");
-            add(document.figure("/evaluation/cost/nats_per_token/value", As::Difference), "loss, nats per token");
-            add(document.figure("/evaluation/cost/divergence/mean/value", As::Nats), "KL, nats per token");
+            add(document.mean("/evaluation/cost/nats_per_token", As::Difference), "loss, nats per token");
+            add(document.mean("/evaluation/cost/divergence/mean", As::Nats), "KL, nats per token");
         }
         Some("frontier") => {
             add(document.figure("/weights", As::Count), "stored weights");
@@ -467,8 +468,7 @@ fn losses(document: Document) -> Option<Section> {
         }
     }
     let tokens = document.figure(&at("tokens"), As::Count).unwrap_or_default();
-    let about =
-        format!("On {tokens} validation tokens, which the packer has not seen. ± is one standard error over rows.");
+    let about = format!("On {tokens} validation tokens. ± is one standard error over rows.");
     let [before, after] = if base == "/evaluation" { [">before", ">after"] } else { [">original", ">packed"] };
     let body = table(&["", before, after, ">difference"], &rows);
     Some(Section { title: "The verdict", about, body, half: false })

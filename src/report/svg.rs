@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use super::MARK;
+use crate::escape;
+
 /// Colours for what is used more than once, told apart on light and dark ground.
 const SHARED: [&str; 9] =
     ["#4269d0", "#e8a317", "#ef6351", "#35a79c", "#a463f2", "#3ca951", "#e377a8", "#7b93d8", "#9c6b4e"];
@@ -74,7 +77,7 @@ impl Canvas {
         let ([w, h], label) = ([self.width, self.height].map(px), escape(label));
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"alone\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" \
-             role=\"img\" aria-label=\"{label}\">\n<style>\n{style}</style>\n\
+             role=\"img\" aria-label=\"{label}\">\n{MARK}\n<style>\n{style}</style>\n\
              <rect class=\"paper\" width=\"{w}\" height=\"{h}\" rx=\"10\"/>\n{}</svg>\n",
             self.body
         )
@@ -96,9 +99,9 @@ pub fn px(x: f64) -> String {
     text.strip_suffix(".0").unwrap_or(&text).to_string()
 }
 
-/// Text that cannot be taken for markup.
+/// Text that cannot be taken for markup. Most control characters are none that XML may hold at all.
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    escape::line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// About how wide a text is in this size of type.

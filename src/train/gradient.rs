@@ -1,25 +1,32 @@
 //! The gradient of an objective for every stored tensor, over a batch of rows.
 
-use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use std::ops::Range;
+
+use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 
 use super::joined::{Joined, join};
 use super::objective::{Objective, Totals};
 use super::teacher::Teacher;
 use crate::error::Result;
+use crate::eval::predictions::positions_at_once;
 use crate::eval::windows::Windows;
-use crate::measure::fisher::seed;
+use crate::measure::backward::backward;
 use crate::model::Model;
-use crate::nets::Params;
 use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::with_elements;
+use crate::nets::{Params, Plain};
 
 /// Pieces of a batch that run side by side. Fixed, so that sums do not depend on the number of threads.
 pub const LANES: usize = 4;
 
 /// A batch: pieces of some rows each, run one by one.
 pub type Batch<'a> = Vec<Windows<'a>>;
+
+/// Logits of a piece of so many positions that a pass holds at once.
+pub fn logits_at_once(device: &Device, positions: usize, vocab: usize) -> usize {
+    positions.min(positions_at_once(device, vocab)) * vocab
+}
 
 /// Sums and gradients of a batch.
 pub struct Gradient {
@@ -100,14 +107,22 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Totals of one piece, and its gradients.
-    fn run(&self, piece: &Joined) -> Result<(Totals, GradStore)> {
+    /// Totals of one piece, and its gradients by variable.
+    fn run(&self, piece: &Joined) -> Result<(Totals, Vec<Option<Tensor>>)> {
         let net = self.model.network()?;
         let teacher = self.teacher.filter(|_| self.objective.teaches());
         let teacher = teacher.map(|teacher| teacher.predict(piece)).transpose()?;
-        let logits = piece.logits(net, self.params)?;
-        let (totals, cotangent) = self.objective.gradient(&logits, teacher.as_ref(), &piece.targets)?;
-        Ok((totals, seed(&logits, cotangent)?.backward()?))
+        let mut totals = Totals::default();
+        let cotangent = &mut |logits: &Tensor, range: Range<usize>| {
+            let teacher = teacher.as_ref().map(|teacher| teacher.part(range.clone())).transpose()?;
+            let (found, cotangent) = self.objective.gradient(logits, teacher.as_ref(), &piece.targets[range])?;
+            totals.add(found);
+            Ok(cotangent)
+        };
+        let state = net.run(self.params, &piece.ids, &Plain)?;
+        let vars: Vec<&Var> = self.vars.iter().collect();
+        let grads = backward((net, self.params), state, &Plain, &vars, cotangent)?;
+        Ok((totals, grads))
     }
 
     /// A batch where the model is: sums stay there until the end.
@@ -116,13 +131,11 @@ impl Pass<'_> {
         for piece in batch {
             let (found, grads) = self.run(piece)?;
             totals.add(found);
-            for (var, sum) in self.vars.iter().zip(&mut sums) {
-                if let Some(g) = grads.get(var) {
-                    *sum = Some(match sum.take() {
-                        Some(sum) => (sum + g)?,
-                        None => g.clone(),
-                    });
-                }
+            for (g, sum) in grads.into_iter().zip(&mut sums) {
+                *sum = match (sum.take(), g) {
+                    (Some(sum), Some(g)) => Some((sum + g)?),
+                    (sum, g) => sum.or(g),
+                };
             }
         }
         let scale = 1.0 / totals.positions.max(1) as f64;
@@ -140,8 +153,8 @@ impl Pass<'_> {
     fn add(&self, sums: &mut Gradient, piece: &Joined) -> Result<()> {
         let (totals, grads) = self.run(piece)?;
         sums.totals.add(totals);
-        for (var, sum) in self.vars.iter().zip(&mut sums.tensors) {
-            if let Some(g) = grads.get(var) {
+        for (g, sum) in grads.iter().zip(&mut sums.tensors) {
+            if let Some(g) = g {
                 with_elements([&g.contiguous()?], |[g]| add(sum, g))?;
             }
         }
@@ -151,8 +164,6 @@ impl Pass<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! Pieces of text that run as one: on a GPU, which a piece alone would not keep busy.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::error::Result;
 use crate::eval::logits::{device_rows, tokens_of};
@@ -18,21 +18,13 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Logits (positions, V).
-    ///
-    /// # Errors
-    /// If the forward pass fails.
-    pub fn logits(&self, net: &dyn Net, params: &Params) -> Result<Tensor> {
-        Ok(net.logits(params, &self.ids, &Plain)?.flatten_to(D::Minus2)?)
-    }
-
     /// What a network predicts.
     ///
     /// # Errors
     /// If the forward pass fails.
-    pub fn predict(&self, net: &dyn Net, params: &Params) -> Result<Predictions> {
+    pub fn predict<'n>(&self, net: &'n dyn Net, params: &Params) -> Result<Predictions<'n>> {
         let _turn = turn(self.ids.device());
-        Predictions::of(&self.logits(net, params)?)
+        Predictions::of_state(net, params, net.run(params, &self.ids, &Plain)?)
     }
 }
 

@@ -63,12 +63,20 @@ impl Objective {
     /// # Errors
     /// If a tensor operation fails.
     pub fn totals(student: &Predictions, teacher: Option<&Predictions>, targets: &[u16]) -> error::Result<Totals> {
-        let sum = |each: Vec<f32>| each.iter().map(|v| f64::from(*v)).sum();
-        Ok(Totals {
-            divergence: teacher.map_or(Ok(0.0), |teacher| teacher.divergence(student).map(sum))?,
-            loss: sum(student.losses(targets.iter())?),
-            positions: targets.len(),
-        })
+        let sum = |each: Vec<f32>| each.iter().map(|v| f64::from(*v)).sum::<f64>();
+        let mut totals = Totals::default();
+        for piece in student.pieces()? {
+            let (student, targets) = (student.part(piece.clone())?, &targets[piece.clone()]);
+            totals.add(Totals {
+                divergence: match teacher {
+                    Some(teacher) => sum(teacher.part(piece)?.divergence(&student)?),
+                    None => 0.0,
+                },
+                loss: sum(student.losses(targets.iter())?),
+                positions: targets.len(),
+            });
+        }
+        Ok(totals)
     }
 
     /// Share of the tokens themselves in the objective.
@@ -86,7 +94,7 @@ impl Objective {
     }
 
     /// Sums over the positions of `logits` (positions, V), and the gradient of the summed objective there: student minus wanted
-    /// probabilities. `targets` holds a token for each position.
+    /// probabilities. `targets` holds a token for each position, the teacher's predictions are whole.
     ///
     /// # Errors
     /// If a tensor operation fails, or a teacher is missing.
@@ -98,6 +106,7 @@ impl Objective {
     ) -> error::Result<(Totals, Tensor)> {
         match teacher.filter(|_| self.teaches()) {
             None if self.teaches() => Err(Error::compute("there is no teacher")),
+            Some(Predictions::Head(_)) => Err(Error::compute("the teacher's predictions are not whole")),
             Some(Predictions::Host { values, .. }) => Ok(self.fused(logits, Some(values), targets)?),
             None if logits.device().is_cpu() => Ok(self.fused(logits, None, targets)?),
             teacher => self.composed(logits, teacher, targets),

@@ -7,9 +7,14 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use nix::sys::signal::{Signal, killpg};
+#[cfg(unix)]
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::statistics::Estimate;
@@ -43,6 +48,55 @@ pub struct Judge {
     pub command: String,
     /// How long an answer may take.
     pub limit: Duration,
+    /// Whether somebody wants the work to end. Only what is said while the program runs counts: a search that was ended before
+    /// still wants its answer.
+    pub stop: fn() -> bool,
+}
+
+/// The program that runs, if one does.
+static RUNNING: Mutex<Option<Group>> = Mutex::new(None);
+
+/// Ends the program that runs, with all that it started, as the process is about to end.
+pub fn abandon() {
+    if let Some(group) = RUNNING.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        group.end();
+    }
+}
+
+/// A program and the processes that it started.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    #[cfg(unix)]
+    leader: Pid,
+}
+
+#[cfg(unix)]
+impl Group {
+    /// A group of its own for the program: a child of its own that outlives it would hold what the program held.
+    fn lead(command: &mut Command) {
+        std::os::unix::process::CommandExt::process_group(command, 0);
+    }
+
+    fn of(child: &Child) -> Group {
+        Group { leader: Pid::from_raw(child.id().cast_signed()) }
+    }
+
+    /// Fails only where nobody of it is left.
+    fn end(self) {
+        let _ = killpg(self.leader, Signal::SIGKILL);
+    }
+}
+
+/// Elsewhere the program alone is ended.
+#[cfg(not(unix))]
+impl Group {
+    fn lead(_: &mut Command) {}
+
+    fn of(_: &Child) -> Group {
+        Group {}
+    }
+
+    fn end(self) {}
 }
 
 impl Judge {
@@ -82,10 +136,17 @@ impl Judge {
         let mut running = self.start()?;
         // Who does not read has ended, or will answer without it; what comes of that is seen below.
         let _ = running.child.stdin.take().map(|mut stdin| writeln!(stdin, "{question}"));
-        let (status, answer) = running.end(self.limit, progress).ok_or_else(|| {
-            self.fault(format!("gave no answer within {} s", self.limit.as_secs_f64()), "")
-                .hint("allow it more time with --evaluator-timeout")
-        })?;
+        let told = (self.stop)();
+        let stopped = || !told && (self.stop)();
+        let Some((status, answer)) = running.end(self.limit, &stopped, progress) else {
+            if stopped() {
+                return Err(Error::interrupted("the evaluator was at work"));
+            }
+            let limit = self.limit.as_secs_f64();
+            return Err(self
+                .fault(format!("gave no answer within {limit} s"), "")
+                .hint("allow it more time with --evaluator-timeout"));
+        };
         // Both pipes are closed by now.
         let said = running.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         if !status.success() {
@@ -99,7 +160,10 @@ impl Judge {
         let (shell, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("sh", "-c") };
         let mut command = Command::new(shell);
         command.arg(flag).arg(&self.command).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Group::lead(&mut command);
         let mut child = command.spawn().map_err(|e| self.fault(format!("cannot be started: {e}"), ""))?;
+        let group = Group::of(&child);
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some(group);
         let (send, answer) = channel();
         if let Some(stdout) = child.stdout.take() {
             std::thread::spawn(move || {
@@ -110,7 +174,7 @@ impl Judge {
             });
         }
         let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || last_lines(stderr)));
-        Ok(Running { child, answer, stderr })
+        Ok(Running { child, group, ended: false, answer, stderr })
     }
 
     fn read(&self, text: &str, said: &str) -> Result<Vec<f64>> {
@@ -147,16 +211,24 @@ impl Judge {
 /// A program at work. It is ended when nobody wants its answer any more.
 struct Running {
     child: Child,
+    group: Group,
+    /// By itself: what it left running is none of ours.
+    ended: bool,
     answer: Receiver<std::io::Result<String>>,
     stderr: Option<JoinHandle<String>>,
 }
 
 impl Running {
-    /// How it ended and all it printed; `None`: it did not end in time.
-    fn end(&mut self, limit: Duration, progress: &dyn Progress) -> Option<(ExitStatus, std::io::Result<String>)> {
+    /// How it ended and all it printed; `None`: it did not end in time, or is wanted no more.
+    fn end(
+        &mut self,
+        limit: Duration,
+        stopped: &dyn Fn() -> bool,
+        progress: &dyn Progress,
+    ) -> Option<(ExitStatus, std::io::Result<String>)> {
         let started = Instant::now();
         let mut answer = None;
-        while started.elapsed() < limit {
+        while started.elapsed() < limit && !stopped() {
             progress.advance(0);
             if answer.is_none() {
                 answer = match self.answer.recv_timeout(PATIENCE) {
@@ -167,6 +239,7 @@ impl Running {
             }
             // It may close its output some time before it ends.
             if let Ok(Some(status)) = self.child.try_wait() {
+                self.ended = true;
                 return answer.map(|answer| (status, answer));
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -177,6 +250,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if self.ended {
+            return;
+        }
+        self.group.end();
         // Both fail only where it has ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -200,7 +278,7 @@ mod tests {
     use crate::progress::Silent;
 
     fn asked(command: &str) -> std::result::Result<Vec<f64>, String> {
-        let judge = Judge { command: command.into(), limit: Duration::from_millis(800) };
+        let judge = Judge { command: command.into(), limit: Duration::from_millis(800), stop: || false };
         judge.losses("original", b"weights", &Silent).map_err(|e| e.message)
     }
 
@@ -236,9 +314,42 @@ mod tests {
         }
     }
 
+    /// A child that does not belong to the shell any more, and would write a file a second later.
+    #[test]
+    fn nothing_that_an_overdue_program_started_outlives_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let late = folder.path().join("late");
+        for ending in ["sleep 30", "exit 0"] {
+            let child = format!("(sleep 2; echo alive > {}) & {ending}", late.display());
+            let told = asked(&child).expect_err(&child);
+            assert!(told.contains("gave no answer within 0.8 s"), "{child}: {told}");
+        }
+        std::thread::sleep(Duration::from_millis(2_500));
+        assert!(!late.exists(), "a child went on");
+    }
+
+    #[test]
+    fn a_program_that_is_wanted_no_more_is_ended() {
+        static STOP: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        let stop = || STOP.load(std::sync::atomic::Ordering::Relaxed);
+        let judge = Judge { command: "sleep 30".into(), limit: Duration::from_secs(30), stop };
+        let started = Instant::now();
+        let told = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| judge.losses("packed", b"weights", &Silent));
+            std::thread::sleep(Duration::from_millis(200));
+            STOP.store(true, std::sync::atomic::Ordering::Relaxed);
+            asked.join().unwrap().unwrap_err()
+        });
+        assert_eq!(told.kind, crate::error::Kind::Interrupted);
+        assert!(started.elapsed() < Duration::from_secs(20));
+        // A search that was ended before still wants its answer.
+        let judge = Judge { command: "echo '{\"losses\": [1]}'".into(), ..judge };
+        assert_eq!(judge.losses("packed", b"weights", &Silent).unwrap(), [1.0]);
+    }
+
     #[test]
     fn differences_are_paired() {
-        let judge = Judge { command: "x".into(), limit: Duration::ZERO };
+        let judge = Judge { command: "x".into(), limit: Duration::ZERO, stop: || false };
         let judged = judge.judged(Some(&[1.0, 5.0]), &[1.25, 5.25]).unwrap();
         assert_eq!((judged.original, judged.packed, judged.rows), (Some(3.0), 3.25, 2));
         assert_eq!(judged.difference, Some(Estimate { value: 0.25, standard_error: Some(0.0) }));

@@ -54,13 +54,13 @@ impl Memory {
     ///
     /// # Errors
     /// If the forward pass fails.
-    pub fn predict(
+    pub fn predict<'m>(
         &self,
-        model: &Model,
+        model: &'m Model,
         params: &Params,
         windows: &Windows,
         rows: Range<usize>,
-    ) -> Result<Predictions> {
+    ) -> Result<Predictions<'m>> {
         let (net, length) = (model.network()?, windows.length());
         if let Some((known, width)) = &self.known
             && let Some(residual) = known.get(rows.start * length * width..rows.end * length * width)

@@ -22,7 +22,7 @@ use crate::eval::compare::{compare, losses};
 use crate::eval::logits::{predict, rows_at_once};
 use crate::eval::windows::Windows;
 use crate::ingest::TokenBytes;
-use crate::model::Model;
+use crate::model::{Model, bits_per_weight};
 use crate::nets::Form;
 use crate::progress::Progress;
 
@@ -188,7 +188,7 @@ fn describe(path: &Path, opened: &Opened) -> Result<File> {
         layers: model.layers,
         tensors: model.stored.len(),
         weights,
-        bits_per_weight: 8.0 * opened.size as f64 / weights.max(1) as f64,
+        bits_per_weight: bits_per_weight(opened.size, weights),
     })
 }
 

@@ -44,8 +44,8 @@ pub struct File {
     pub tensors: usize,
     /// Weights of distinct matrices and embeddings; tied ones counted once, vectors not at all.
     pub weights: usize,
-    /// All bytes of the file over `weights`.
-    pub bits_per_weight: f64,
+    /// All bytes of the file over `weights`; `None`: there are none.
+    pub bits_per_weight: Option<f64>,
 }
 
 /// The file under its cap, in bytes.
@@ -66,7 +66,7 @@ impl File {
     /// It cannot be read.
     pub fn within(self, path: &std::path::Path, bytes: u64) -> Result<File> {
         let content = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-        let bits_per_weight = 8.0 * bytes as f64 / self.weights.max(1) as f64;
+        let bits_per_weight = crate::model::bits_per_weight(bytes, self.weights);
         let blake3 = blake3::hash(&content).to_hex().to_string();
         Ok(File { path: path.display().to_string(), bytes, blake3, bits_per_weight, ..self })
     }
@@ -237,6 +237,8 @@ pub enum Note {
     NoCurvature,
     /// The folder for cached statistics cannot be used, and why.
     NoCache(String),
+    /// Ctrl-C ended search or healing.
+    Interrupted,
     /// The packed model loses more than one that gives every token the same probability, and so may the original.
     WorseThanGuessing { original: bool },
 }
@@ -275,6 +277,7 @@ impl Note {
             }
             Note::NoCurvature => "no predicted losses: there are no calibration tokens and no statistics".into(),
             Note::NoCache(why) => format!("measured statistics are not kept: {why}"),
+            Note::Interrupted => "interrupted: search and healing ended early, with the best so far".into(),
             Note::WorseThanGuessing { original } => {
                 let too = if *original { ", as the original is" } else { "" };
                 format!("the packed model is useless{too}: it loses more than giving every token the same probability")
@@ -299,6 +302,9 @@ impl Note {
             Note::OtherVocabulary(..) => "`tiepack eval` gives the loss of each on its own tokens, in bits per byte",
             Note::NoCurvature => "name a token shard with --calib, or give --statistics",
             Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
+            Note::Interrupted => {
+                "pack again for all that the cap allows; --resume goes on from a log or a state that was kept"
+            }
             Note::WorseThanGuessing { original: false } => "raise the cap",
             Note::WorseThanGuessing { original: true } => {
                 "see whether these are the model's own tokens and configuration"

@@ -72,7 +72,7 @@ fn bundles_decode_to_the_same_bits() {
         let artifact = format!("fixtures/golden/v1-{name}.tiepack");
         run(&format!("unpack {artifact} -o {{}}/{name}.safetensors --force"), dir.path()).good();
         for apart in ["", " --apart"] {
-            let line = format!("bundle {artifact} --script {{}}/check.py -o {{}}/out.py{apart}");
+            let line = format!("bundle {artifact} --script {{}}/check.py -o {{}}/out.py{apart} --force");
             run(&line, dir.path()).good();
             for compiler in ["cc", "no-such-compiler"] {
                 let mut command = Command::new(&python);

@@ -46,3 +46,41 @@ fn tensors_of_no_known_architecture_are_named() {
     fs::copy("fixtures/checkpoints/views.pt", dir.path().join("views.pt")).unwrap();
     insta::assert_snapshot!(run("config {}/views.pt", dir.path()).told(dir.path()));
 }
+
+/// nanoGPT's checkpoint needs no config.json: it says itself what its network is.
+#[test]
+fn a_checkpoint_that_says_its_configuration_is_run_by_it() {
+    let dir = scratch();
+    fs::copy("fixtures/nanogpt/ckpt.pt", dir.path().join("ckpt.pt")).unwrap();
+    let mut shard: Vec<u8> = [20_240_520, 1, 481].iter().flat_map(|n: &i32| n.to_le_bytes()).collect();
+    shard.resize(1024, 0);
+    shard.extend((0..481u16).flat_map(|i| (i * 7 % 48).to_le_bytes()));
+    fs::write(dir.path().join("val_000.bin"), shard).unwrap();
+    let found = run("config {}/ckpt.pt", dir.path()).good();
+    insta::assert_snapshot!(format!("{}---\n{}", found.stdout, found.stderr));
+    let before = run("eval {} --json", dir.path()).good().json();
+    assert_eq!(before["evaluation"]["row_length"], 24);
+    run("pack {} -o {}/out.tiepack --cap 40kB --lossless", dir.path()).good();
+    let after = run("eval {}/out.tiepack --json", dir.path()).good().json();
+    assert_eq!(before["evaluation"], after["evaluation"]);
+}
+
+#[test]
+fn networks_that_are_not_computed_are_named() {
+    // nanochat's names, as small as they can be.
+    let dir = scratch();
+    let names = [
+        "transformer.wte.weight",
+        "transformer.h.0.attn.c_q.weight",
+        "transformer.h.0.mlp.c_fc.weight",
+        "lm_head.weight",
+    ];
+    let data = vec![0u8; 4 * 64];
+    let view = || safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![8, 8], &data).unwrap();
+    let bytes = safetensors::serialize(names.map(|name| (name, view())), None).unwrap();
+    fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+    for line in ["config {}", "pack {} -o {}/out.tiepack --cap 4kB"] {
+        let told = run(line, dir.path()).told(dir.path());
+        assert!(told.contains("those of nanochat") && told.contains("tiepack.torch"), "{told}");
+    }
+}

@@ -28,7 +28,7 @@ fn ask(line: &str, dir: &Path, [before, after]: [&str; 2]) -> Run {
     tiepack(&args)
 }
 
-const PACK: &str = "pack {} -o {}/out.tiepack --cap 18kB --statistics none --evaluator-timeout 2s";
+const PACK: &str = "pack {} -o {}/out.tiepack --cap 18kB --statistics none --evaluator-timeout 2s --force";
 
 #[test]
 fn the_verdict_is_the_programs() {

@@ -45,6 +45,25 @@ fn tensors(path: &Path) -> HashMap<String, Vec<u8>> {
 }
 
 #[test]
+fn tensors_that_the_network_does_not_know_are_packed_bit_for_bit() {
+    let dir = copy(&[]);
+    let path = dir.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let probe: Vec<u8> = [0.5f32, -3.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let extra = ("probe.weight".to_string(), TensorView::new(Dtype::F32, vec![2], &probe).unwrap());
+    let more = serialize(file.tensors().into_iter().chain([extra]), None).unwrap();
+    fs::write(&path, more).unwrap();
+    let refused = run("pack {} -o {}/a.tiepack --cap 400kB --no-cache", dir.path());
+    assert!(refused.code == 1 && refused.stderr.contains("probe.weight [2] is not expected"), "{}", refused.stderr);
+    let packed = run("pack {} -o {}/a.tiepack --cap 400kB --lossless", dir.path()).good();
+    assert!(packed.stdout.contains("a model of tensors that no network runs"), "{}", packed.stdout);
+    run("verify {}/a.tiepack --against {}", dir.path()).good();
+    run("unpack {}/a.tiepack -o {}/out", dir.path()).good();
+    assert!(tensors(&path) == tensors(&dir.path().join("out/model.safetensors")));
+}
+
+#[test]
 fn a_model_of_no_known_network_is_packed_opened_and_unpacked() {
     let dir = scratch();
     weights(dir.path());

@@ -35,3 +35,16 @@ fn every_point_is_the_file_that_a_pack_makes() {
     assert_eq!((width["columns"].as_u64(), width["stored"].as_u64()), (Some(80), Some(216_320)), "{width}");
     assert!(width["widened"].as_u64() > Some(80));
 }
+
+#[test]
+fn where_no_cap_fits_the_exit_code_says_so() {
+    let dir = scratch();
+    let line =
+        "frontier MODEL --caps 700,500 --statistics none --effort fast --val-rows 1 --csv {}/f.csv --keep {}/kept";
+    let refused = run(line, dir.path());
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("the cap is 700") && refused.stderr.contains("smallest cap that would do"));
+    assert!(!dir.path().join("f.csv").exists() && fs::read_dir(dir.path().join("kept")).unwrap().next().is_none());
+    let json = run(&format!("{line} --json"), dir.path());
+    assert_eq!((json.code, &json.json()["error"]["kind"]), (3, &"cap".into()));
+}

@@ -47,6 +47,14 @@ fn configurations() {
     case(told, "missing", PACK, |dir| fs::remove_file(dir.join("config.json")).unwrap());
     case(told, "not JSON", PACK, |dir| config(dir, "{"));
     case(told, "unknown architecture", PACK, |dir| config(dir, r#"{"arch": "perceptron"}"#));
+    case(told, "of transformers, unknown", PACK, |dir| config(dir, r#"{"model_type": "gemma2"}"#));
+    case(told, "a mixture of experts", PACK, |dir| config(dir, r#"{"model_type": "mixtral"}"#));
+    case(told, "quantized already", PACK, |dir| {
+        config(dir, r#"{"model_type": "llama", "quantization_config": {"quant_method": "awq", "bits": 4}}"#);
+    });
+    case(told, "another network by one key", PACK, |dir| {
+        config(dir, r#"{"model_type": "qwen2", "hidden_size": 80, "partial_rotary_factor": 0.5}"#);
+    });
     case(told, "of another model", PACK, |dir| {
         edit(&dir.join("config.json"), |b| replace(b, "\"num_layers\": 6", "\"num_layers\": 5"));
     });

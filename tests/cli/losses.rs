@@ -72,7 +72,8 @@ fn losses_of_tokens_add_up_to_the_loss() {
     let dir = scratch();
     let path = dir.path().join("losses.npy");
     let run = |line: &str| {
-        let whole = crate::run(&format!("eval MODEL {line} --losses {{}}/losses.npy --json"), dir.path()).good().json();
+        let whole =
+            crate::run(&format!("eval MODEL {line} --losses {{}}/losses.npy --force --json"), dir.path()).good().json();
         let losses = numpy(&path);
         let mean = losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
         let told = whole["evaluation"]["packed"]["nats_per_token"].as_f64().unwrap();
@@ -81,7 +82,7 @@ fn losses_of_tokens_add_up_to_the_loss() {
         losses
     };
     let (disjoint, sliding) = (run("--val-rows 3"), run("--val-rows 3 --stride 48"));
-    // The first row is the same either way; a file that is there gives way to the new one.
+    // The first row is the same either way.
     assert_eq!((disjoint.len(), &disjoint[..128]), (384, &sliding[..128]));
     assert!(disjoint[128..] != sliding[128..]);
     // A limit cuts the same losses short, in the middle of a row.
@@ -91,7 +92,7 @@ fn losses_of_tokens_add_up_to_the_loss() {
 }
 
 #[test]
-fn losses_replace_nothing_but_losses() {
+fn losses_replace_nothing() {
     let dir = copy(&[]);
     let told = &mut String::new();
     fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
@@ -127,7 +128,7 @@ fn documents_are_scored_each_by_itself() {
     shard.extend(alone.iter().flat_map(|t| t.to_le_bytes()));
     fs::write(dir.path().join("alone.bin"), shard).unwrap();
     let losses = |line: &str| {
-        run(&format!("eval MODEL {line} --stride 64 --losses {{}}/l.npy"), dir.path()).good();
+        run(&format!("eval MODEL {line} --stride 64 --losses {{}}/l.npy --force"), dir.path()).good();
         numpy(&dir.path().join("l.npy"))
     };
     let among = losses(&format!("--documents {mark} --limit {}", first[2]));

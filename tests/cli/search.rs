@@ -201,7 +201,8 @@ fn a_search_goes_on_from_its_log_to_the_same_file() {
 fn shapes_are_packed_as_asked() {
     let dir = scratch();
     for (shape, wanted) in [("albert", 1), ("early=1,late=1,rank=2", 1), ("without=3", 2)] {
-        let line = format!("pack MODEL -o {{}}/out.tiepack {OPTIONS} --shape {shape} --write-plan {{}}/plan.json");
+        let line =
+            format!("pack MODEL -o {{}}/out.tiepack {OPTIONS} --shape {shape} --write-plan {{}}/plan.json --force");
         run(&line, dir.path()).good();
         let alone = |name: &str, made: &Value| name.ends_with("mlp.fc.weight") && made.get("matrix").is_some();
         let stored = made(&dir.path().join("plan.json")).iter().filter(|(name, made)| alone(name, made)).count();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use rayon::prelude::*;
 use serde_json::Value;
 use tiepack::artifact::read::Parsed;
-use tiepack::varint::put;
+use tiepack_format::varint::put;
 
 use crate::{ALL, LARGEST, QUANTIZED, decoded, expected, golden, hashes};
 

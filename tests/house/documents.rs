@@ -10,13 +10,15 @@ use crate::{files, table, text};
 
 /// Every kind of error. A new one does not compile before it stands here.
 fn kinds() -> Vec<Error> {
-    let all = [Error::input(""), Error::usage(""), Error::cap(""), Error::verification(""), Error::compute("")];
+    let others = [Error::compute(""), Error::interrupted("")];
+    let all = [Error::input(""), Error::usage(""), Error::cap(""), Error::verification("")].into_iter().chain(others);
+    let all: Vec<Error> = all.collect();
     for error in &all {
         match error.kind {
-            Kind::Input | Kind::Usage | Kind::Cap | Kind::Verification | Kind::Compute => {}
+            Kind::Input | Kind::Usage | Kind::Cap | Kind::Verification | Kind::Compute | Kind::Interrupted => {}
         }
     }
-    all.into()
+    all
 }
 
 fn help(command: Option<&str>) -> String {

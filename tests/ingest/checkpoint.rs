@@ -72,7 +72,7 @@ fn refused(bytes: &[u8]) -> String {
 fn tensors_are_those_that_pytorch_has() {
     let expected: Value = serde_json::from_str(&std::fs::read_to_string(fixture("expected.json")).unwrap()).unwrap();
     let files = expected.as_object().unwrap();
-    assert_eq!(files.len(), 4);
+    assert_eq!(files.len(), 8);
     let mut remarks = Vec::new();
     for (file, tensors) in files {
         let found = read(&fixture(file)).unwrap();
@@ -111,6 +111,135 @@ fn shards_behind_an_index_are_read_whole() {
 fn code_is_named_and_not_run() {
     let told = ["code.pt", "module.pt", "script.pt", "legacy.pt"].map(|file| told(&read(&fixture(file)).unwrap_err()));
     assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn tensors_that_are_not_plain_are_called_what_they_are() {
+    let kinds = ["sparse.pt", "meta.pt", "quantized.pt", "exotic.pt", "distributed.pt", "module_inside.pt"];
+    let told = kinds.map(|file| told(&read(&fixture(file)).unwrap_err()));
+    assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn what_has_no_checksum_is_read_and_what_has_one_is_held_against_it() {
+    let mut bytes = std::fs::read(fixture("unchecked.pt")).unwrap();
+    let before = parse(&bytes).unwrap().tensors["7"].data.clone();
+    let at = bytes.windows(4).position(|window| *window == before[0].to_le_bytes()).unwrap();
+    bytes[at] ^= 1;
+    assert_ne!(*parse(&bytes).unwrap().tensors["7"].data, *before);
+    let mut bytes = std::fs::read(fixture("tree.pt")).unwrap();
+    let at = bytes.windows(4).position(|window| *window == before[0].to_le_bytes()).unwrap();
+    bytes[at] ^= 1;
+    assert!(refused(&bytes).contains("is damaged: Invalid checksum"), "{}", refused(&bytes));
+}
+
+/// Entries of any value under any key.
+fn tree(entries: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let items: Vec<u8> = entries.iter().flat_map(|(key, value)| [&key[..], value].concat()).collect();
+    [&b"}("[..], &items, b"u"].concat()
+}
+
+fn list(items: &[Vec<u8>]) -> Vec<u8> {
+    [&b"]("[..], &items.concat(), b"e"].concat()
+}
+
+/// What is read of a checkpoint whose pickle is this value, over a storage of four weights.
+fn of(value: &[u8]) -> String {
+    match parse(&checkpoint(&[b"\x80\x02", value, b"."].concat(), &[&[0; 16]])) {
+        Ok(weights) => {
+            let remarks: Vec<String> = weights.remarks.iter().map(|remark| remark.message()).collect();
+            format!("{:?} {remarks:?}", weights.tensors.keys().collect::<Vec<_>>())
+        }
+        Err(error) => told(&error),
+    }
+}
+
+#[test]
+fn no_tensor_of_a_tree_is_lost_in_silence() {
+    let w = || tensor(4, 0, &[4], &[1]);
+    let state = || tree(&[(text("w"), w())]);
+    let adam = || tree(&[(text("state"), tree(&[(integer(0), state())])), (text("param_groups"), list(&[]))]);
+    let space = |attributes: Vec<u8>| [&b"ctypes\nSimpleNamespace\n)R"[..], &attributes, b"b"].concat();
+    let ordered = |beside: Vec<u8>| [&b"ccollections\nOrderedDict\n)R"[..], &beside, b"b"].concat();
+    let mut nest = state();
+    (0..40).for_each(|_| nest = list(&[nest.clone()]));
+    let all = [
+        // The model has parts, as nobody but a module's own code names them otherwise.
+        tree(&[(text("model"), tree(&[(text("encoder"), state()), (text("7"), w()), (integer(8), w())]))]),
+        tree(&[(text("model"), tree(&[(text("net"), state()), (text("head"), state())])), (text("epoch"), integer(1))]),
+        tree(&[(text("model"), tree(&[(text("state_dict"), state()), (text("optimizer"), adam())]))]),
+        tree(&[
+            (text("w"), w()),
+            (text("blocks"), list(&[w(), state()])),
+            (text("opt"), adam()),
+            (text("n"), integer(1)),
+        ]),
+        tree(&[(text("w"), w()), (text("rng_state"), tree(&[(text("cuda"), w())]))]),
+        // Optimizers by what they hold, whatever their names.
+        tree(&[(text("generator"), state()), (text("ascent"), adam()), (text("all"), list(&[adam(), adam()]))]),
+        tree(&[(text("optimizer"), adam())]),
+        // All that holds tensors is named, however much else there is.
+        tree(&[
+            (text("model"), state()),
+            (text("a"), integer(1)),
+            (text("ema"), state()),
+            (text("m"), state()),
+            (text("n"), list(&[w(), state()])),
+            (text("z"), state()),
+        ]),
+        // Refused with what would be lost.
+        tree(&[(text("encoder"), state()), (text("decoder"), tree(&[(text("a"), w()), (text("b"), list(&[w()]))]))]),
+        tree(&[(text("model"), tree(&[(tuple(&[integer(1)]), w()), (text("w"), w())]))]),
+        tree(&[(text("model"), tree(&[(integer(7), w()), (text("7"), w())]))]),
+        tree(&[(text("model"), tree(&[(text("a.b"), w()), (text("a"), tree(&[(text("b"), w())]))]))]),
+        tree(&[(text("model"), tree(&[(text("w"), w()), (text("rest"), space(state()))]))]),
+        tree(&[(text("model"), ordered(state())), (text("w"), w())]),
+        tree(&[(text("model"), tree(&[(text("w"), w()), (text("deep"), nest)]))]),
+        list(&[state()]),
+    ];
+    assert_snapshot!(all.map(|value| of(&value)).join("\n"));
+}
+
+#[test]
+fn a_pickle_that_refers_to_itself_costs_no_more_than_a_model() {
+    let w = tensor(4, 0, &[4], &[1]);
+    // A dict that holds itself twice, beside a tensor: paths without end.
+    let endless = [&b"}q\x00("[..], &text("a"), b"h\x00", &text("b"), b"h\x00", &text("w"), &w, b"u"].concat();
+    // A dict of two that are one, sixty times over: 2^60 names of one tensor.
+    let mut doubling = tree(&[(text("w"), w)]);
+    for _ in 0..30 {
+        doubling = [&doubling[..], b"q\x00}(", &text("a"), b"h\x00", &text("b"), b"h\x00u"].concat();
+    }
+    let long = text(&"n".repeat(250));
+    let mut names = tree(&[(long.clone(), tensor(4, 0, &[4], &[1]))]);
+    for _ in 0..30 {
+        names = [&names[..], b"q\x00}(", &long, b"h\x00", &text("b"), b"h\x00u"].concat();
+    }
+    for value in [endless, doubling, names] {
+        let told = of(&tree(&[(text("model"), value)]));
+        assert!(told.contains("a model has at most 16384") || told.contains("nested more than 32 deep"), "{told}");
+    }
+}
+
+#[test]
+fn long_lists_beside_the_model_are_read_past() {
+    let floats = list(&[[&b"G"[..], &0.5f64.to_be_bytes()].concat().repeat(3_000_000)]);
+    let steps = list(&[integer(7).repeat(2_000_000)]);
+    let state = tree(&[(text("w"), tensor(4, 0, &[4], &[1]))]);
+    let value = tree(&[(text("model"), state), (text("losses"), floats), (text("steps"), steps)]);
+    assert_snapshot!(of(&value), @r#"["w"] ["the weights are those under model; not read: losses, steps"]"#);
+}
+
+#[test]
+fn a_shape_that_no_file_holds_is_refused_though_it_is_empty() {
+    // 2^62 times 2^62 times nothing.
+    let huge = b"\x8a\x08\0\0\0\0\0\0\0\x40".to_vec();
+    let storage = tuple(&[text("storage"), b"ctorch\nFloatStorage\n".to_vec(), text("0"), text("cpu"), integer(4)]);
+    let shape = tuple(&[integer(0), huge.clone(), huge]);
+    let strides = tuple(&[integer(1), integer(1), integer(1)]);
+    let arguments = tuple(&[[&storage[..], b"Q"].concat(), integer(0), shape, strides]);
+    let w = [b"ctorch._utils\n_rebuild_tensor_v2\n", &arguments[..], b"R"].concat();
+    assert_snapshot!(of(&tree(&[(text("w"), w)])), @"error: w has shape [0, 4611686018427387904, 4611686018427387904], which no file holds");
 }
 
 #[test]
@@ -186,7 +315,7 @@ fn hostile_checkpoints_are_refused_at_no_cost() {
         ("a string that claims 4 GB", pickled(b"\x80\x02X\xff\xff\xff\xffab.")),
         ("a string that claims 2^63 bytes", pickled(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.")),
         ("a tuple in a tuple in …", pickled(&nested(1_000_000))),
-        ("more values than any model", pickled(&[&b"\x80\x02"[..], &vec![b'N'; 3_000_000], b"."].concat())),
+        ("more values than any model", pickled(&[&b"\x80\x02"[..], &vec![b')'; 3_000_000], b"."].concat())),
         ("doubling", pickled(&doubling)),
         ("an empty stack", pickled(b"\x80\x02R.")),
         ("no end", pickled(b"\x80\x02}")),
@@ -209,6 +338,14 @@ fn hostile_checkpoints_are_refused_at_no_cost() {
         ("a compressed entry", refused(&squeezed)),
         ("an entry that claims 4 GB", refused(&claiming)),
         ("entries that share their bytes", refused(&overlapping)),
+        (
+            "arrays of NumPy",
+            refused(&{
+                let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+                zip.start_file("w.npy", SimpleFileOptions::DEFAULT).unwrap();
+                zip.finish().unwrap().into_inner()
+            }),
+        ),
         (
             "another archive",
             refused(&{

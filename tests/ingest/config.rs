@@ -65,3 +65,26 @@ fn a_missing_file_is_named() {
     error: cannot read FOLDER/config.json: No such file or directory (os error 2)
     ");
 }
+
+#[test]
+fn what_python_writes_is_read() {
+    // json.dumps({"model_type": "x", "limit": [0.0, math.inf], "low": -math.inf, "nan": math.nan}), and a BOM.
+    let text = "\u{feff}{\"arch\": null, \"model_type\": \"x\", \"limit\": [0.0, Infinity], \"low\": -Infinity, \"nan\": NaN, \"layers\": null}";
+    let config = Config::from_json(text).unwrap();
+    assert_eq!(config.arch, "x");
+    // As transformers writes and reads such numbers.
+    assert_snapshot!(config.to_json(), @r#"{"arch":null,"model_type":"x","limit":[0.0,{"__float__":"Infinity"}],"low":{"__float__":"-Infinity"},"nan":{"__float__":"NaN"},"layers":null}"#);
+    assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+    let errors = [config.usize("layers"), config.usize("low")].map(|read| told(&read.unwrap_err()));
+    assert_snapshot!(errors.join("\n"), @"
+    error: the configuration has no `layers`
+    error: the configuration's `low` is an object, wanted a whole number
+    ");
+    let pages = ["<!doctype html><html>", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 612\n"];
+    assert_snapshot!(pages.map(|page| told(&Config::from_json(page).unwrap_err())).join("\n"), @"
+    error: a page of the web, not the file that it speaks of
+    hint: download the file itself; the page may ask to log in, or to accept a licence
+    error: a pointer of Git LFS, in place of the file of 612 bytes itself
+    hint: fetch the file: git lfs pull
+    ");
+}

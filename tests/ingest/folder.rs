@@ -170,6 +170,9 @@ fn checkpoints_and_either_tokenizer_are_picked_up() {
     let hf = pick(&[("pytorch_model.bin", b""), CONFIG, ("tokenizer.json", b"")]);
     assert_eq!(hf, ("pytorch_model.bin".into(), Some("tokenizer.json".into())));
     assert_eq!(pick(&[("final.pt", b""), CONFIG]), ("final.pt".into(), None));
+    assert_eq!(pick(&[("last.ckpt", b""), CONFIG]), ("last.ckpt".into(), None));
+    let part = "pytorch_model-00001-of-00002.bin";
+    assert_eq!(pick(&[(part, b""), ("pytorch_model-00002-of-00002.bin", b"")]), (part.into(), None));
     let both = pick(&[("final.pt", b""), WEIGHTS, CONFIG, ("tokenizer.json", b""), ("tokenizer.model", b"")]);
     assert_eq!(both, ("model.safetensors".into(), Some("tokenizer.model".into())));
 }

@@ -27,6 +27,12 @@ fn both_forms_stand_together_and_other_keys_are_ignored() {
 }
 
 #[test]
+fn null_says_nothing_and_a_byte_order_mark_is_read_past() {
+    let ties = TieMap::from_json("\u{feff}{\"copies\": null, \"layers\": null, \"aliases\": {\"b\": \"a\"}}").unwrap();
+    assert_eq!((ties.copies, ties.aliases.len()), (None, 1));
+}
+
+#[test]
 fn unusable_tie_maps_are_refused_by_layer_and_name() {
     let texts = [
         r#"{"layers": 3, "copies": [0, 1, 3]}"#,

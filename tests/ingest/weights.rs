@@ -179,10 +179,149 @@ fn an_index_that_lies_is_refused() {
     error: FOLDER/m.index.json: the index puts a into 7, wanted a file name
     error: FOLDER/m.index.json: the index puts a into "..", wanted a file name
     error: cannot read FOLDER/none.safetensors: No such file or directory (os error 2)
-    error: FOLDER/m.index.json: truncated, or no safetensors file: the header claims 8388068008349082235 bytes, 27 follow
+    error: FOLDER/m.index.json: text, no weights file: it begins with "{\"weight_map\":{\"a\":\"m.index.json\"}}"
+    hint: name a .safetensors file or a PyTorch checkpoint
     error: FOLDER/m.index.json: the index has no object `weight_map`
     error: FOLDER/m.index.json: not valid JSON: EOF while parsing an object at line 1 column 1
     "#);
+}
+
+#[test]
+fn what_is_no_weights_file_is_called_what_it_is() {
+    let mut tar = vec![0; 512];
+    tar[257..262].copy_from_slice(b"ustar");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b\nsize 437955512\n";
+    let all: [&[u8]; 12] = [
+        pointer.as_bytes(),
+        b"\n<!DOCTYPE html>\n<html><head><title>Log in</title></head></html>",
+        b"GGUF\x03\0\0\0\x24\0\0\0",
+        // As gzip, zlib and zstd write an empty stream.
+        b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\x03\0\0\0\0\0\0\0\0\0",
+        b"x\x9c\x03\0\0\0\0\x01",
+        b"\x28\xb5\x2f\xfd\x24\0\x01\0\0\x99\xe9\xd8\x51",
+        &tar,
+        b"\x80\x04\x95\x1c\0\0\0\0\0\0\0}\x94.",
+        b"\x93NUMPY\x01\0v\0{'descr': '<f4', }",
+        b"{\"model_type\": \"gpt2\", \"n_layer\": 12}",
+        b"Access to this model is restricted. You must be authenticated.",
+        b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    ];
+    assert_snapshot!(all.map(|bytes| told(&parse(bytes).unwrap_err())).join("\n"));
+    // A header of as many bytes as these beginnings claim is still one.
+    for length in [0x178usize, 0x9c78 - 0x9b00] {
+        let bytes =
+            safetensors(&format!("{:length$}", r#"{"w":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#), &[]);
+        assert!(parse(&bytes).is_ok(), "{length}");
+    }
+}
+
+#[test]
+fn ties_that_the_file_states_are_read() {
+    let weights = read(std::path::Path::new("fixtures/checkpoints/tied.safetensors")).unwrap();
+    assert_eq!(weights.tensors.keys().collect::<Vec<_>>(), ["embed.weight", "head.weight"]);
+    let data = |name: &str| weights.tensors[name].data.clone();
+    assert!(std::sync::Arc::ptr_eq(&data("embed.weight"), &data("head.weight")));
+    assert_snapshot!(weights.remarks[0].message(), @"ties that the file states: head.weight is embed.weight");
+    // What does not name a tensor that is there, or one that is, is no tie.
+    let header =
+        r#"{"__metadata__":{"format":"pt","b":"none","w":"w"},"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#;
+    let weights = parse(&safetensors(header, &[])).unwrap();
+    assert!(weights.tensors.len() == 1 && weights.remarks.is_empty(), "{:?}", weights.remarks);
+}
+
+#[test]
+fn a_header_is_bounded_before_it_is_parsed() {
+    let header = |entry: &dyn Fn(usize) -> String, count: usize| {
+        let entries: Vec<String> = (0..count).map(entry).collect();
+        safetensors(&format!("{{{}}}", entries.join(",")), &[])
+    };
+    let tensor = |i: usize| format!(r#""t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+    assert_eq!(parse(&header(&tensor, 16_384)).unwrap().tensors.len(), 16_384);
+    let mut long = vec![b' '; 100_000_010];
+    long[..8].copy_from_slice(&100_000_001u64.to_le_bytes());
+    let all = [
+        header(&tensor, 16_385),
+        header(&tensor, 200_000),
+        header(&|i| format!(r#""{i}":[]"#), 300_000),
+        safetensors(
+            &format!(r#"{{"w":{{"dtype":"F32","shape":[{}0],"data_offsets":[0,0]}}}}"#, "1,".repeat(500_000)),
+            &[],
+        ),
+        long,
+    ];
+    assert_snapshot!(all.map(|bytes| told(&parse(&bytes).unwrap_err())).join("\n"), @"
+    error: the header describes 16385 tensors, a model has at most 16384
+    hint: give the tensors of one model
+    error: the header describes 200000 tensors, a model has at most 16384
+    hint: give the tensors of one model
+    error: the header has 300000 keys and 299999 commas, a model's has at most 131072 and 327680
+    error: the header has 4 keys and 500003 commas, a model's has at most 131072 and 327680
+    error: the header takes 100000001 bytes, the format allows 100000000
+    ");
+}
+
+#[test]
+fn a_shape_that_no_file_holds_is_refused_though_it_is_empty() {
+    let of = |shape: &str| {
+        let header = format!(r#"{{"w":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}"#);
+        parse(&safetensors(&header, &[])).map(|weights| weights.tensors["w"].shape.clone())
+    };
+    assert_eq!(of("[0,1099511627776]").unwrap(), [0, 1 << 40]);
+    let shapes = ["[0,9223372036854775808]", "[0,4294967296,4294967296]", "[4294967296,4294967296,0]"];
+    assert_snapshot!(shapes.map(|shape| told(&of(shape).unwrap_err())).join("\n"), @"
+    error: w has shape [0, 9223372036854775808], which no file holds
+    error: w has shape [0, 4294967296, 4294967296], which no file holds
+    error: the header lies about w: no file holds shape [4294967296, 4294967296, 0]
+    ");
+}
+
+#[test]
+fn parts_without_an_index_are_one_model() {
+    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let folder = Folder::new(&[(first, &sample()), (second, &one("[1]", &[2.0]))]);
+    let located = tiepack::ingest::folder::locate(folder.root(), &tiepack::ingest::Overrides::default()).unwrap();
+    assert_eq!(located.weights, folder.path(first));
+    let files: Vec<_> = located.files().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(files, [first, second]);
+    // Any part stands for all.
+    for part in [first, second] {
+        let tensors = read(&folder.path(part)).unwrap().tensors;
+        assert_eq!(tensors.keys().collect::<Vec<_>>(), ["a", "b", "w"]);
+    }
+    let twice = Folder::new(&[(first, &sample()), (second, &sample())]);
+    let half = Folder::new(&[(second, &sample())]);
+    let errors = [&twice, &half].map(|folder| folder.told(&read(&folder.path(second)).unwrap_err()));
+    assert_snapshot!(errors.join("\n"), @"
+    error: FOLDER/model-00001-of-00002.safetensors and FOLDER/model-00002-of-00002.safetensors both hold a
+    hint: are these parts of one model?
+    error: FOLDER/model-00001-of-00002.safetensors is missing, one of 2 parts of the model
+    hint: a model is packed whole: fetch the part that is missing
+    ");
+}
+
+#[test]
+fn weights_that_were_quantized_already_are_told_by_their_names() {
+    let of = |names: &[&str]| {
+        let entry = |name: &&str| format!(r#""{name}":{{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}"#);
+        let entries: Vec<String> = names.iter().map(entry).collect();
+        let weights = parse(&safetensors(&format!("{{{}}}", entries.join(",")), &[])).unwrap();
+        weights.remarks.iter().map(|remark| remark.message()).collect::<Vec<_>>().join("; ")
+    };
+    let all = [
+        of(&["q.g_idx", "q.qweight", "q.qzeros", "q.scales", "k.qweight", "k.qzeros", "k.scales"]),
+        of(&["q.weight", "q.weight.absmax", "q.weight.quant_map", "q.weight.quant_state.bitsandbytes__nf4"]),
+        of(&["q.SCB", "q.weight", "q.weight_format"]),
+        of(&["q.weight", "q.weight_scale_inv"]),
+        of(&["q.weight_packed", "q.weight_scale", "q.weight_shape"]),
+        of(&["q.weight", "q.scales", "myqweight"]),
+    ];
+    assert_snapshot!(all.join("\n"), @"
+    the weights were quantized already, as GPTQ or AWQ does: k.qweight and 1 more
+    the weights were quantized already, as bitsandbytes in 4 bits does: q.weight.absmax
+    the weights were quantized already, as bitsandbytes in 8 bits does: q.SCB
+    the weights were quantized already, as FP8 with scales beside it does: q.weight_scale_inv
+    the weights were quantized already, as compressed-tensors does: q.weight_packed
+    ");
 }
 
 proptest! {

@@ -1,8 +1,16 @@
 use insta::assert_snapshot;
 use tiepack::error::Error;
-use tiepack::model::build;
+use tiepack::ingest::{Dtype, Remark, Source};
+use tiepack::model::{build, build_as_it_is};
 
-use crate::{source, tensors, told, toy};
+use crate::{source, tensor, tensors, told, toy};
+
+/// The toy's tensors, all names behind a prefix.
+fn wrapped(prefix: &str, ties: Option<&str>) -> Source {
+    let bare = source(tensors(), ties);
+    let names = bare.tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor));
+    Source { tensors: names.collect(), ..bare }
+}
 
 #[test]
 fn a_model_without_ties_stores_every_tensor_in_canonical_order() {
@@ -53,4 +61,63 @@ fn a_full_gpu_is_told_what_the_model_takes() {
     // Other errors are left as they are.
     let other = Error::compute("a NaN").hint("try again");
     assert_eq!(build(source(tensors(), None), toy(), None).unwrap().full(other, 1, 1).hint.unwrap(), "try again");
+}
+
+#[test]
+fn a_prefix_that_the_network_does_not_know_is_taken_off() {
+    let plain = build(source(tensors(), None), toy(), None).unwrap();
+    for prefix in ["model.", "base_model.model.", "net.0.transformer."] {
+        let mut source = wrapped(prefix, None);
+        source.remarks.push(Remark::Dropped([(format!("{prefix}mask"), "a mask".to_string())].into()));
+        let model = build(source, toy(), None).unwrap();
+        assert!(model.specs.iter().zip(&plain.specs).all(|(a, b)| a.name == b.name));
+        assert!(model.stored.iter().zip(&plain.stored).all(|(a, b)| a.data == b.data));
+        assert_eq!(model.remarks[0].dropped("mask"), Some("a mask"));
+        assert_eq!(model.remarks[1], Remark::Stripped([(prefix.to_string(), 11)].into()));
+    }
+    // A tie map speaks of the names that the file has.
+    let mut source = wrapped("net.", Some(r#"{"aliases": {"net.head": "net.emb"}}"#));
+    source.tensors.remove("net.head");
+    assert_eq!(build(source, toy(), None).unwrap().ties.declared, [("head".to_string(), "emb".to_string())]);
+    // One name without it, and it is no prefix.
+    let mut source = wrapped("net.", None);
+    source.tensors.insert("other".into(), tensor(Dtype::F32, &[1], vec![1.0]));
+    let error = build(source, toy(), None).unwrap_err();
+    assert!(error.message.contains("emb [4, 2] is missing"), "{error}");
+}
+
+#[test]
+fn ties_that_the_file_states_are_declared_where_the_network_has_both_names() {
+    let of = |name: &str, kept: &str| {
+        let mut source = source(tensors(), None);
+        source.tensors.insert(name.to_string(), source.tensors[kept].clone());
+        source.remarks.push(Remark::Tied([(name.to_string(), kept.to_string())].into()));
+        build(source, toy(), None).unwrap().ties.declared
+    };
+    assert_eq!(of("head", "emb"), [("head".to_string(), "emb".to_string())]);
+    // A second name of the module's own is none of the network's.
+    assert_eq!(of("lm.weight", "emb"), []);
+}
+
+#[test]
+fn weights_that_were_quantized_already_are_not_run() {
+    let mut source = source(tensors(), None);
+    source.remarks.push(Remark::Quantized { scheme: "GPTQ or AWQ", first: "q.qweight".into(), tensors: 28 });
+    assert_snapshot!(told(&build(source, toy(), None).unwrap_err()), @"");
+}
+
+#[test]
+fn a_model_that_its_network_does_not_explain_is_taken_for_its_tensors() {
+    let mut found = tensors();
+    found.insert("probe.weight".into(), tensor(Dtype::F32, &[2], vec![1.0, 2.0]));
+    let model = build_as_it_is(source(found, None), Ok(toy()), None).unwrap();
+    assert_eq!(model.specs.len(), 12);
+    assert_snapshot!(model.remarks[0].message(), @"");
+    assert_eq!(model.network().err().unwrap().message, model.remarks[0].message().split_once(": ").unwrap().1);
+    // What is wrong either way is said of the network.
+    let error =
+        build_as_it_is(source(tensors(), Some(r#"{"aliases": {"head": "emb"}}"#)), Ok(toy()), None).unwrap_err();
+    assert!(error.message.contains("declared tied"), "{error}");
+    let whole = build_as_it_is(source(tensors(), None), Ok(toy()), None).unwrap();
+    assert!(whole.network().is_ok() && whole.remarks.is_empty());
 }

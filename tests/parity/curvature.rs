@@ -140,7 +140,7 @@ fn curvature_does_not_depend_on_the_number_of_threads() {
     let windows = Windows::new(&tokens, model.network().unwrap().context(), Some(18));
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| measure(&model, &windows, 7, &|_| {})).unwrap()
+        pool.install(|| measure(&model, &windows, 7, &|_| Ok(()))).unwrap().curvature
     };
     let (one, two) = (on(1), on(2));
     assert_eq!(one.len(), model.stored.len());

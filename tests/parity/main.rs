@@ -3,6 +3,8 @@
 
 mod curvature;
 mod families;
+mod keys;
+mod large;
 
 use std::path::Path;
 

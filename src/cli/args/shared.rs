@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::bytes::{self, Rows};
 use crate::cli::heal;
+use crate::cli::interrupt;
 use crate::compile::Effort;
 use crate::ingest::Overrides;
 use crate::inspect::By;
@@ -82,8 +83,16 @@ pub struct Judging {
 impl Judging {
     pub fn judge(&self) -> Option<Judge> {
         let limit = self.evaluator_timeout;
-        self.evaluator.clone().map(|command| Judge { command, limit })
+        self.evaluator.clone().map(|command| Judge { command, limit, stop: interrupt::interrupted })
     }
+}
+
+/// What becomes of files that are there.
+#[derive(Debug, Args)]
+pub struct Writing {
+    /// Replace files also where nothing shows that tiepack wrote them
+    #[arg(long, help_heading = "Output")]
+    pub force: bool,
 }
 
 /// What to draw.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::super::diff::Compared;
-use super::super::figures::{Side, Table, count, nats, percent, table, width};
+use super::super::figures::{Side, Table, bits, count, nats, percent, table, width};
 use super::inspect::others;
 use super::{PAIR, divergence, hints, losses, rows};
 use crate::diff::{About, Difference};
@@ -49,10 +49,11 @@ fn about(name: &str, about: &About) -> Vec<Vec<String>> {
         true => format!("{} layers, none shared", count(copies.len())),
         false => format!("layers {}", copies.join(" ")),
     };
-    let weights = count(about.stored);
+    let weights = count(about.weights);
+    let each = about.bits_per_weight.map_or_else(String::new, |each| format!(" of {} bits", bits(Some(each))));
     vec![
         vec![name.into(), format!("{} ({kind})", about.path)],
-        vec![String::new(), format!("{} bytes, {weights} stored weights, {layers}", thousands(about.bytes))],
+        vec![String::new(), format!("{} bytes, {weights} stored weights{each}, {layers}", thousands(about.bytes))],
     ]
 }
 

@@ -29,11 +29,14 @@ pub fn inspected(inspected: &Inspected) -> String {
 }
 
 fn head(inspected: &Inspected) -> Vec<Vec<String>> {
-    let Inventory { path, arch, layers, copies, order, names, tensors, parameters, stored, bytes, .. } =
+    let Inventory { path, arch, layers, copies, order, names, tensors, parameters, stored, weights, .. } =
         &inspected.inventory;
+    let Inventory { bytes, bits_per_weight, .. } = &inspected.inventory;
     let line = |name: &str, value: String| vec![name.to_string(), value];
     let arch = if arch.is_empty() { "no known architecture" } else { arch };
-    let per_weight = 8.0 * *bytes as f64 / (*stored).max(1) as f64;
+    let each = bits_per_weight.map_or_else(String::new, |each| {
+        format!(", {} bits for each of {} weights in stored matrices", bits(Some(each)), count(*weights))
+    });
     let mut head = vec![
         line(
             match inspected.inventory.kind {
@@ -44,7 +47,7 @@ fn head(inspected: &Inspected) -> Vec<Vec<String>> {
             path.clone(),
         ),
         line("network", format!("{arch}, {layers} layers")),
-        line("bytes", format!("{}, {per_weight:.3} bits for each stored weight", thousands(*bytes))),
+        line("bytes", format!("{}{each}", thousands(*bytes))),
         line("tensors", format!("{} names, {} stored", count(*names), count(*tensors))),
         line("weights", format!("{} with ties counted, {} stored", count(*parameters), count(*stored))),
         line("ties", ties(copies)),
@@ -95,14 +98,13 @@ fn streams(inventory: &Inventory, rows: &[&Row], shown: Option<usize>) -> String
         let bytes: u64 = rows[shown..].iter().map(|row| row.bytes).sum();
         table.row(vec![others, empty(), empty(), thousands(bytes), share(bytes), empty(), empty()]);
     }
-    let all = Some(8.0 * inventory.bytes as f64 / inventory.stored.max(1) as f64);
     table.total(vec![
         "total".into(),
         empty(),
         empty(),
         thousands(inventory.bytes),
         share(inventory.bytes),
-        bits(all),
+        bits(inventory.bits_per_weight),
         empty(),
     ]);
     table.text(width())
@@ -175,7 +177,8 @@ fn groups(inspected: &Inspected) -> String {
         count(inventory.rows.len()),
         count(inventory.stored),
         thousands(inventory.bytes),
-        bits(Some(8.0 * inventory.bytes as f64 / inventory.stored.max(1) as f64)),
+        // That of the file is over the weights of matrices, which are not all of these.
+        String::new(),
         percent(1.0),
         String::new(),
     ]);

@@ -1,6 +1,8 @@
-//! Streams: tensors to bytes (`encode`) and back (`decode`), one folder a codec.
+//! What stands for a tensor: the choice of integers, one folder for each kind of stream that has one. The streams
+//! themselves are [`tiepack_format::streams`].
 
-pub mod lossless;
+pub use tiepack_format::streams::exact as lossless;
+
 pub mod matrix;
 pub mod sum;
 pub mod vectors;

@@ -42,7 +42,7 @@ fn read(shapes: &Shapes) -> Option<Guess> {
         return None;
     }
     guesses.extend(["rope_theta", "rms_norm_eps", "max_position_embeddings"]);
-    let fields = vec![
+    let mut fields = vec![
         ("vocab_size", vocab.into()),
         ("hidden_size", width.into()),
         ("intermediate_size", hidden.into()),
@@ -51,12 +51,17 @@ fn read(shapes: &Shapes) -> Option<Guess> {
         ("num_key_value_heads", (keys / head).into()),
         ("head_dim", head.into()),
         ("tie_word_embeddings", (!shapes.contains_key("lm_head.weight")).into()),
-        ("attention_bias", everywhere.into()),
-        ("mlp_bias", biased("mlp.gate_proj").into()),
         ("rope_theta", if arch == LLAMA { 10_000.0 } else { 1_000_000.0 }.into()),
         ("rms_norm_eps", 1e-6.into()),
         ("max_position_embeddings", 2048.into()),
     ];
+    // Only some of them can have biases elsewhere.
+    if arch != QWEN2 {
+        fields.push(("attention_bias", everywhere.into()));
+    }
+    if arch == LLAMA {
+        fields.push(("mlp_bias", biased("mlp.gate_proj").into()));
+    }
     Some(Guess::new(("model_type", arch), fields, guesses))
 }
 

@@ -39,6 +39,15 @@ impl Rotary {
         Rotary { table: Arc::new(table), half, sign: -1.0 }
     }
 
+    /// With all cosines and sines multiplied by a number.
+    pub fn scaled(mut self, by: f32) -> Self {
+        if by != 1.0 {
+            let (cos, sin) = Arc::make_mut(&mut self.table);
+            cos.iter_mut().chain(sin).for_each(|v| *v *= by);
+        }
+        self
+    }
+
     /// Rotates x (B, T, heads, dims), contiguous.
     ///
     /// # Errors

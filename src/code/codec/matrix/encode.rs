@@ -1,14 +1,13 @@
 //! Quantizes a matrix and writes it.
 
-use super::PLAIN;
-use crate::code::entropy::exponents;
-use crate::code::entropy::indices::{self, Layout, Prices};
+use tiepack_format::streams::matrix::{layout, write};
+
+use crate::code::entropy::indices::{self, Prices};
 use crate::code::grid::step_sizes::StepSizes;
-use crate::code::grid::trellis::{Odd, Trellis};
+use crate::code::grid::trellis::Trellis;
 use crate::code::quantize::metric::Metric;
 use crate::code::quantize::step_rule::{Powers, step_sizes};
 use crate::code::quantize::viterbi::{Rate, Rounded, round};
-use crate::varint::put;
 
 /// How a matrix is searched and coded. The same for all matrices of a model.
 #[derive(Debug, Clone)]
@@ -67,26 +66,9 @@ pub fn settled(w: &[f32], metric: &Metric, c: f64, settings: &Settings) -> Price
     (1..PRICE_PASSES).fold(first, |prices, _| learn(w, metric, c, &settings, Some(&prices)))
 }
 
-fn layout<'a>(steps: &'a StepSizes, trellis: &'a Trellis) -> Layout<'a> {
-    Layout { rows: steps.rows.len(), cols: steps.cols.len(), row_exp: &steps.rows, col_exp: &steps.cols, trellis }
-}
-
 /// The points of the grid that stand for `w` (R, C) row-major at step size `c` and these prices.
 pub fn search(w: &[f32], metric: &Metric, c: f64, settings: &Settings, steps: &StepSizes, prices: &Prices) -> Rounded {
     let (row, col) = steps.factors();
     let rate = Rate { prices, lambda: settings.lambda * (c * c) as f32 };
     round(w, metric, &row, &col, &settings.trellis, &rate)
-}
-
-/// The stream of indices (C, R) on a grid.
-pub fn write(q: &[i32], steps: &StepSizes, trellis: &Trellis) -> Vec<u8> {
-    let layout = &layout(steps, trellis);
-    let odd = if layout.trellis.odd == Odd::Plain { PLAIN } else { 0 };
-    let mut out = vec![layout.trellis.states.ilog2() as u8 | odd];
-    out.extend(steps.base.to_le_bytes());
-    let scales = exponents::encode(&[&steps.rows, &steps.cols]);
-    put(&mut out, scales.len() as u64);
-    out.extend(scales);
-    out.extend(indices::encode(q, layout));
-    out
 }

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{Done, GAIN_SHIFT, REACH, Recipe, STEP_LIMIT, VALUE_LIMIT, code, reference, widths};
-use crate::code::entropy::indices;
-use crate::varint::put;
+use tiepack_format::streams::vectors::{
+    GAIN_SHIFT, Prediction, REACH, STEP_LIMIT, VALUE_LIMIT, Vector, reference, widths, write,
+};
 
 /// Uniform steps with the same slope of loss against bits as a trellis-coded step of 1.
 pub const EQUAL_SLOPE: f64 = 1.8;
@@ -27,11 +27,9 @@ pub struct Coded {
 /// Codes tensors at step size `c` of the model.
 pub fn encode(tensors: &[Tensor], c: f64) -> Coded {
     let mut loss = 0f64;
-    let mut head = Vec::new();
-    let mut tail = Vec::new();
+    let mut groups = Vec::new();
     for width in widths(&tensors.iter().map(|t| (t.data.len(), t.width)).collect::<Vec<_>>()) {
-        let mut done: Vec<Done> = Vec::new();
-        let mut remainders = Vec::new();
+        let mut done: Vec<Vector> = Vec::new();
         for tensor in tensors.iter().filter(|t| t.width == width) {
             for (x, f) in tensor.data.chunks_exact(width).zip(tensor.curvature.chunks_exact(width)) {
                 let step = step_of(x, f, c);
@@ -42,19 +40,12 @@ pub fn encode(tensors: &[Tensor], c: f64) -> Coded {
                 for ((v, x), f) in values.iter().zip(x).zip(f) {
                     loss += 0.5 * f64::from(*f) * (f64::from(*x) - *v as f64 * unit).powi(2);
                 }
-                let recipe = best_recipe(step, &values, &done);
-                let reference = reference(&done, recipe.back);
-                remainders.extend(values.iter().enumerate().map(|(i, v)| (v - recipe.predict(reference, i)) as i32));
-                write_recipe(&mut head, &recipe);
-                done.push(Done { recipe, values });
+                done.push(Vector { prediction: best_prediction(step, &values, &done), values });
             }
         }
-        let coded = code(width, done.len(), |layout| indices::encode(&remainders, layout));
-        put(&mut head, coded.len() as u64);
-        tail.extend(coded);
+        groups.push((width, done));
     }
-    head.extend(tail);
-    Coded { bytes: head, loss }
+    Coded { bytes: write(&groups), loss }
 }
 
 /// The power of two next to the step of equal slope.
@@ -69,16 +60,16 @@ pub(super) fn step_of(x: &[f32], curvature: &[f32], c: f64) -> i32 {
 }
 
 /// The reference, gain and centre that leave the smallest remainder, by the sum of its magnitudes' logarithms.
-fn best_recipe(step: i32, values: &[i64], done: &[Done]) -> Recipe {
+fn best_prediction(step: i32, values: &[i64], done: &[Vector]) -> Prediction {
     let n = values.len() as f64;
     let mean = values.iter().sum::<i64>() as f64 / n;
-    let cost = |recipe: &Recipe| -> f64 {
-        let reference = reference(done, recipe.back);
-        let rest = |(i, v): (usize, &i64)| ((v - recipe.predict(reference, i)).abs() as f64 + 0.5).log2();
+    let cost = |prediction: &Prediction| -> f64 {
+        let reference = reference(done, prediction.back);
+        let rest = |(i, v): (usize, &i64)| ((v - prediction.predict(reference, i)).abs() as f64 + 0.5).log2();
         // A reference costs a byte for its gain.
-        values.iter().enumerate().map(rest).sum::<f64>() + if recipe.back > 0 { 8.0 } else { 0.0 }
+        values.iter().enumerate().map(rest).sum::<f64>() + if prediction.back > 0 { 8.0 } else { 0.0 }
     };
-    let mut best = Recipe { step, centre: mean.round() as i64, back: 0, gain: 0 };
+    let mut best = Prediction { step, centre: mean.round() as i64, back: 0, gain: 0 };
     let mut lowest = cost(&best);
     for back in 1..=done.len().min(REACH) {
         let other = &done[done.len() - back];
@@ -89,26 +80,18 @@ fn best_recipe(step: i32, values: &[i64], done: &[Done]) -> Recipe {
             both += (*v as f64 - mean) * d;
             theirs += d * d;
         }
-        let slope = both / theirs * 2f64.powi(step - other.recipe.step);
+        let slope = both / theirs * 2f64.powi(step - other.prediction.step);
         if !slope.is_finite() {
             continue;
         }
         let gain = (slope * f64::from(1 << GAIN_SHIFT)).round().clamp(-127.0, 127.0) as i64;
-        let bias = slope * (their_mean - other.recipe.centre as f64) * 2f64.powi(other.recipe.step - step);
+        let bias = slope * (their_mean - other.prediction.centre as f64) * 2f64.powi(other.prediction.step - step);
         let limit = VALUE_LIMIT as f64;
-        let recipe = Recipe { step, centre: (mean - bias).round().clamp(-limit, limit) as i64, back, gain };
-        let c = cost(&recipe);
+        let prediction = Prediction { step, centre: (mean - bias).round().clamp(-limit, limit) as i64, back, gain };
+        let c = cost(&prediction);
         if c < lowest {
-            (best, lowest) = (recipe, c);
+            (best, lowest) = (prediction, c);
         }
     }
     best
-}
-
-fn write_recipe(out: &mut Vec<u8>, recipe: &Recipe) {
-    out.extend([recipe.step as i8 as u8, recipe.back as u8]);
-    if recipe.back > 0 {
-        out.push(recipe.gain as i8 as u8);
-    }
-    put(out, ((recipe.centre << 1) ^ (recipe.centre >> 63)) as u64);
 }
