@@ -69,7 +69,7 @@ fn head(inspected: &Inspected) -> Vec<Vec<String>> {
 
 /// Every stream or tensor; layers of one block are one row with their uses.
 fn streams(inventory: &Inventory, rows: &[&Row], shown: Option<usize>) -> String {
-    let made = if inventory.kind == Kind::Artifact { "made of" } else { "type" };
+    let made = if inventory.kind != Kind::Model { "made of" } else { "type" };
     let mut table = Table::new([
         ("part", Side::Left),
         ("layers", Side::Left),
