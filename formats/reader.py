@@ -23,6 +23,8 @@ MAX_TENSORS = 16_384
 MAX_NAMES = 1 << 22
 LOSSLESS, MATRIX, VECTORS, ZERO, SUM = 0, 1, 2, 3, 4
 F32, F16, BF16 = 0, 1, 2
+# Of kept tensors; what numpy has no name for is bytes here.
+KEPT_TYPES = ["<f4", "<f2", "<u2", "?", "u1", "i1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f8", "u1", "u1"]
 
 
 class Rejected(Exception):
@@ -140,23 +142,23 @@ class Stream:
         self.types, self.needs, self.data = [], [], b""
 
 
-def unpack_header(packed, size):
+def unzstd(packed, size, what):
     try:
         import zstandard
     except ImportError:
-        raise SystemExit("this artifact's header is packed with zstd: `pip install zstandard` to read it") from None
+        raise SystemExit(f"{what} is packed with zstd: `pip install zstandard` to read it") from None
     try:
         unpacker = zstandard.ZstdDecompressor().decompressobj()
         raw = unpacker.decompress(packed)
     except zstandard.ZstdError as e:
-        raise Rejected(f"the packed header does not unpack: {e}") from None
+        raise Rejected(f"{what} does not unpack: {e}") from None
     whole = unpacker.eof and not unpacker.unused_data and len(raw) == size
-    check(whole, "the packed header is not one frame of its size")
+    check(whole, f"{what} is not one frame of its size")
     return raw
 
 
 def parse(data):
-    """Config text, names and shapes, tie map, streams, root."""
+    """Config text, names and shapes, tie map, streams, labels, kept tensors, root."""
     check(data[:3] == b"TPK" and len(data) >= 44, "not a tiepack artifact")
     check(data[3:4] == b"1", "another version of the format")
     check(blake3(data[:-8])[:8] == data[-8:], "the checksum does not match")
@@ -164,12 +166,57 @@ def parse(data):
     r.take(4, "magic")
     size = r.within(0, MAX_HEADER, "length of the header")
     packed = r.within(0, MAX_HEADER, "length of the packed header")
-    header = unpack_header(r.take(packed, "packed header"), size) if packed else r.take(size, "header")
-    config, names, source, streams, lengths = parse_header(Reader(header))
+    header = unzstd(r.take(packed, "packed header"), size, "the header") if packed else r.take(size, "header")
+    config, names, source, streams, lengths, labels, groups = parse_header(Reader(header))
     for stream, length in zip(streams, lengths):
         stream.data = r.take(length, "stream")
+    sizes = [math.prod(shape) * np.dtype(KEPT_TYPES[kind]).itemsize for kind, run, _ in groups for _, shape in run]
+    check(sum(sizes) <= max(1 << 24, 4096 * len(data)), "so few bytes cannot hold such tensors")
+    kept = [tensor for group in groups for tensor in kept_tensors(r, *group)]
     r.finish("the streams")
-    return config, names, source, streams, data[-40:-8]
+    return config, names, source, streams, labels, kept, data[-40:-8]
+
+
+def kept_tensors(r, kind, run, length):
+    """(name, type, array) of the tensors of one stream."""
+    element = np.dtype(KEPT_TYPES[kind])
+    counts = [math.prod(shape) for _, shape in run]
+    raw = unzstd(r.take(length, "stream"), sum(counts) * element.itemsize, "a stream of kept tensors")
+    words = np.frombuffer(raw, "u1").reshape(element.itemsize, -1).T.copy().view(element).ravel()
+    parts = np.split(words, np.cumsum(counts)[:-1])
+    return [(name, kind, part.reshape(shape)) for (name, shape), part in zip(run, parts)]
+
+
+def parse_labels(r, names):
+    """Every label with the number of its tensor."""
+    rules = [(text(r, MAX_HEADER, "a label"), text(r, MAX_HEADER, "a label"))
+             for _ in range(r.within(0, len(names), "number of rules"))]
+    labels = []
+    for name, _ in names:
+        fitting = [rule for rule in rules if name.startswith(rule[0])]
+        before, after = max(reversed(fitting), key=lambda rule: len(rule[0]), default=("", ""))
+        labels.append([after + name[len(before):]])
+    tensor = 0
+    for _ in range(r.within(0, len(names), "number of tensors with labels of their own")):
+        tensor += r.within(0, len(names), "distance of a tensor with labels")
+        check(tensor < len(names), "a label is that of no tensor")
+        labels[tensor] = [text(r, MAX_HEADER, "a label") for _ in range(r.within(1, MAX_TENSORS, "number of labels"))]
+        tensor += 1
+    labels = [(label, tensor) for tensor, own in enumerate(labels) for label in own]
+    check(sum(len(label.encode()) for label, _ in labels) <= MAX_NAMES, "the labels are too long")
+    return labels
+
+
+def parse_kept(r):
+    """Type, (name, shape) of its tensors, and the length of its stream, of every run."""
+    names, groups, least = parse_names(r), [], 0
+    check(names, "kept tensors are announced and there are none")
+    while names:
+        kind = r.within(least, len(KEPT_TYPES) - 1, "type of kept tensors")
+        run = r.within(1, len(names), "run of kept tensors")
+        groups.append((kind, names[:run], r.varint("length of a stream of kept tensors")))
+        names, least = names[run:], kind + 1
+    return groups
 
 
 def text(r, high, what):
@@ -216,7 +263,7 @@ def parse_names(r):
 
 
 def parse_header(r):
-    check(r.varint("flags") == 0, "something that version 1 does not know")
+    flags = r.within(0, 3, "flags")
     config = text(r, MAX_HEADER, "the config")
     names = parse_names(r)
     n = len(names)
@@ -272,8 +319,12 @@ def parse_header(r):
             streams[at].needs.append(r.varint("tensor that a stream needs"))
         check(known.issuperset(streams[at].needs), "a stream needs a tensor of no earlier stream")
     lengths = [r.varint("length of a stream") for _ in streams]
+    labels = parse_labels(r, names) if flags & 1 else []
+    groups = parse_kept(r) if flags & 2 else []
     r.finish("the header")
-    return config, names, source, streams, lengths
+    all_names = [name for name, _ in labels or names] + [name for _, run, _ in groups for name, _ in run]
+    check(len(set(all_names)) == len(all_names), "two tensors have one name")
+    return config, names, source, streams, lengths, labels, groups
 
 
 # --- Binary coder -----------------------------------------------------------------------------------------------------
@@ -941,15 +992,24 @@ def tensor_hash(tensor):
     return blake3(front + np.ascontiguousarray(tensor, "<f4").tobytes())
 
 
-def root_of(hashes, source, names, config):
+def root_of(hashes, source, names, config, labels, kept):
+    extra = b""
+    if labels or kept:
+        extra = b"\xff" + struct.pack("<Q", len(labels))
+        for label, tensor in labels:
+            extra += struct.pack("<IQ", tensor, len(label.encode())) + label.encode()
+        extra += struct.pack("<Q", len(kept))
+        for name, kind, array in kept:
+            extra += struct.pack("<Q", len(name.encode())) + name.encode()
+            extra += struct.pack(f"<{array.ndim + 2}Q", kind, array.ndim, *array.shape) + array.tobytes()
     named = [struct.pack("<IQ", t, len(name.encode())) + name.encode() for t, (name, _) in zip(source, names)]
     return blake3(struct.pack("<Q", len(hashes)) + b"".join(hashes)
-                  + struct.pack("<Q", len(source)) + b"".join(named) + config.encode())
+                  + struct.pack("<Q", len(source)) + b"".join(named) + config.encode() + extra)
 
 
 def decode(data):
-    """Tensors by name, f32, tied names sharing an array; the root; the hashes of the stored tensors."""
-    config, names, source, streams, root = parse(data)
+    """Tensors by label, weights in f32, tied ones sharing an array; the root; the hashes of the stored tensors."""
+    config, names, source, streams, labels, kept, root = parse(data)
     shapes = {}
     for (name, shape), t in zip(names, source):
         check(shapes.setdefault(t, shape) == shape, f"{name} shares a tensor of another shape")
@@ -964,11 +1024,18 @@ def decode(data):
             tensors = CODECS[stream.codec](stream, own)
         stored.update(zip(stream.tensors, tensors))
     hashes = [tensor_hash(stored[t]) for t in range(len(stored))]
-    check(root_of(hashes, source, names, config) == root, "the decoded tensors do not match the root")
-    return {name: stored[t] for (name, _), t in zip(names, source)}, root, hashes
+    check(root_of(hashes, source, names, config, labels, kept) == root, "the decoded tensors do not match the root")
+    labels = labels or [(name, i) for i, (name, _) in enumerate(names)]
+    tensors = {label: stored[source[i]] for label, i in labels} | {name: array for name, _, array in kept}
+    return tensors, root, hashes
 
 
 # --- Command ----------------------------------------------------------------------------------------------------------
+
+WEIGHTS = {"F32": F32, "F16": F16, "BF16": BF16}
+OTHERS = {"BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4", "I64": "<i8",
+          "U64": "<u8", "F64": "<f8", "F8_E4M3": "u1", "F8_E5M2": "u1"}
+
 
 def read_safetensors(path):
     data = pathlib.Path(path).read_bytes()
@@ -977,9 +1044,13 @@ def read_safetensors(path):
     for name, entry in json.loads(data[8:8 + size]).items():
         if name != "__metadata__":
             begin, end = entry["data_offsets"]
-            element = {"F32": F32, "F16": F16, "BF16": BF16}[entry["dtype"]]
-            words = np.frombuffer(data[8 + size:][begin:end], "<u4" if element == F32 else "<u2")
-            tensors[name] = widened(words, element).reshape(entry["shape"])
+            raw = data[8 + size:][begin:end]
+            if entry["dtype"] in WEIGHTS:
+                element = WEIGHTS[entry["dtype"]]
+                tensors[name] = widened(np.frombuffer(raw, "<u4" if element == F32 else "<u2"), element)
+            else:
+                tensors[name] = np.frombuffer(raw, OTHERS[entry["dtype"]])
+            tensors[name] = tensors[name].reshape(entry["shape"])
     return tensors
 
 

@@ -68,6 +68,9 @@ impl Error {
 
     /// An operating-system error on a path: `cannot read model.safetensors: No such file or directory`.
     pub fn io(doing: &str, path: &Path, source: std::io::Error) -> Self {
+        if source.kind() == std::io::ErrorKind::IsADirectory {
+            return Self::input(format!("cannot {doing} {}: it is a folder", path.display())).hint("name a file");
+        }
         Self::input(format!("cannot {doing} {}: {source}", path.display()))
     }
 

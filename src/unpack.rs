@@ -7,8 +7,8 @@ use safetensors::tensor::{TensorView, serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::ingest::Dtype;
-use crate::model::{Model, Stored};
+use crate::ingest::{Dtype, weights};
+use crate::model::{Kept, Model, Stored};
 use crate::text::type_name;
 
 /// A model's files.
@@ -25,7 +25,7 @@ pub struct Files {
 
 /// Writes a model down.
 ///
-/// A tensor keeps the element type that the artifact names for it where that type holds its values exactly (as it does
+/// Tensors have the names that they had in the file that was packed. A tensor keeps the element type that the artifact names for it where that type holds its values exactly (as it does
 /// after lossless coding). Quantized values lie between those of a 16-bit type; rounding them would change the
 /// network that was verified, so they are written in f32.
 ///
@@ -33,24 +33,32 @@ pub struct Files {
 /// Compute, when the tensors cannot be serialized.
 pub fn unpack(model: &Model) -> Result<Files> {
     let raw: Vec<(Dtype, Vec<u8>)> = model.stored.iter().map(bytes_of).collect();
-    let mut views = Vec::with_capacity(model.specs.len());
-    for (spec, &stored) in model.specs.iter().zip(&model.source) {
-        let (dtype, bytes) = &raw[stored];
+    let view = |name: &String, dtype, shape: &[usize], bytes| match TensorView::new(dtype, shape.to_vec(), bytes) {
+        Ok(view) => Ok((name.clone(), view)),
+        Err(e) => Err(Error::compute(format!("cannot write {name}: {e}"))),
+    };
+    let mut views = Vec::with_capacity(model.labels.len() + model.kept.len());
+    for (label, spec) in &model.labels {
+        let (dtype, bytes) = &raw[model.source[*spec]];
         let dtype = match dtype {
             Dtype::F32 => safetensors::Dtype::F32,
             Dtype::F16 => safetensors::Dtype::F16,
             Dtype::Bf16 => safetensors::Dtype::BF16,
         };
-        let view = TensorView::new(dtype, spec.shape.clone(), bytes)
-            .map_err(|e| Error::compute(format!("cannot write {}: {e}", spec.name)))?;
-        views.push((spec.name.clone(), view));
+        views.push(view(label, dtype, &model.specs[*spec].shape, bytes)?);
+    }
+    for Kept { name, shape, element, bytes } in &model.kept {
+        let dtype = weights::dtype(*element)
+            .ok_or_else(|| Error::compute(format!("safetensors hold no {}, as {name} is", element.name())))?;
+        views.push(view(name, dtype, shape, bytes)?);
     }
     // Loaders of the ecosystem look for this key.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let weights = serialize(views, Some(metadata)).map_err(|e| Error::compute(format!("cannot write tensors: {e}")))?;
     let mut types = BTreeMap::new();
-    for &stored in &model.source {
-        *types.entry(type_name(raw[stored].0)).or_insert(0) += 1;
+    let weights_types = model.labels.iter().map(|(_, spec)| type_name(raw[model.source[*spec]].0));
+    for name in weights_types.chain(model.kept.iter().map(|kept| kept.element.name())) {
+        *types.entry(name).or_insert(0) += 1;
     }
     let fields = Some(model.config.fields.clone()).filter(|fields| !fields.is_empty());
     let config = fields.map(|fields| pretty(&Value::Object(fields)));

@@ -3,6 +3,7 @@
 use std::fs;
 
 use proptest::prelude::*;
+use tiepack::artifact::extra::Extra;
 use tiepack::artifact::layout::{Header, StreamEntry, codec};
 use tiepack::artifact::names::Named;
 use tiepack::artifact::read::parse;
@@ -14,6 +15,9 @@ use tiepack::nets::Form;
 use tiepack::save::{check, save};
 use tiepack_format::error::Kind;
 use tiepack_format::varint::{Reader, put};
+
+/// No tensors beside the weights.
+const NONE: [&[u8]; 0] = [];
 
 const CONFIG: &str = r#"{"arch":"parameter-golf-baseline","vocab_size":1024,"num_layers":9,"model_dim":256,"num_heads":4,"num_kv_heads":2,"mlp_mult":2,"tie_embeddings":true,"logit_softcap":30.0,"rope_base":10000.0,"train_seq_len":256}"#;
 
@@ -76,7 +80,7 @@ fn header(copies: &[usize]) -> Header {
         let codec = if needs.is_empty() { codec::MATRIX } else { codec::SUM };
         streams.push(entry(codec, Dtype::Bf16, vec![*t], needs, 20_000 + 1_713 * i as u64));
     }
-    Header { config: CONFIG.into(), names, source, streams }
+    Header { config: CONFIG.into(), names, source, streams, extra: Extra::default() }
 }
 
 const COPIES: [usize; 9] = [0, 1, 2, 3, 2, 0, 6, 0, 2];
@@ -213,17 +217,18 @@ fn the_root_sees_shape_values_map_names_and_config() {
         names: names.iter().map(|n| Named { name: n.to_string(), shape: vec![2], form: Form::Vector }).collect(),
         source: vec![0; names.len()],
         streams: vec![],
+        extra: Extra::default(),
     };
-    let base = root(&[Decoded { shape: &shape, data: &data }], &header(&["a"], "{}"));
+    let base = root(&[Decoded { shape: &shape, data: &data }], &NONE, &header(&["a"], "{}"));
     let others = [
-        root(&[Decoded { shape: &[2, 1], data: &data }], &header(&["a"], "{}")),
-        root(&[Decoded { shape: &shape, data: &[1.0, -2.0] }], &header(&["a"], "{}")),
-        root(&[Decoded { shape: &shape, data: &data }], &header(&["a", "b"], "{}")),
-        root(&[Decoded { shape: &shape, data: &data }], &header(&["b"], "{}")),
-        root(&[Decoded { shape: &shape, data: &data }], &header(&["a"], "{ }")),
+        root(&[Decoded { shape: &[2, 1], data: &data }], &NONE, &header(&["a"], "{}")),
+        root(&[Decoded { shape: &shape, data: &[1.0, -2.0] }], &NONE, &header(&["a"], "{}")),
+        root(&[Decoded { shape: &shape, data: &data }], &NONE, &header(&["a", "b"], "{}")),
+        root(&[Decoded { shape: &shape, data: &data }], &NONE, &header(&["b"], "{}")),
+        root(&[Decoded { shape: &shape, data: &data }], &NONE, &header(&["a"], "{ }")),
     ];
     assert!(others.iter().all(|o| *o != base));
-    let zero = |z: f32| root(&[Decoded { shape: &[1], data: &[z] }], &header(&["a"], ""));
+    let zero = |z: f32| root(&[Decoded { shape: &[1], data: &[z] }], &NONE, &header(&["a"], ""));
     assert_ne!(zero(0.0), zero(-0.0));
 }
 
@@ -341,7 +346,7 @@ fn headers() -> impl Strategy<Value = Header> {
             };
             let named = |i: usize| Named { name: name(i), shape: vec![i % 4, 7], form: Form::Matrix };
             let names = (0..source.len()).map(named).collect();
-            Header { config, names, source, streams }
+            Header { config, names, source, streams, extra: Extra::default() }
         },
     )
 }

@@ -113,8 +113,8 @@ fn main(py: Python<'_>, args: Vec<OsString>) -> PyResult<u8> {
     beside(py, true, move |_| cli::code(args))
 }
 
-/// A stored tensor: shape, element type, little-endian values, hash.
-type Stored = (Vec<usize>, &'static str, Py<PyBytes>, String);
+/// A stored tensor: shape, element type, little-endian values, and of a weight its hash.
+type Stored = (Vec<usize>, &'static str, Py<PyBytes>, Option<String>);
 
 /// Names with the stored tensor of each, the stored tensors, the configuration and the root.
 type Loaded = (Vec<(String, usize)>, Vec<Stored>, String, String);
@@ -127,13 +127,19 @@ fn load(py: Python<'_>, path: PathBuf) -> PyResult<(Option<(u8, String)>, Option
         Ok(opened) => opened,
         Err(error) => return Ok((Some(error), None)),
     };
-    let names = model.specs.iter().zip(&model.source).map(|(spec, i)| (spec.name.clone(), *i)).collect();
+    let labels = model.labels.iter().map(|(label, spec)| (label.clone(), model.source[*spec]));
+    let beside = model.kept.iter().enumerate().map(|(i, kept)| (kept.name.clone(), model.stored.len() + i));
+    let names = labels.chain(beside).collect();
     let stored = model.stored.iter().enumerate().map(|(i, stored)| {
         let shape = model.shape(i);
         let ((dtype, bytes), hash) =
             py.detach(|| (bytes_of(stored), tensor_hash(Decoded { shape, data: &stored.data })));
-        (shape.to_vec(), type_name(dtype), PyBytes::new(py, &bytes).unbind(), hex(&hash))
+        (shape.to_vec(), type_name(dtype), PyBytes::new(py, &bytes).unbind(), Some(hex(&hash)))
     });
+    let kept = model.kept.iter().map(|kept| {
+        (kept.shape.clone(), kept.element.name(), PyBytes::new(py, &kept.bytes).unbind(), None)
+    });
+    let stored = stored.chain(kept);
     let root = hex(&parsed.root);
     Ok((None, Some((names, stored.collect(), parsed.header.config, root))))
 }

@@ -180,14 +180,23 @@ def bundle(
     return _run("bundle", [artifact], options, False)
 
 
-_NUMPY = {"f32": "<f4", "f16": "<f2"}
+_NUMPY = {
+    "f32": "<f4", "f16": "<f2", "f64": "<f8", "bool": "?", "u8": "u1", "i8": "i1", "i16": "<i2", "u16": "<u2", "i32": "<i4", "u32": "<u4",
+    "i64": "<i8", "u64": "<u8", "fp8 (e4m3)": "u1", "fp8 (e5m2)": "u1",
+}
+_TORCH = {
+    "f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "bool": "bool", "u8": "uint8", "i8": "int8", "i16": "int16",
+    "u16": "uint16", "i32": "int32", "u32": "uint32", "i64": "int64", "u64": "uint64", "fp8 (e4m3)": "float8_e4m3fn",
+    "fp8 (e5m2)": "float8_e5m2",
+}
 
 
 class Artifact:
     """A decoded artifact whose tensors were checked against the root in the file.
 
-    `names` gives for each tensor its stored one, so that tied names have one number; `shapes`, `types` (f32, f16, bf16) and `hashes`
-    (blake3 of shape and values, in hexadecimal: formats/artifact.md) are those of the stored tensors; `config` is the model's
+    `names` gives for each tensor, under the name that it had in the file that was packed, its stored one, so that tied names have
+    one number; `shapes`, `types` (f32, f16, bf16, or what an integer tensor is) and `hashes` (blake3 of shape and values, in
+    hexadecimal: formats/artifact.md; of a tensor that is no weight None) are those of the stored tensors; `config` is the model's
     configuration or None, `root` the hash over all of it.
     """
 
@@ -200,7 +209,7 @@ class Artifact:
         self.names: Dict[str, int] = dict(names)
         self.shapes: List[Tuple[int, ...]] = [tuple(shape) for shape, _, _, _ in stored]
         self.types: List[str] = [kind for _, kind, _, _ in stored]
-        self.hashes: List[str] = [text for _, _, _, text in stored]
+        self.hashes: List[Optional[str]] = [text for _, _, _, text in stored]
         self.config: Optional[Dict[str, Any]] = json.loads(config) if config else None
         self._bytes = [data for _, _, data, _ in stored]
 
@@ -219,7 +228,7 @@ class Artifact:
 
         stored = []
         for shape, kind, data in zip(self.shapes, self.types, self._bytes):
-            dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[kind]
+            dtype = getattr(torch, _TORCH[kind])
             tensor = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.zeros(0, dtype=dtype)
             stored.append(tensor.reshape(shape))
         return {name: stored[i] for name, i in self.names.items()}

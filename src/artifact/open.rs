@@ -6,6 +6,7 @@ use std::sync::Arc;
 pub use tiepack_format::decode::{some, stored_shapes, stream, streams};
 use tiepack_format::{Artifact, Dtype};
 
+use super::kept::of_file;
 use super::layout::Header;
 use super::read::Parsed;
 use crate::error::{Error, Result};
@@ -36,7 +37,7 @@ pub fn open(path: &Path) -> Result<Opened> {
 /// # Errors
 /// Verification; any bytes give a model that hashes to the root in the file, or an error.
 pub fn decode(bytes: &[u8]) -> Result<Opened> {
-    let Artifact { parsed, tensors } = tiepack_format::decode(bytes)?;
+    let Artifact { parsed, tensors, kept } = tiepack_format::decode(bytes)?;
     let header = &parsed.header;
     let mut dtypes = vec![Dtype::F32; tensors.len()];
     for entry in &header.streams {
@@ -45,7 +46,11 @@ pub fn decode(bytes: &[u8]) -> Result<Opened> {
     let (config, structure) = structure(header)?;
     let parts = dtypes.into_iter().zip(tensors.into_iter().map(Arc::new)).collect();
     let source = header.source.iter().map(|s| *s as usize).collect();
-    let model = Model::from_parts(config, structure, parts, source)?;
+    let kept = header.extra.kept.iter().zip(kept).map(|(entry, bytes)| of_file(entry, bytes));
+    let mut model = Model::from_parts(config, structure, parts, source)?.keeping(kept.collect());
+    if !header.extra.labels.is_empty() {
+        model.labels = header.extra.labels.iter().map(|(label, tensor)| (label.clone(), *tensor as usize)).collect();
+    }
     Ok(Opened { model, size: bytes.len() as u64, parsed })
 }
 

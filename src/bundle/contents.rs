@@ -39,6 +39,11 @@ impl Contents {
         };
         let named = header.names.iter().zip(&header.source);
         let mut names: Vec<_> = named.map(|(named, source)| (named.name.clone(), number[*source as usize])).collect();
+        if !header.extra.labels.is_empty() {
+            let label =
+                |(label, tensor): &(String, u32)| (label.clone(), number[header.source[*tensor as usize] as usize]);
+            names = header.extra.labels.iter().map(label).collect();
+        }
         names.sort();
         if !nameless {
             names.sort_by_key(|(_, t)| *t);

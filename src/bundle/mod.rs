@@ -6,6 +6,7 @@
 
 mod contents;
 mod minify;
+pub mod read;
 mod source;
 mod wrap;
 

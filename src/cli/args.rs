@@ -101,7 +101,7 @@ pub struct PackArgs {
     /// Artifact to write
     #[arg(long, short, value_name = "OUT.tiepack")]
     pub output: PathBuf,
-    /// Most bytes of the artifact and every --include: 16MB is 16,000,000, 16MiB is 16,777,216
+    /// Most bytes of the artifact and every --include: 16MB, 16M and 16mb are 16,000,000, 16MiB is 16,777,216
     #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
     pub cap: u64,
     /// File that counts against the cap, once for each
@@ -220,7 +220,7 @@ pub struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Artifact to verify
+    /// Artifact to verify, a folder that holds one, or a bundle
     pub artifact: PathBuf,
     /// The model it was made of
     #[arg(long, value_name = "MODEL")]
@@ -252,7 +252,7 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Folder, weights file or artifact
+    /// Folder, weights file, artifact or bundle
     pub model: PathBuf,
     #[command(flatten)]
     pub tables: Tables,
@@ -356,7 +356,7 @@ pub struct FrontierArgs {
 
 #[derive(Debug, Args)]
 pub struct UnpackArgs {
-    /// Artifact to unpack
+    /// Artifact to unpack, or a folder that holds one
     pub artifact: PathBuf,
     /// A .safetensors file, or a folder (made if missing) for it with config.json and ties.json
     #[arg(long, short, value_name = "FILE|DIR")]
@@ -367,7 +367,7 @@ pub struct UnpackArgs {
 
 #[derive(Debug, Args)]
 pub struct BundleArgs {
-    /// Artifact to bundle
+    /// Artifact to bundle, or a folder that holds one
     pub artifact: PathBuf,
     /// Python script to run; it gets its tensors from tiepack.bundled()
     #[arg(long, value_name = "SCRIPT.py")]
@@ -399,7 +399,7 @@ pub struct BundleArgs {
 
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// Folder or weights file
+    /// Folder, weights file or artifact
     pub model: PathBuf,
     #[command(flatten)]
     pub files: ModelFiles,

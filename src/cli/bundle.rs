@@ -10,7 +10,7 @@ use super::args::BundleArgs;
 use super::figures::{Side, table};
 use super::output::Kind;
 use super::{files, guard};
-use crate::artifact::layout::{StreamEntry, codec};
+use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::decode;
 use crate::artifact::read::parse;
 use crate::artifact::write;
@@ -73,11 +73,12 @@ pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
     let includes = files::includes(&args.include)?;
     let form = if args.apart { Some(Container::Apart) } else { args.form };
     let bundling = Bundling::new(&args.script, &args.output, (args.decoder, form, args.nameless), &args.include)?;
-    let inputs: Vec<PathBuf> = [&args.artifact].into_iter().chain(&args.include).cloned().collect();
+    let path = files::only_artifact(&args.artifact)?;
+    let inputs: Vec<PathBuf> = [&path].into_iter().chain(&args.include).cloned().collect();
     bundling.guard(&inputs, args.writing.force)?;
-    let artifact = std::fs::read(&args.artifact).map_err(|e| Error::io("read", &args.artifact, e))?;
+    let artifact = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
     progress.begin("decode the artifact", 0);
-    decode(&artifact).map_err(|e| e.at(args.artifact.display()))?;
+    decode(&artifact).map_err(|e| e.at(path.display()))?;
     progress.end();
     let ready = bundling.make(&artifact)?;
     let budget = args.cap.map(|cap| Budget::new(ready.bytes(), includes, cap)).transpose()?;
@@ -130,6 +131,20 @@ impl Bundling {
         guard::outputs(&outputs, &[inputs, std::slice::from_ref(&self.script)].concat(), force)
     }
 
+    /// Refuses what the small decoder would lose.
+    fn check(&self, header: &Header) -> Result<()> {
+        match header.extra.kept.first() {
+            Some(kept) if self.decoder == Decoder::Embed => {
+                let (count, name) = (header.extra.kept.len(), &kept.name);
+                Err(Error::input(format!(
+                    "tensors that are no weights, which the small decoder does not give back: {count}, {name} first"
+                ))
+                .hint("bundle the artifact with --decoder import"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn requirements(&self) -> PathBuf {
         self.output.with_file_name("requirements.txt")
     }
@@ -169,6 +184,7 @@ impl Bundling {
             entries.push(StreamEntry { codec: codec::VECTORS, tensors: vectors, dtypes, needs: vec![], len: 9_999 });
         }
         let header = header(model, entries);
+        self.check(&header)?;
         let streams: u64 = header.streams.iter().map(|s| s.len).sum();
         let container = write::size_of(&header)? - streams;
         let (_, ledger) = bundle(&self.script(), &Contents::new(&header, self.nameless), &[])?;
@@ -191,6 +207,7 @@ impl Bundling {
     /// As [`bundle`].
     pub fn make(&self, artifact: &[u8]) -> Result<Ready<'_>> {
         let parsed = parse(artifact)?;
+        self.check(&parsed.header)?;
         let contents = Contents::new(&parsed.header, self.nameless);
         let streams = parsed.header_range.end..artifact.len() - ROOT_BYTES - CHECK_BYTES;
         let weights = match self.decoder {

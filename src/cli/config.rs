@@ -9,6 +9,7 @@ use super::args::ConfigArgs;
 use super::figures::count;
 use super::output::Kind;
 use super::{files, guard};
+use crate::artifact::open::open;
 use crate::error::{Error, Result};
 use crate::ingest::{Config, Source, TieMap, Weights, folder, weights};
 use crate::model::{self, Model};
@@ -51,6 +52,9 @@ pub struct Network {
 /// A file is unusable, or, without a `config.json`, no architecture has tensors of these names; `--output` cannot
 /// be written.
 pub fn run(args: &ConfigArgs) -> Result<Recognised> {
+    if let Some(path) = files::artifact(&args.model)? {
+        return of_artifact(args, path);
+    }
     let overrides = args.files.overrides(None, (&[], None));
     let (folder, path) = folder::weights(&args.model)?;
     let source = folder::config(&folder, &overrides)?;
@@ -60,7 +64,7 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
     guard::outputs(&output, &inputs, args.writing.force)?;
     let ties = ties.map_or(Ok(None), |path| TieMap::read(&path))?;
     let own = source.as_deref().map(Config::read).transpose()?;
-    let Weights { tensors, remarks } = weights::read(&path)?;
+    let Weights { tensors, beside, remarks, sizes } = weights::read(&path)?;
     let (config, guesses) = match own {
         Some(config) => (config, Vec::new()),
         None => {
@@ -86,7 +90,11 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
     let notes = remarks.iter().cloned().map(Note::Input).collect();
     let fields = config.fields.clone();
     let built = nets::build(&config).and_then(|net| {
-        let model = model::build(Source { path, config, tensors, ties, remarks }, net.clone(), args.files.retie())?;
+        let model = model::build(
+            Source { path, config, tensors, beside, ties, remarks, sizes },
+            net.clone(),
+            args.files.retie(),
+        )?;
         Ok(Network::of(&*net, &model))
     });
     let (network, fault) = match built {
@@ -102,10 +110,23 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
         output: args.output.clone(),
         notes,
     };
-    if let Some(path) = &args.output {
-        save::save(path, recognised.json().as_bytes())?;
+    recognised.saved()
+}
+
+/// The configuration that an artifact brings along.
+fn of_artifact(args: &ConfigArgs, path: PathBuf) -> Result<Recognised> {
+    let model = open(&path)?.model;
+    let config = model.config.fields.clone();
+    if config.is_empty() {
+        return Err(Error::input(format!("{} holds no configuration", path.display()))
+            .hint("the model that it was packed from had none"));
     }
-    Ok(recognised)
+    let (network, fault) = match model.network() {
+        Ok(net) => (Some(Network::of(net, &model)), None),
+        Err(why) => (None, Some(why.message)),
+    };
+    let (guesses, output, notes) = (Vec::new(), args.output.clone(), Vec::new());
+    Recognised { source: Some(path), config, guesses, network, fault, output, notes }.saved()
 }
 
 impl Network {
@@ -121,6 +142,14 @@ impl Network {
 }
 
 impl Recognised {
+    /// Itself, once the configuration is where it was asked for.
+    fn saved(self) -> Result<Recognised> {
+        if let Some(path) = &self.output {
+            save::save(path, self.json().as_bytes())?;
+        }
+        Ok(self)
+    }
+
     /// The configuration as a file.
     fn json(&self) -> String {
         serde_json::to_string_pretty(&self.config).expect("a configuration is plain data") + "\n"

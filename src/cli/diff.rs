@@ -62,8 +62,8 @@ fn side(args: &DiffArgs, path: &Path) -> Result<Side> {
     if !metadata.is_dir() && metadata.len() == 0 {
         return Ok(Side::nothing(path));
     }
-    if files::is_artifact(path)? {
-        return Side::artifact(path);
+    if let Some(path) = files::artifact(path)? {
+        return Side::artifact(&path);
     }
     let located = folder::locate(path, &args.files.overrides(None, (&[], None)))?;
     let (inventory, model) = inspect::model(ingest::read(&located)?, args.files.retie())?;

@@ -38,9 +38,8 @@ pub struct Evaluated {
 pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     let device = args.device.open()?;
     let overrides = args.files.overrides(Some(&args.validation), (&[], Some(&args.reading)));
-    let (model, validation) = if files::is_artifact(&args.model)? {
-        let validation = Validation::beside(&args.model, &overrides)?;
-        (open(&args.model)?.model, validation)
+    let (model, validation) = if let Some(path) = files::artifact(&args.model)? {
+        (open(&path)?.model, Validation::beside(&path, &overrides)?)
     } else {
         let (located, model) = files::model(&args.model, &args.files, &overrides)?;
         (model, Validation::of(&located))

@@ -10,6 +10,7 @@ use tiepack_format::container::MAGIC;
 
 use super::args::ModelFiles;
 use super::bytes::Rows;
+use crate::bundle::read::{self as bundles, Brought};
 use crate::error::{Error, Result};
 use crate::ingest::tokenizer::Lengths;
 use crate::ingest::{self, Located, Overrides, RawTensor, Reading, Remark, Shard, Source, Stream, TokenBytes, folder};
@@ -18,6 +19,9 @@ use crate::nets::guess::{self, Shapes};
 use crate::nets::{self, Net};
 use crate::verify::Trial;
 
+/// Names listed before "and more".
+const LISTED: usize = 5;
+
 /// Where validation tokens and the tokenizer are, if anywhere.
 #[derive(Debug, Default)]
 pub struct Validation {
@@ -25,15 +29,81 @@ pub struct Validation {
     pub reading: Reading,
 }
 
-/// Whether a path is an artifact, by its first bytes. A folder is none.
+/// What `path` means if it means an artifact: itself, by its first bytes, or the only one in a folder that holds no weights.
 ///
 /// # Errors
-/// The path cannot be read.
-pub fn is_artifact(path: &Path) -> Result<bool> {
-    let fail = |e| Error::io("read", path, e);
-    if std::fs::metadata(path).map_err(fail)?.is_dir() {
-        return Ok(false);
+/// The path cannot be read, or a folder holds several artifacts and no weights.
+pub fn artifact(path: &Path) -> Result<Option<PathBuf>> {
+    if !std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.is_dir() {
+        return Ok(is_artifact_file(path)?.then(|| path.to_path_buf()));
     }
+    match folder::weights(path).is_ok() || artifacts(path)?.is_empty() {
+        true => Ok(None),
+        false => only_artifact(path).map(Some),
+    }
+}
+
+/// The artifact where nothing else is wanted: `path`, or the only one in a folder of that name.
+///
+/// # Errors
+/// The folder cannot be listed, or holds no artifact or several.
+pub fn only_artifact(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let mut found = artifacts(path)?;
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Error::input(format!("there is no .tiepack in {}", path.display()))
+            .hint("name an artifact; `tiepack pack` makes one of a model")),
+        _ => {
+            let names = found.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy());
+            let (count, folder) = (found.len(), path.display());
+            Err(Error::input(format!("{folder} holds {count} artifacts: {}", listed(names.collect())))
+                .hint("name the one to read"))
+        }
+    }
+}
+
+/// The artifacts in a folder by their names, sorted.
+fn artifacts(folder: &Path) -> Result<Vec<PathBuf>> {
+    folder::list(folder, |name| name.ends_with(".tiepack"))
+}
+
+/// What a bundle brings; `None`: `path` is none.
+///
+/// # Errors
+/// It cannot be read, or is damaged.
+pub fn bundle(path: &Path) -> Result<Option<Brought>> {
+    match std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.is_dir() {
+        true => Ok(None),
+        false => bundles::read(path),
+    }
+}
+
+/// The first few of several names.
+fn listed(names: Vec<std::borrow::Cow<str>>) -> String {
+    let more = if names.len() > LISTED { format!(" and {} more", names.len() - LISTED) } else { String::new() };
+    names[..names.len().min(LISTED)].join(", ") + &more
+}
+
+/// Finds the files of a model where an artifact is none: what was packed from it is not what it was.
+///
+/// # Errors
+/// As [`folder::locate`], and when `path` is an artifact.
+pub fn locate(path: &Path, overrides: &Overrides) -> Result<Located> {
+    match artifact(path)? {
+        None => folder::locate(path, overrides),
+        Some(found) => Err(Error::input(format!("{} is an artifact, wanted a model", found.display())).hint(format!(
+            "name the model that it was packed from, or write it out first: tiepack unpack {} -o DIR",
+            found.display()
+        ))),
+    }
+}
+
+/// Whether a file is an artifact, by its first bytes.
+fn is_artifact_file(path: &Path) -> Result<bool> {
+    let fail = |e| Error::io("read", path, e);
     // All but the version: an artifact of another version is still no weights file.
     let mut start = [0; MAGIC.len() - 1];
     let read = File::open(path).and_then(|mut file| file.read(&mut start)).map_err(fail)?;
@@ -48,9 +118,9 @@ pub fn begins_as_artifact(start: &[u8]) -> bool {
 /// Finds, reads and checks a model.
 ///
 /// # Errors
-/// As [`folder::locate`], [`ingest::read`] and [`build`].
+/// As [`locate`], [`ingest::read`] and [`build`].
 pub fn model(path: &Path, files: &ModelFiles, overrides: &Overrides) -> Result<(Located, Model)> {
-    let located = folder::locate(path, overrides)?;
+    let located = locate(path, overrides)?;
     let model = read(&located, files)?;
     Ok((located, model))
 }

@@ -94,12 +94,12 @@ impl Named {
         calib: &[PathBuf],
     ) -> Result<()> {
         let overrides = files.overrides(validation, (calib, None));
-        if files::is_artifact(path)? {
-            self.inputs.push(path.to_path_buf());
+        if let Some(path) = files::artifact(path)? {
             if validation.is_some() {
-                let beside = Validation::beside(path, &overrides)?;
+                let beside = Validation::beside(&path, &overrides)?;
                 self.reads(beside.shards.iter().chain(&beside.reading.tokenizer));
             }
+            self.inputs.push(path);
         } else {
             self.inputs.extend(folder::locate(path, &overrides)?.files());
         }

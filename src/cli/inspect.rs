@@ -11,7 +11,7 @@ use crate::compile::predict::{Cost, predict};
 use crate::compile::{Options, Source};
 use crate::error::{Error, Result};
 use crate::ingest::{self, folder};
-use crate::inspect::{By, Depth, Fidelity, Group, Inventory, artifact, model};
+use crate::inspect::{By, Depth, Fidelity, Group, Inventory, artifact, model, of_bundle};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::verify::verdict::Note;
@@ -40,11 +40,19 @@ pub struct Inspected {
 pub fn run(args: &InspectArgs, progress: &dyn Progress) -> Result<Inspected> {
     let mut notes = Vec::new();
     let (mut against, mut predicted_loss) = (None, None);
-    let inventory = if files::is_artifact(&args.model)? {
-        let depth = if args.indices { Depth::Indices } else { Depth::Container };
-        let mut inventory = artifact(&args.model, depth)?;
+    let depth = if args.indices { Depth::Indices } else { Depth::Container };
+    let inventory = if let Some(brought) = files::bundle(&args.model)? {
+        if args.against.is_some() {
+            return Err(Error::usage(format!("--against wants an artifact, {} is a bundle", args.model.display()))
+                .hint("inspect the artifact that it was made of"));
+        }
+        let place = |e: Error| e.at(args.model.display());
+        let found = brought.artifact(None).map_err(place)?;
+        of_bundle(&args.model, &found, (brought.bytes, brought.is_bare()), depth).map_err(place)?
+    } else if let Some(found) = files::artifact(&args.model)? {
+        let mut inventory = artifact(&found, depth)?;
         if let Some(path) = &args.against {
-            predicted_loss = hold(args, path, &mut inventory, &mut notes, progress)?;
+            predicted_loss = hold(args, (&found, path), &mut inventory, &mut notes, progress)?;
             against = Some(path.display().to_string());
         }
         inventory
@@ -65,7 +73,7 @@ pub fn run(args: &InspectArgs, progress: &dyn Progress) -> Result<Inspected> {
 /// Holds an artifact against the model that it was made of; the predicted loss of all of it.
 fn hold(
     args: &InspectArgs,
-    path: &Path,
+    (found, path): (&Path, &Path),
     inventory: &mut Inventory,
     notes: &mut Vec<Note>,
     progress: &dyn Progress,
@@ -92,9 +100,9 @@ fn hold(
         curvature,
         ..Options::new(0, measuring.effort)
     };
-    let packed = open(&args.model)?.model;
+    let packed = open(found)?.model;
     let costs = predict(&original, &packed, calib.as_deref(), &options, progress)
-        .map_err(|e| e.at(args.model.display()).hint(format!("was it packed from {}?", path.display())))?;
+        .map_err(|e| e.at(found.display()).hint(format!("was it packed from {}?", path.display())))?;
     Ok(fill(inventory, &original, &costs))
 }
 

@@ -11,7 +11,6 @@ use super::{given, interrupt, jobs, judged};
 use crate::compile::{self, Healed, Options, Source, Structure, compile};
 use crate::error::{Error, Result};
 use crate::heal::Course;
-use crate::ingest::folder;
 use crate::inspect::{self, Depth, Inventory};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -91,7 +90,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     }
     let measuring = &args.measuring;
     let overrides = args.files.overrides(Some(&args.validation), (&measuring.calib, Some(&args.reading)));
-    let located = folder::locate(&args.model, &overrides)?;
+    let located = files::locate(&args.model, &overrides)?;
     let bundling =
         args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output, &args.include)).transpose()?;
     let device = args.device.open()?;

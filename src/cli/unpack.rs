@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::args::UnpackArgs;
-use super::guard;
 use super::output::{Kind, Output, refusal};
+use super::{files, guard};
 use crate::artifact::open::open;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -34,14 +34,15 @@ pub struct Written {
 /// Verification when the artifact is damaged; Input when a file cannot be written, or is there with other content and
 /// `--force` is not given. In both cases nothing has been written.
 pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
+    let artifact = files::only_artifact(&args.artifact)?;
     let (weights, folder) = target(&args.output)?;
     let beside = [weights.with_file_name("config.json"), weights.with_file_name("ties.json")];
     let outputs = [&weights].into_iter().chain(beside.iter().filter(|_| folder));
     let outputs: Vec<Output> = outputs.map(|path| Kind::Anonymous.at(path)).collect();
     // What is there may be just what is to be written: that is known once there is something to compare.
-    guard::outputs(&outputs, std::slice::from_ref(&args.artifact), true)?;
+    guard::outputs(&outputs, std::slice::from_ref(&artifact), true)?;
     progress.begin("decode the artifact", 0);
-    let model = open(&args.artifact)?.model;
+    let model = open(&artifact)?.model;
     let unpacked = unpack(&model)?;
     progress.end();
 

@@ -6,8 +6,9 @@ use super::args::VerifyArgs;
 use super::files::{self, Validation};
 use super::{interrupt, judged};
 use crate::artifact::open::open;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ingest::folder;
+use crate::model::Model;
 use crate::nets::Net;
 use crate::progress::Progress;
 use crate::verify::verdict::{Budget, Note, Verdict};
@@ -23,6 +24,21 @@ pub struct Verified {
 /// Verification when the artifact is damaged or not of the model; Cap when it does not fit `--cap`; Input when a file
 /// is unusable.
 pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
+    let brought = match args.artifact.is_file() {
+        true => files::bundle(&args.artifact)?,
+        false => None,
+    };
+    let folder = tempfile::tempdir().map_err(|e| Error::io("create", &std::env::temp_dir(), e))?;
+    // What a bundle brings is verified as the artifact that it is, or was.
+    let place = |model: Option<&Model>| match &brought {
+        None => files::only_artifact(&args.artifact),
+        Some(brought) => {
+            let path = folder.path().join("bundle.tiepack");
+            let bytes = brought.artifact(model).map_err(|e| e.at(args.artifact.display()))?;
+            std::fs::write(&path, bytes).map_err(|e| Error::io("write", &path, e))?;
+            Ok(path)
+        }
+    };
     let device = args.device.open()?;
     let overrides = args.files.overrides(Some(&args.validation), (&[], Some(&args.reading)));
     let includes = files::includes(&args.include)?;
@@ -38,26 +54,32 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
             let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);
             let network = model.network().ok().filter(|_| judge.is_none());
             let trial = network.map(read).transpose()?.flatten();
-            let mut verdict = against(&args.artifact, (path, &model), trial.as_ref(), None, progress)?;
+            let artifact = place(Some(&model))?;
+            let mut verdict = against(&artifact, (path, &model), trial.as_ref(), None, progress)?;
             if let Some(judge) = &judge {
-                verdict.judged = Some(judged::both(judge, Some(&model), &open(&args.artifact)?.model, progress)?);
+                verdict.judged = Some(judged::both(judge, Some(&model), &open(&artifact)?.model, progress)?);
                 verdict.notes.clear();
             }
             verdict.notes.splice(0..0, model.remarks.iter().cloned().map(Note::Input));
             verdict
         }
         None => {
-            let validation = Validation::beside(&args.artifact, &overrides)?;
+            let artifact = place(None)?;
+            let validation =
+                Validation::beside(if brought.is_some() { &args.artifact } else { &artifact }, &overrides)?;
             let place = (&device, args.precision.dtype());
             let read = |vocab| if judge.is_some() { Ok(None) } else { validation.read(vocab, args.val_rows) };
-            let mut verdict = alone(&args.artifact, place, read, progress)?;
+            let mut verdict = alone(&artifact, place, read, progress)?;
             if let Some(judge) = &judge {
-                verdict.judged = Some(judged::both(judge, None, &open(&args.artifact)?.model, progress)?);
+                verdict.judged = Some(judged::both(judge, None, &open(&artifact)?.model, progress)?);
                 verdict.notes.clear();
             }
             verdict
         }
     };
+    if let Some(brought) = &brought {
+        verdict.artifact = verdict.artifact.within(&args.artifact, brought.bytes)?;
+    }
     if let Some(cap) = args.cap {
         verdict.budget = Some(Budget::new(verdict.artifact.bytes, includes, cap)?);
     }

@@ -103,16 +103,26 @@ pub fn diff(before: &Side, after: &Side, by: By, decode: bool) -> Result<Differe
     let structure = structure(before.inventory(), after.inventory());
     let steps = steps(before.inventory(), after.inventory());
     let weights = weights::compare(before, after, decode)?;
-    let different = !bytes.is_empty()
+    // The same weights may stand in files of two kinds.
+    let models = before.is_model() && after.is_model();
+    let stored_alike = if models { types(before.inventory()) == types(after.inventory()) } else { bytes.is_empty() };
+    let different = !stored_alike
         || !config.is_empty()
         || !structure.is_empty()
         || !steps.is_empty()
         || weights.compared != weights.identical
+        || !weights.no_weights.is_empty()
         || !weights.only_before.is_empty()
         || !weights.only_after.is_empty()
         || !weights.reshaped.is_empty();
     let (before, after) = (before.about(), after.about());
     Ok(Difference { before, after, different, by, bytes, unchanged, config, structure, steps, weights })
+}
+
+/// The element type of each tensor of a model.
+fn types(inventory: Option<&Inventory>) -> BTreeMap<&str, Option<&str>> {
+    let rows = inventory.into_iter().flat_map(|inventory| &inventory.rows);
+    rows.flat_map(|row| row.tensors.iter().map(|tensor| (&tensor[..], row.codec.as_deref()))).collect()
 }
 
 /// The groups whose sizes differ, and how many have the same.

@@ -71,6 +71,10 @@ impl Side {
         matches!(self.content, Content::Nothing)
     }
 
+    pub(super) fn is_model(&self) -> bool {
+        matches!(self.content, Content::Model(_))
+    }
+
     pub(super) fn inventory(&self) -> Option<&Inventory> {
         self.inventory.as_ref()
     }

@@ -7,9 +7,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::side::{Content, Side};
+use crate::artifact::kept::element;
 use crate::artifact::open::some;
 use crate::artifact::read::Parsed;
 use crate::error::Result;
+use crate::model::Element;
 
 /// What became of the weights. Tied tensors count once.
 #[derive(Debug, Default, Serialize)]
@@ -23,6 +25,8 @@ pub struct Weights {
     /// Those that differ, the largest relative error first.
     pub changed: Vec<Changed>,
     pub reshaped: Vec<Reshaped>,
+    /// Tensors that are no weights and not the same, bit for bit, or only in one of the files.
+    pub no_weights: Vec<String>,
     pub only_before: Vec<String>,
     pub only_after: Vec<String>,
 }
@@ -68,6 +72,7 @@ pub(super) fn compare(before: &Side, after: &Side, decode: bool) -> Result<Weigh
         }
     }
     weights.compared = pairs.len();
+    weights.no_weights = no_weights(before, after)?;
     if let (Content::Artifact { bytes: a, parsed: p }, Content::Artifact { bytes: b, parsed: q }) =
         (&before.content, &after.content)
     {
@@ -89,6 +94,31 @@ pub(super) fn compare(before: &Side, after: &Side, decode: bool) -> Result<Weigh
     let size = |changed: &Changed| changed.relative_error.unwrap_or(f64::INFINITY);
     weights.changed.sort_by(|x, y| size(y).total_cmp(&size(x)));
     Ok(weights)
+}
+
+/// Names of tensors that are no weights and differ.
+fn no_weights(before: &Side, after: &Side) -> Result<Vec<String>> {
+    let (a, b) = (kept(before)?, kept(after)?);
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    Ok(names.into_iter().filter(|name| a.get(*name) != b.get(*name)).cloned().collect())
+}
+
+/// Tensors of a side that are no weights, by name; those of an artifact are decoded.
+fn kept(side: &Side) -> Result<BTreeMap<String, (Vec<usize>, Element, Arc<Vec<u8>>)>> {
+    Ok(match &side.content {
+        Content::Nothing => BTreeMap::new(),
+        Content::Artifact { bytes, parsed } => {
+            let extra = &parsed.header.extra;
+            let unpacked = extra.unpack(bytes.len(), |i| &bytes[parsed.kept[i].clone()]);
+            let unpacked = unpacked.map_err(|e| e.at(side.about().path))?;
+            let all = extra.kept.iter().zip(unpacked);
+            all.map(|(kept, data)| (kept.name.clone(), (kept.shape.clone(), element(kept), Arc::new(data)))).collect()
+        }
+        Content::Model(model) => {
+            let all = model.kept.iter();
+            all.map(|kept| (kept.name.clone(), (kept.shape.clone(), kept.element, kept.bytes.clone()))).collect()
+        }
+    })
 }
 
 fn names(side: &Side) -> Names {

@@ -23,6 +23,18 @@ pub fn buffer(name: &str, element: Element, shape: &[usize]) -> Option<&'static 
     }
 }
 
+/// Whether integers are what a network that is known computes itself: positions, counters, masks.
+pub fn recomputed(name: &str, element: Element, shape: &[usize], bytes: &[u8]) -> bool {
+    let values: Vec<&[u8]> = bytes.chunks_exact(element.size()).collect();
+    let first = values.first();
+    let other = values.iter().find(|value| Some(*value) != first);
+    // The first value, the other one, and any third.
+    let place = |value: &&[u8]| if Some(value) == first { 0.0 } else { if Some(value) == other { 1.0 } else { 2.0 } };
+    let places: Vec<f32> = values.iter().map(place).collect();
+    let named = last(name) == "position_ids" || buffer(name, Element::F32, shape).is_some();
+    named || mask(name, shape, &places).is_some()
+}
+
 /// What kind of mask a tensor is: named like one, and either of zeros and values that no weight has, or of two values
 /// whose boundaries run along the diagonal: causal ones, and those of a sliding window.
 pub fn mask(name: &str, shape: &[usize], data: &[f32]) -> Option<&'static str> {

@@ -68,6 +68,8 @@ pub fn gather(bytes: &[u8]) -> Result<Gather> {
     let mut gathered = Gather::default();
     gathered.remark(state.found);
     gathered.remark(settings);
+    let data = entries.iter().filter(|(name, _)| name.starts_with(&format!("{folder}data/")));
+    gathered.file(data.map(|(_, (_, size))| size).sum(), "pickle and zip archive");
     let mut views: BTreeMap<View, Vec<&str>> = BTreeMap::new();
     for (name, tensor) in &state.tensors {
         let view = View::of(&pickle, *tensor).map_err(|fault| Error::input(format!("{name} {fault}")))?;

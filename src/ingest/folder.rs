@@ -247,7 +247,10 @@ fn find_weights(folder: &Path) -> Result<PathBuf> {
 }
 
 /// The files of a folder whose names `wanted` accepts, sorted by name.
-fn list(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn list(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?;
     let mut found = Vec::new();
     for entry in entries {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::buffers::{buffer, mask};
+use super::buffers::{buffer, mask, recomputed};
 use super::dtype::{Dtype, Element, f64s};
 use super::quantized;
 use super::remark::Remark;
@@ -27,19 +27,46 @@ pub struct RawTensor {
     pub data: Arc<Vec<f32>>,
 }
 
+/// A tensor that is no weight, as the file holds it.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    pub shape: Vec<usize>,
+    pub element: Element,
+    /// Little-endian, in row-major order.
+    pub bytes: Arc<Vec<u8>>,
+    /// A network that is known computes it itself: a mask, a rotary table.
+    pub recomputed: bool,
+}
+
+/// Where the bytes of weights files go.
+#[derive(Debug, Clone, Default)]
+pub struct Sizes {
+    /// Of every tensor that is read; one that shares the bytes of another has none of its own.
+    pub own: BTreeMap<String, u64>,
+    /// Of tensors that are not read: an optimizer's, masks, tables.
+    pub unread: u64,
+    /// What the rest belongs to.
+    pub frame: &'static str,
+}
+
 /// The weights of a model.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
     /// By state-dict name, wrappers' prefixes taken off.
     pub tensors: BTreeMap<String, RawTensor>,
+    /// Tensors that are no weights.
+    pub beside: BTreeMap<String, Beside>,
     /// What reading changed or left out.
     pub remarks: Vec<Remark>,
+    pub sizes: Sizes,
 }
 
 /// Takes tensors in as they are read.
 #[derive(Debug, Default)]
 pub struct Gather {
     tensors: BTreeMap<String, RawTensor>,
+    /// Tensors among what was left out.
+    beside: BTreeMap<String, Beside>,
     /// What was left out, by its name, and why.
     dropped: BTreeMap<String, String>,
     /// Tensors of each type that a model does not keep.
@@ -50,6 +77,11 @@ pub struct Gather {
     rounded: usize,
     /// What there is to say already.
     said: Vec<Remark>,
+    /// Bytes of each tensor in the file, by the name under which it came.
+    own: BTreeMap<String, u64>,
+    /// Bytes of all tensors in the file, read or not.
+    held: u64,
+    frame: &'static str,
 }
 
 impl Gather {
@@ -69,13 +101,14 @@ impl Gather {
                 .hint("give the tensors of one model"));
         }
         if let Some(why) = buffer(name, element, shape) {
-            self.dropped.insert(name.to_string(), why.to_string());
+            let recomputed = !matches!(element, Element::Integer(..)) || recomputed(name, element, shape, bytes);
+            self.set_aside(name, element, (shape, bytes), why, recomputed);
             return Ok(());
         }
         let Some(dtype) = element.kept() else { return Ok(()) };
         let data = element.widen(bytes);
         if let Some(mask) = mask(name, shape, &data) {
-            self.dropped.insert(name.to_string(), mask.into());
+            self.set_aside(name, element, (shape, bytes), mask, true);
             return Ok(());
         }
         if element == Element::F64 {
@@ -86,7 +119,25 @@ impl Gather {
             *self.widened.entry(element).or_default() += 1;
         }
         self.tensors.insert(name.to_string(), RawTensor { shape: shape.to_vec(), dtype, data: Arc::new(data) });
+        self.own.insert(name.to_string(), bytes.len() as u64);
         Ok(())
+    }
+
+    /// Keeps a tensor out of the weights.
+    fn set_aside(
+        &mut self,
+        name: &str,
+        element: Element,
+        (shape, bytes): (&[usize], &[u8]),
+        why: &str,
+        recomputed: bool,
+    ) {
+        self.dropped.insert(name.to_string(), why.to_string());
+        // Files of safetensors know no complex numbers.
+        if !element.name().starts_with("complex") {
+            let (shape, bytes) = (shape.to_vec(), Arc::new(bytes.to_vec()));
+            self.beside.insert(name.to_string(), Beside { shape, element, bytes, recomputed });
+        }
     }
 
     /// Gives another name what `first` has: the same tensor, or the same reason to be left out.
@@ -95,6 +146,9 @@ impl Gather {
             self.tensors.insert(name.to_string(), tensor.clone());
         } else if let Some(why) = self.dropped.get(first) {
             self.dropped.insert(name.to_string(), why.clone());
+            if let Some(tensor) = self.beside.get(first).cloned() {
+                self.beside.insert(name.to_string(), tensor);
+            }
         }
     }
 
@@ -107,6 +161,11 @@ impl Gather {
     /// Leaves something out that is no tensor.
     pub fn drop(&mut self, name: &str, why: &str) {
         self.dropped.insert(name.to_string(), why.into());
+    }
+
+    /// Says how many bytes of tensors the file holds, and what its other bytes belong to.
+    pub fn file(&mut self, held: u64, frame: &'static str) {
+        (self.held, self.frame) = (held, frame);
     }
 
     /// Says something about the file as a whole.
@@ -124,12 +183,16 @@ impl Gather {
     pub fn extend(&mut self, other: Gather) {
         self.tensors.extend(other.tensors);
         self.dropped.extend(other.dropped);
+        self.beside.extend(other.beside);
         self.ties.extend(other.ties);
         for (element, count) in other.widened {
             *self.widened.entry(element).or_default() += count;
         }
         self.rounded += other.rounded;
         self.said.extend(other.said);
+        self.own.extend(other.own);
+        self.held += other.held;
+        self.frame = other.frame;
     }
 
     /// The weights, and what is to be said about them.
@@ -148,6 +211,10 @@ impl Gather {
             let name = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".");
             (0..modules).fold(name.as_str(), |name, _| name.strip_prefix(MODULE).unwrap_or(name)).to_string()
         };
+        let unread = self.held.saturating_sub(self.own.values().sum());
+        let own = self.own.into_iter().map(|(name, bytes)| (plain(&name), bytes)).collect();
+        let sizes = Sizes { own, unread, frame: self.frame };
+        let beside = self.beside.into_iter().map(|(name, tensor)| (plain(&name), tensor)).collect();
         let dropped: BTreeMap<_, _> = self.dropped.iter().map(|(name, why)| (plain(name), why.clone())).collect();
         if !prefixes.is_empty() {
             remarks.push(Remark::Stripped(prefixes));
@@ -166,7 +233,7 @@ impl Gather {
         if !dropped.is_empty() {
             remarks.push(Remark::Dropped(dropped));
         }
-        Ok(Weights { tensors, remarks })
+        Ok(Weights { tensors, beside, remarks, sizes })
     }
 }
 

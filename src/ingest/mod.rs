@@ -34,7 +34,7 @@ use std::path::PathBuf;
 pub use config::Config;
 pub use dtype::Dtype;
 pub use folder::{Located, Overrides};
-pub use gather::{RawTensor, Weights};
+pub use gather::{Beside, RawTensor, Sizes, Weights};
 pub use overlap::Overlap;
 pub use remark::Remark;
 pub use shard::Shard;
@@ -52,10 +52,13 @@ pub struct Source {
     pub config: Config,
     /// Tensors by state-dict name.
     pub tensors: BTreeMap<String, RawTensor>,
+    /// Tensors that are no weights, by name.
+    pub beside: BTreeMap<String, Beside>,
     /// `None`: no tie map was given or found.
     pub ties: Option<TieMap>,
     /// What reading changed or left out.
     pub remarks: Vec<Remark>,
+    pub sizes: Sizes,
 }
 
 /// Reads the weights, the configuration and the tie map that [`folder::locate`] found.
@@ -69,6 +72,6 @@ pub fn read(located: &Located) -> Result<Source> {
         Some(path) => TieMap::read(path)?,
         None => None,
     };
-    let Weights { tensors, remarks } = weights::read(&located.weights)?;
-    Ok(Source { path: located.weights.clone(), config, tensors, ties, remarks })
+    let Weights { tensors, beside, remarks, sizes } = weights::read(&located.weights)?;
+    Ok(Source { path: located.weights.clone(), config, tensors, beside, ties, remarks, sizes })
 }

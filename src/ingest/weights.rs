@@ -70,6 +70,7 @@ fn gather(bytes: &[u8]) -> Result<Gather> {
     // In the order of names, so that of several faults always the same one is reported.
     let views: BTreeMap<&str, _> = file.iter().collect();
     let mut gathered = Gather::default();
+    gathered.file(file.iter().map(|(_, view)| view.data().len() as u64).sum(), "safetensors headers");
     for (name, view) in views {
         let element = element(view.dtype()).ok_or_else(|| header::unsupported(name, &format!("{:?}", view.dtype())))?;
         gathered.add(name, element, view.shape(), view.data())?;
@@ -80,25 +81,32 @@ fn gather(bytes: &[u8]) -> Result<Gather> {
     Ok(gathered)
 }
 
+/// Element types as safetensors files and as this crate name them.
+const ELEMENTS: [(safetensors::Dtype, Element); 15] = [
+    (safetensors::Dtype::F64, Element::F64),
+    (safetensors::Dtype::F32, Element::F32),
+    (safetensors::Dtype::F16, Element::F16),
+    (safetensors::Dtype::BF16, Element::Bf16),
+    (safetensors::Dtype::F8_E4M3, Element::F8E4m3),
+    (safetensors::Dtype::F8_E5M2, Element::F8E5m2),
+    (safetensors::Dtype::BOOL, Element::Integer("bool", 1)),
+    (safetensors::Dtype::U8, Element::Integer("u8", 1)),
+    (safetensors::Dtype::I8, Element::Integer("i8", 1)),
+    (safetensors::Dtype::I16, Element::Integer("i16", 2)),
+    (safetensors::Dtype::U16, Element::Integer("u16", 2)),
+    (safetensors::Dtype::I32, Element::Integer("i32", 4)),
+    (safetensors::Dtype::U32, Element::Integer("u32", 4)),
+    (safetensors::Dtype::I64, Element::Integer("i64", 8)),
+    (safetensors::Dtype::U64, Element::Integer("u64", 8)),
+];
+
+/// The type of safetensors files that holds such elements.
+pub fn dtype(element: Element) -> Option<safetensors::Dtype> {
+    ELEMENTS.iter().find(|(_, known)| *known == element).map(|(dtype, _)| *dtype)
+}
+
 fn element(dtype: safetensors::Dtype) -> Option<Element> {
-    Some(match dtype {
-        safetensors::Dtype::F64 => Element::F64,
-        safetensors::Dtype::F32 => Element::F32,
-        safetensors::Dtype::F16 => Element::F16,
-        safetensors::Dtype::BF16 => Element::Bf16,
-        safetensors::Dtype::F8_E4M3 => Element::F8E4m3,
-        safetensors::Dtype::F8_E5M2 => Element::F8E5m2,
-        safetensors::Dtype::BOOL => Element::Integer("bool", 1),
-        safetensors::Dtype::U8 => Element::Integer("u8", 1),
-        safetensors::Dtype::I8 => Element::Integer("i8", 1),
-        safetensors::Dtype::I16 => Element::Integer("i16", 2),
-        safetensors::Dtype::U16 => Element::Integer("u16", 2),
-        safetensors::Dtype::I32 => Element::Integer("i32", 4),
-        safetensors::Dtype::U32 => Element::Integer("u32", 4),
-        safetensors::Dtype::I64 => Element::Integer("i64", 8),
-        safetensors::Dtype::U64 => Element::Integer("u64", 8),
-        _ => return None,
-    })
+    ELEMENTS.iter().find(|(known, _)| *known == dtype).map(|(_, element)| *element)
 }
 
 /// A weights file, all the parts that it is one of, or an index and all the files that it lists; only the index where

@@ -1,12 +1,14 @@
 //! The rows of an artifact, from its container alone: no stream is decoded.
 
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
 use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
-use super::{Inventory, Kind, Row, account, by_role, matrices, order};
+use super::{Inventory, Kind, NO_WEIGHTS, Row, account, by_role, matrices, order};
 use crate::artifact::construction::{Construction, construction, index_statistics};
+use crate::artifact::kept::element;
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::{stored_shapes, structure};
 use crate::artifact::read::parse;
@@ -69,6 +71,7 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
         let statistics = statistics.collect::<Result<Vec<_>>>()?;
         rows[first..].iter_mut().zip(statistics).for_each(|(row, statistics)| row.indices = statistics);
     }
+    rows.extend(kept_rows(header, &parsed.kept));
     let check = size - CHECK_BYTES as u64;
     rows.push(Row::container("root", Some(check - ROOT_BYTES as u64), ROOT_BYTES as u64));
     rows.push(Row::container("checksum", Some(check), CHECK_BYTES as u64));
@@ -95,6 +98,37 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
         roles: by_role(&rows, size),
         rows,
         undeclared: Vec::new(),
+    })
+}
+
+/// Where the bytes of a bundle of `size` bytes go, which brings `artifact`, or, if it is `bare`, only the streams of it.
+///
+/// # Errors
+/// Verification when it is damaged.
+pub fn of_bundle(path: &Path, artifact: &[u8], (size, bare): (u64, bool), depth: Depth) -> Result<Inventory> {
+    let mut inventory = of_bytes(path, artifact, depth)?;
+    if bare {
+        // Two rows of the container stand before the streams.
+        inventory.rows.retain(|row| row.codec.is_some());
+        inventory.matrices.iter_mut().for_each(|matrix| matrix.row -= 2);
+    }
+    // Where they lie in the script is its own affair.
+    inventory.rows.iter_mut().for_each(|row| row.offset = None);
+    let brought: u64 = inventory.rows.iter().map(|row| row.bytes).sum();
+    let rest = size.saturating_sub(brought);
+    inventory.rows.push(Row::container(if bare { "script and decoder" } else { "script and loader" }, None, rest));
+    account(&inventory.rows, size)?;
+    let roles = by_role(&inventory.rows, size);
+    Ok(Inventory { kind: Kind::Bundle, bytes: size, roles, ..inventory })
+}
+
+/// The streams of tensors that are no weights.
+fn kept_rows<'a>(header: &'a Header, ranges: &'a [Range<usize>]) -> impl Iterator<Item = Row> + 'a {
+    header.extra.streams().zip(ranges).map(|(run, range)| Row {
+        tensors: run.iter().map(|kept| kept.name.clone()).collect(),
+        shape: Some(run[0].shape.clone()).filter(|_| run.len() == 1),
+        codec: Some(element(&run[0]).name().into()),
+        ..Row::container(NO_WEIGHTS, Some(range.start as u64), range.len() as u64)
     })
 }
 

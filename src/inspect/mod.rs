@@ -7,7 +7,7 @@ mod model;
 
 use serde::Serialize;
 
-pub use artifact::{Depth, artifact, of_bytes};
+pub use artifact::{Depth, artifact, of_bundle, of_bytes};
 pub use groups::{By, Group};
 pub use model::model;
 
@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::model::{Structure, bits_per_weight};
 use crate::nets::TensorSpec;
 use crate::recipe::Recipe;
+
+/// The part of a row of tensors that are no weights: integers, booleans, tables.
+const NO_WEIGHTS: &str = "no weights";
 
 /// The bytes of an artifact, or of a model's weights files.
 #[derive(Debug, Clone, Serialize)]
@@ -57,6 +60,8 @@ pub struct Inventory {
 pub enum Kind {
     Artifact,
     Model,
+    /// A script that brings an artifact or its streams.
+    Bundle,
 }
 
 /// A matrix of the architecture.

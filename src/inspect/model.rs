@@ -1,13 +1,14 @@
 //! The rows of a model's weights files: its distinct tensors, with the bytes that all their copies take there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Inventory, Kind, Row, account, by_role, matrices, order};
+use super::{Inventory, Kind, NO_WEIGHTS, Row, account, by_role, matrices, order};
 use crate::error::{Error, Result};
-use crate::ingest::{RawTensor, Source, weights};
-use crate::model::{Model, Retie, Structure, bits_per_weight, build};
+use crate::ingest::dtype::Element;
+use crate::ingest::{Source, weights};
+use crate::model::{Kept, Model, Retie, Structure, bits_per_weight, build};
 use crate::nets;
 use crate::text::type_name;
 
@@ -18,24 +19,22 @@ use crate::text::type_name;
 pub fn model(source: Source, retie: Option<Retie>) -> Result<(Inventory, Model)> {
     let path = source.path.clone();
     let total = weights::files(&path).iter().map(|file| size(file)).sum::<Result<u64>>()?;
-    // Taken down before the model is built: what is tied is stored once there, and may be written several times here.
-    // Names of one tensor are written once.
-    let mut seen = BTreeSet::new();
-    let size_of = |tensor: &RawTensor| match seen.insert(Arc::as_ptr(&tensor.data)) {
-        true => (tensor.data.len() * tensor.dtype.size()) as u64,
-        false => 0,
-    };
-    let sizes: Vec<u64> = source.tensors.values().map(size_of).collect();
-    let written: BTreeMap<String, u64> = source.tensors.keys().cloned().zip(sizes).collect();
+    let sizes = source.sizes.clone();
     let structure = Structure::of_file(nets::build(&source.config), &source.tensors);
     let order = order(&structure);
     let model = build(source, structure, retie)?;
-    let mut rows: Vec<Row> = (0..model.stored.len()).map(|stored| tensor_row(&model, stored, &written)).collect();
+    let mut rows: Vec<Row> = (0..model.stored.len()).map(|stored| tensor_row(&model, stored, &sizes.own)).collect();
     let tensors: u64 = rows.iter().map(|row| row.bytes).sum();
     let rest = total
-        .checked_sub(tensors)
+        .checked_sub(tensors + sizes.unread)
         .ok_or_else(|| Error::input(format!("{} changed while it was being read", path.display())))?;
-    rows.push(Row::container("safetensors headers", None, rest));
+    let kept: Vec<Row> = kept_rows(&model).collect();
+    let unread = sizes.unread.saturating_sub(kept.iter().map(|row| row.bytes).sum());
+    rows.extend(kept);
+    if unread > 0 {
+        rows.push(Row::container("not read", None, unread));
+    }
+    rows.push(Row::container(sizes.frame, None, rest));
     account(&rows, total)?;
     let each: Vec<usize> = (0..model.stored.len()).collect();
     let inventory = Inventory {
@@ -60,11 +59,30 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<(Inventory, Model)>
     Ok((inventory, model))
 }
 
+/// The tensors that are no weights, those of one element type together. What shares its bytes has none of its own.
+fn kept_rows(model: &Model) -> impl Iterator<Item = Row> {
+    let mut types: Vec<Element> = model.kept.iter().map(|kept| kept.element).collect();
+    types.sort_unstable();
+    types.dedup();
+    types.into_iter().map(|element| {
+        let all: Vec<&Kept> = model.kept.iter().filter(|kept| kept.element == element).collect();
+        let own = |(i, kept): &(usize, &&Kept)| all[..*i].iter().all(|other| !Arc::ptr_eq(&other.bytes, &kept.bytes));
+        let bytes = all.iter().enumerate().filter(own).map(|(_, kept)| kept.bytes.len() as u64).sum();
+        Row {
+            tensors: all.iter().map(|kept| kept.name.clone()).collect(),
+            shape: Some(all[0].shape.clone()).filter(|_| all.len() == 1),
+            codec: Some(element.name().into()),
+            ..Row::container(NO_WEIGHTS, None, bytes)
+        }
+    })
+}
+
 fn tensor_row(model: &Model, stored: usize, written: &BTreeMap<String, u64>) -> Row {
     let uses = model.uses(stored);
     let mut layers: Vec<usize> = uses.iter().filter_map(|&spec| model.specs[spec].layer).collect();
     layers.dedup();
-    let bytes = uses.iter().filter_map(|&spec| written.get(&model.specs[spec].name)).sum();
+    let labels = model.labels.iter().filter(|(_, spec)| model.source[*spec] == stored);
+    let bytes = labels.filter_map(|(label, _)| written.get(label)).sum();
     let weights = model.stored[stored].data.len();
     let spec = model.spec(stored);
     Row {

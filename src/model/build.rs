@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ties::{self, Retie, TieReport};
-use super::{Checked, Model, Stored, Structure, elements, prefix};
+use super::{Checked, Kept, Model, Stored, Structure, elements, prefix};
 use crate::error::{Error, Result};
-use crate::ingest::{RawTensor, Remark, Source, TieMap};
+use crate::ingest::{Beside, RawTensor, Remark, Source, TieMap};
+use crate::nets::names::natural_order;
 use crate::nets::{self, Net, TensorSpec};
 
 /// Faults listed before "and more".
@@ -23,25 +24,32 @@ const LISTED: usize = 5;
 /// not hold. Messages begin with the path of the weights and name the tensors.
 pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Retie>) -> Result<Model> {
     let structure = structure.into();
-    let Source { path, config, mut tensors, mut ties, mut remarks } = source;
+    let Source { path, config, mut tensors, beside, mut ties, mut remarks, .. } = source;
     let place = |e: Error| e.at(path.display());
     let mut stated = stated(&remarks);
+    let (mut names, mut taken_off) = (Names::of(&tensors), String::new());
     if let Ok(net) = &structure.net {
         let quantized = remarks.iter().find(|remark| matches!(remark, Remark::Quantized { .. }));
         if let Some(remark) = quantized {
             return Err(place(Error::input(remark.message()).hint(remark.hint())));
         }
-        if let Some(prefix) = prefix::superfluous(&tensors, &**net) {
-            prefix::take_off(&prefix, &mut tensors, ties.as_mut(), &mut stated);
-            prefix::say(prefix, tensors.len(), &mut remarks);
+        taken_off = prefix::superfluous(&tensors, &**net).unwrap_or_default();
+    }
+    let kept = keep(beside, &structure, &taken_off, &mut remarks);
+    if let Ok(net) = &structure.net {
+        if !taken_off.is_empty() {
+            prefix::take_off(&taken_off, &mut tensors, ties.as_mut(), &mut stated);
+            prefix::say(taken_off.clone(), tensors.len(), &mut remarks);
+            names.take_off(&taken_off);
         }
-        canonical_names(&mut tensors, &**net).map_err(place)?;
+        canonical_names(&mut tensors, &mut names, &**net).map_err(place)?;
         let keys = nets::unknown_keys(&config);
         if !keys.is_empty() {
             remarks.push(Remark::Unread { arch: config.arch.clone(), keys });
         }
     }
     let specs = &structure.specs;
+    let labels = names.labels(specs, &taken_off);
     declare(stated, specs, &mut tensors, &mut ties);
     let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;
     check(specs, &group, &tensors, &remarks, &config.arch).map_err(place)?;
@@ -75,6 +83,9 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
         specs,
         stored,
         source,
+        labels,
+        kept,
+        packed: std::sync::Arc::default(),
         layers,
         tied_roles,
         ties,
@@ -84,6 +95,64 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
         precision: candle_core::DType::F32,
         _checked: Checked,
     })
+}
+
+/// The names of a file, each with the canonical one.
+struct Names(Vec<(String, String)>);
+
+impl Names {
+    fn of(tensors: &BTreeMap<String, RawTensor>) -> Names {
+        Names(tensors.keys().map(|name| (name.clone(), name.clone())).collect())
+    }
+
+    fn take_off(&mut self, prefix: &str) {
+        self.0
+            .iter_mut()
+            .filter(|(_, name)| name.starts_with(prefix))
+            .for_each(|(_, name)| drop(name.drain(..prefix.len())));
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        self.0.iter_mut().filter(|(_, name)| name == from).for_each(|(_, name)| *name = to.to_string());
+    }
+
+    /// The names of the file for every tensor. One that it leaves out, being tied, has the canonical name behind what was taken
+    /// off the others.
+    fn labels(&self, specs: &[TensorSpec], taken_off: &str) -> Vec<(String, usize)> {
+        let mut labels = Vec::with_capacity(specs.len());
+        for (i, spec) in specs.iter().enumerate() {
+            let mut own: Vec<String> =
+                self.0.iter().filter(|(_, name)| *name == spec.name).map(|(label, _)| label.clone()).collect();
+            if own.is_empty() {
+                own.push(format!("{taken_off}{}", spec.name));
+            }
+            // The name that is nearest to the canonical one first.
+            own.sort_by_key(|label| {
+                (!label.ends_with(&spec.name), !spec.name.ends_with(label.as_str()), label.clone())
+            });
+            labels.extend(own.into_iter().map(|label| (label, i)));
+        }
+        labels
+    }
+}
+
+/// Tensors that are no weights, but for those that a known network computes itself, or wants as weights.
+fn keep(beside: BTreeMap<String, Beside>, structure: &Structure, prefix: &str, remarks: &mut Vec<Remark>) -> Vec<Kept> {
+    let specs: BTreeSet<&str> = structure.specs.iter().map(|spec| spec.name.as_str()).collect();
+    let wanted = |name: &str| specs.contains(name.strip_prefix(prefix).unwrap_or(name));
+    let mut kept: Vec<Kept> = beside
+        .into_iter()
+        .filter(|(name, tensor)| structure.net.is_err() || !tensor.recomputed && !wanted(name))
+        .map(|(name, Beside { shape, element, bytes, .. })| Kept { name, shape, element, bytes })
+        .collect();
+    kept.sort_by_key(|kept| natural_order(&kept.name));
+    for remark in remarks.iter_mut() {
+        if let Remark::Dropped(names) = remark {
+            kept.iter().for_each(|kept| drop(names.remove(&kept.name)));
+        }
+    }
+    remarks.retain(|remark| !matches!(remark, Remark::Dropped(names) if names.is_empty()));
+    kept
 }
 
 /// Holds a source against its network or, where its tensors are not those of the network, takes it for what it is: a
@@ -129,7 +198,7 @@ fn declare(
 }
 
 /// Gives tensors their canonical names: adds the prefix that a state dict left out, and drops what it holds twice.
-fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> Result<()> {
+fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, file: &mut Names, net: &dyn Net) -> Result<()> {
     let (prefix, aliases) = (net.prefix(), net.aliases());
     let alias = |name: &str| aliases.iter().any(|(alias, _)| *alias == name);
     let known = net.tensors();
@@ -140,12 +209,15 @@ fn canonical_names(tensors: &mut BTreeMap<String, RawTensor>, net: &dyn Net) -> 
         let names: Vec<String> = tensors.keys().filter(|name| bare(name)).cloned().collect();
         for name in names {
             if let Some(tensor) = tensors.remove(&name) {
-                tensors.insert(format!("{prefix}{name}"), tensor);
+                let canonical = format!("{prefix}{name}");
+                tensors.insert(canonical.clone(), tensor);
+                file.rename(&name, &canonical);
             }
         }
     }
     for (alias, name) in aliases {
         let Some(tensor) = tensors.remove(*alias) else { continue };
+        file.rename(alias, name);
         match tensors.get(*name) {
             None => {
                 tensors.insert(name.to_string(), tensor);

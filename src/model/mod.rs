@@ -9,7 +9,7 @@ mod structure;
 mod ties;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -25,6 +25,7 @@ pub use structure::Structure;
 pub use ties::{Retie, TieReport};
 
 pub use crate::ingest::Dtype;
+pub use crate::ingest::dtype::Element;
 
 use crate::error::{Error, Result};
 use crate::ingest::{Config, Remark};
@@ -39,6 +40,16 @@ pub struct Stored {
     pub dtype: Dtype,
     /// Row-major, as many as the shape of its spec says.
     pub data: Arc<Vec<f32>>,
+}
+
+/// A tensor that is no weight: no network computes with it and no stage touches it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub element: Element,
+    /// Little-endian, in row-major order.
+    pub bytes: Arc<Vec<u8>>,
 }
 
 /// Only this module can name it, so nobody else can write a [`Model`] down. `#[non_exhaustive]` would keep out other
@@ -56,6 +67,12 @@ pub struct Model {
     pub stored: Vec<Stored>,
     /// For every spec the index into `stored` of its tensor.
     pub source: Vec<usize>,
+    /// The names that a file of the model has, in the order of the specs, and the spec of each; some have several.
+    pub labels: Vec<(String, usize)>,
+    /// Tensors that are no weights.
+    pub kept: Vec<Kept>,
+    /// What these take in a file, once somebody has packed them.
+    pub(crate) packed: Arc<OnceLock<Vec<Vec<u8>>>>,
     /// Layers that a tie map speaks of.
     pub layers: usize,
     /// Roles that a whole-layer tie shares.
@@ -126,11 +143,15 @@ impl Model {
         let ties = TieReport { declared, found: Vec::new(), retied: Vec::new(), copies };
         let Structure { specs, layers, tied_roles, net } = structure;
         let remarks = Vec::new();
+        let labels = specs.iter().enumerate().map(|(i, spec)| (spec.name.clone(), i)).collect();
         Ok(Model {
             config,
             specs,
             stored,
             source,
+            labels,
+            kept: Vec::new(),
+            packed: Arc::default(),
             layers,
             tied_roles,
             ties,
@@ -140,6 +161,12 @@ impl Model {
             precision: DType::F32,
             _checked: Checked,
         })
+    }
+
+    /// The same model with tensors that are no weights.
+    #[must_use]
+    pub fn keeping(self, kept: Vec<Kept>) -> Model {
+        Model { kept, packed: Arc::default(), ..self }
     }
 
     /// The spec of the first use of a stored tensor.

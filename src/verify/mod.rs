@@ -9,6 +9,7 @@ mod several;
 pub mod statistics;
 pub mod verdict;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -110,8 +111,8 @@ pub fn against(
     agree(&opened.model, model).map_err(place)?;
     let against = Against {
         path: model_path.display().to_string(),
-        tensors: model.specs.len(),
-        identical: identical(&opened.model, model),
+        tensors: model.specs.len() + model.kept.len(),
+        identical: identical(&opened.model, model) + model.kept.len(),
     };
     let evaluation = match trial {
         None => None,
@@ -203,6 +204,13 @@ fn agree(packed: &Model, model: &Model) -> Result<()> {
         let show = |model: &Model| model.config.fields.get(&key).map_or("nothing".into(), ToString::to_string);
         let (here, there) = (show(packed), show(model));
         return Err(Error::verification(format!("the configuration's {key} is {here}, in the model it is {there}")));
+    }
+    // What is no weight is kept bit for bit, whatever becomes of the weights.
+    let kept = |of: &Model| of.kept.iter().map(|kept| (kept.name.clone(), kept.clone())).collect::<BTreeMap<_, _>>();
+    let (here, there) = (kept(packed), kept(model));
+    let names: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+    if let Some(name) = names.into_iter().find(|name| here.get(*name) != there.get(*name)) {
+        return Err(Error::verification(format!("{name} is not what it is in the model")));
     }
     // Equal configurations give equal names and shapes; the ties are the artifact's own.
     for (index, spec) in model.specs.iter().enumerate() {

@@ -59,6 +59,19 @@ pub struct Budget {
     pub free: u64,
 }
 
+impl File {
+    /// The same as part of a file of `bytes` bytes.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn within(self, path: &std::path::Path, bytes: u64) -> Result<File> {
+        let content = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let bits_per_weight = crate::model::bits_per_weight(bytes, self.weights);
+        let blake3 = blake3::hash(&content).to_hex().to_string();
+        Ok(File { path: path.display().to_string(), bytes, blake3, bits_per_weight, ..self })
+    }
+}
+
 impl Budget {
     /// # Errors
     /// Cap: artifact and includes are more than `cap`.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::{run, scratch};
+use crate::{MODEL, edit, packed, run, scratch};
 
 const ARTIFACT: &str = "fixtures/golden/v1-quantized.tiepack";
 
@@ -291,4 +291,30 @@ fn a_pack_with_its_bundle_as_text_fills_the_cap() {
     assert_eq!((&report["bundle"]["form"], &report["bundle"]["looks_at_itself"]), (&"text".into(), &34.into()));
     let free = report["verdict"]["budget"]["free"].as_u64().unwrap();
     assert!(free <= 100 && fs::read(dir.path().join("out.py")).unwrap().len() as u64 == 60_000 - free, "{free}");
+}
+#[test]
+fn a_bundle_is_inspected_and_verified_like_its_artifact() {
+    let dir = scratch();
+    for (name, options) in [("a.py", ""), ("b.py", "--nameless"), ("c.py", "--decoder import")] {
+        let line = format!("bundle {} --script fixtures/bundled.py -o {{}}/{name} {options}", packed().display());
+        run(&line, dir.path()).good();
+        let size = fs::metadata(dir.path().join(name)).unwrap().len();
+        let seen = run(&format!("inspect {{}}/{name} --json"), dir.path()).good().json();
+        let rows = seen["rows"].as_array().unwrap();
+        let sum: u64 = rows.iter().map(|row| row["bytes"].as_u64().unwrap()).sum();
+        assert_eq!((&seen["kind"], seen["bytes"].as_u64(), sum), (&"bundle".into(), Some(size), size), "{name}");
+        assert!(rows.iter().any(|row| row["part"].as_str().unwrap().starts_with("script and")), "{name}");
+        // Bit for bit the model, though only its streams are there.
+        let against = run(&format!("verify {{}}/{name} --against {MODEL} --val-rows 1 --cap 400kB --json"), dir.path());
+        let verdict = against.good().json()["verdict"].clone();
+        assert_eq!(verdict["against"]["identical"], verdict["against"]["tensors"], "{name}");
+        assert_eq!(
+            (verdict["artifact"]["bytes"].as_u64(), verdict["budget"]["total"].as_u64()),
+            (Some(size), Some(size))
+        );
+        run(&format!("verify {{}}/{name}"), dir.path()).good();
+        edit(&dir.path().join(name), |bytes| bytes[20_000] ^= 1);
+        let damaged = run(&format!("verify {{}}/{name}"), dir.path());
+        assert!(damaged.code == 4 && damaged.stderr.contains("the bundle is damaged"), "{name}: {}", damaged.stderr);
+    }
 }

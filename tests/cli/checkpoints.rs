@@ -23,8 +23,8 @@ fn integers(all: &[u64]) -> Vec<u8> {
 }
 
 /// The fixture as `torch.save({"model": compiled_ddp_model.state_dict(), "step": 3})` writes it: equal tensors are one
-/// storage. The first matrix lies transposed.
-fn checkpoint() -> Vec<u8> {
+/// storage. The first matrix lies transposed. So many bytes more are an optimizer's.
+fn checkpoint(optimizer: usize) -> Vec<u8> {
     let bytes = fs::read(Path::new(MODEL).join("model.safetensors")).unwrap();
     let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
     let entries: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..header]).unwrap();
@@ -64,6 +64,7 @@ fn checkpoint() -> Vec<u8> {
         zip.write_all(content).unwrap();
     };
     entry("data.pkl".into(), &pickle);
+    storages.push(vec![1; optimizer]);
     storages.iter().enumerate().for_each(|(i, storage)| entry(format!("data/{i}"), storage));
     zip.finish().unwrap().into_inner()
 }
@@ -71,7 +72,7 @@ fn checkpoint() -> Vec<u8> {
 #[test]
 fn a_checkpoint_packs_like_the_safetensors() {
     let dir = copy(&["model.safetensors", "ties.json", "train_000.bin"]);
-    fs::write(dir.path().join("final.pt"), checkpoint()).unwrap();
+    fs::write(dir.path().join("final.pt"), checkpoint(0)).unwrap();
     let line = format!("pack {{}} -o {{}}/a.tiepack --cap {AMPLE} --lossless --val-rows 1");
     let said = run(&line, dir.path()).good().stdout;
     let notes: Vec<&str> = said.lines().filter(|line| line.starts_with("note: ")).collect();
@@ -87,4 +88,20 @@ fn a_checkpoint_packs_like_the_safetensors() {
     // Verified against the checkpoint itself, the verdict says what was done to it.
     let line = "verify {}/a.tiepack --against {}/final.pt --val-rows 1";
     assert!(run(line, dir.path()).good().stdout.contains("note: prefixes taken off"));
+}
+
+#[test]
+fn what_is_not_read_is_counted_apart_and_no_difference() {
+    let dir = copy(&["model.safetensors"]);
+    fs::write(dir.path().join("final.pt"), checkpoint(5_000_000)).unwrap();
+    let seen = run("inspect {} --json", dir.path()).good().json();
+    let bytes = |part: &str| {
+        let rows = seen["rows"].as_array().unwrap().iter().filter(|row| row["part"] == part);
+        rows.map(|row| row["bytes"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(bytes("not read"), 5_000_000);
+    assert!((1..60_000).contains(&bytes("pickle and zip archive")), "{}", bytes("pickle and zip archive"));
+    // The same weights in files of two kinds.
+    let same = run("diff MODEL {} --exit-code", dir.path()).good();
+    assert!(same.stdout.contains("no difference: 44 tensors and their types agree"), "{}", same.stdout);
 }

@@ -200,3 +200,162 @@ fn embedding_rows_of_zeros_that_occur_in_the_text_are_no_end() {
     let note = document["verdict"]["notes"].to_string();
     assert!(note.contains("useless, as the original is"), "{note}");
 }
+
+/// Tensors that are no weights, of every type that a safetensors file has; a mask that is no number, a table of a rotary embedding.
+fn beside() -> Vec<(String, Dtype, Vec<usize>, Vec<u8>)> {
+    let bytes = |n: usize| (0..n).map(|i| (i * i % 251) as u8).collect::<Vec<u8>>();
+    let mut all: Vec<_> = [
+        ("quantized.qweight", Dtype::I32, 4),
+        ("hash.table", Dtype::I64, 8),
+        ("hash.seeds", Dtype::U64, 8),
+        ("hash.small", Dtype::U32, 4),
+        ("codes.a", Dtype::I16, 2),
+        ("codes.b", Dtype::U16, 2),
+        ("codes.c", Dtype::I8, 1),
+        ("codes.d", Dtype::U8, 1),
+        ("rotary.inv_freq", Dtype::F32, 4),
+        ("old.rotary.inv_freq", Dtype::F64, 8),
+    ]
+    .into_iter()
+    .map(|(name, dtype, size)| (name.to_string(), dtype, vec![3, 5], bytes(15 * size)))
+    .collect();
+    all.push(("used".into(), Dtype::BOOL, vec![7], vec![1, 0, 0, 1, 1, 0, 1]));
+    all.push(("norm.num_batches_tracked".into(), Dtype::I64, vec![], 12_345i64.to_le_bytes().to_vec()));
+    all.push(("nothing".into(), Dtype::I32, vec![0, 4], vec![]));
+    let inf = f32::NEG_INFINITY;
+    let mask = [0., inf, inf, 0., 0., inf, 0., 0., 0.].into_iter().flat_map(f32::to_le_bytes).collect();
+    all.push(("attention.mask".into(), Dtype::F32, vec![3, 3], mask));
+    all
+}
+
+/// Adds tensors to a weights file.
+fn add(weights: &Path, others: &[(String, Dtype, Vec<usize>, Vec<u8>)]) {
+    let bytes = fs::read(weights).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let views = others
+        .iter()
+        .map(|(name, dtype, shape, data)| (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    fs::write(weights, serialize(file.tensors().into_iter().chain(views), None).unwrap()).unwrap();
+}
+
+/// Names, types, shapes and bytes of a weights file.
+fn contents(path: &Path) -> std::collections::BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let entry = |view: &TensorView| (format!("{:?}", view.dtype()), view.shape().to_vec(), view.data().to_vec());
+    file.tensors().into_iter().map(|(name, view)| (name, entry(&view))).collect()
+}
+
+#[test]
+fn what_is_no_weight_is_kept_bit_for_bit_where_no_network_says_what_it_is() {
+    let dir = scratch();
+    weights(dir.path());
+    let file = dir.path().join("model.safetensors");
+    add(&file, &beside());
+    let own = contents(&file);
+    let kept = |path: &Path| -> std::collections::BTreeMap<_, _> {
+        contents(path).into_iter().filter(|(name, _)| beside().iter().any(|(own, ..)| own == name)).collect()
+    };
+    for (name, options) in [("exact", "200kB --lossless"), ("lossy", "24kB --statistics none --no-cache")] {
+        let packed = run(&format!("pack {{}} -o {{}}/{name}.tiepack --cap {options}"), dir.path()).good();
+        assert!(!packed.stdout.contains("left out"), "{}", packed.stdout);
+        run(&format!("unpack {{}}/{name}.tiepack -o {{}}/{name}"), dir.path()).good();
+        let back = dir.path().join(name).join("model.safetensors");
+        assert_eq!(kept(&back), kept(&file));
+        assert_eq!(contents(&back) == own, name == "exact");
+        run(&format!("verify {{}}/{name}.tiepack --against {{}}"), dir.path()).good();
+    }
+    // Every byte of it is in a row, and the kept ones among them.
+    let seen = run("inspect {}/exact.tiepack --json", dir.path()).good().json();
+    let rows = seen["rows"].as_array().unwrap();
+    let named: usize =
+        rows.iter().filter(|row| row["part"] == "no weights").map(|row| row["tensors"].as_array().unwrap().len()).sum();
+    assert_eq!(named, beside().len());
+    run("diff {} {}/exact --exit-code", dir.path()).good();
+    // A change of one bit is seen, with and without a container around it.
+    edit_tensor(&dir.path().join("exact/model.safetensors"), "hash.table", |bytes| bytes[9] ^= 4);
+    let changed = run("diff {}/exact.tiepack {}/exact --exit-code --weights", dir.path());
+    assert!(
+        changed.code == 1 && changed.stdout.contains("no weights, and not the same: hash.table"),
+        "{}",
+        changed.stdout
+    );
+    let refused = run("verify {}/exact.tiepack --against {}/exact", dir.path());
+    assert!(refused.code == 4 && refused.stderr.contains("hash.table"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_known_network_computes_its_masks_itself_and_keeps_other_integers() {
+    let dir = scratch();
+    for name in ["model.safetensors", "config.json"] {
+        fs::copy(Path::new("fixtures/parity/gpt2").join(name), dir.path().join(name)).unwrap();
+    }
+    let triangle: Vec<u8> = (0..576).map(|i| u8::from(i % 24 <= i / 24)).collect();
+    let positions: Vec<u8> = (0..24i64).flat_map(i64::to_le_bytes).collect();
+    let others = [
+        ("transformer.h.0.attn.bias".to_string(), Dtype::BOOL, vec![1, 1, 24, 24], triangle),
+        ("transformer.position_ids".to_string(), Dtype::I64, vec![1, 24], positions),
+        ("vocabulary.hash".to_string(), Dtype::I64, vec![2], vec![7; 16]),
+    ];
+    add(&dir.path().join("model.safetensors"), &others);
+    let said = run("pack {} -o {}/a.tiepack --cap 200kB --lossless --no-eval", dir.path()).good().stdout;
+    assert!(said.contains("left out") && !said.contains("vocabulary"), "{said}");
+    run("unpack {}/a.tiepack -o {}/back", dir.path()).good();
+    let (own, back) =
+        (contents(&dir.path().join("model.safetensors")), contents(&dir.path().join("back/model.safetensors")));
+    let gone: Vec<&String> = own.keys().filter(|name| !back.contains_key(*name)).collect();
+    assert_eq!(gone, ["transformer.h.0.attn.bias", "transformer.position_ids"]);
+    assert!(back.iter().all(|(name, tensor)| own[name] == *tensor));
+}
+
+#[test]
+fn names_come_back_as_the_file_had_them() {
+    // GPT-2 without the prefix of its stack, Qwen2 with a second name for the embedding: as many files are.
+    for (network, edit, cost) in [
+        (
+            "gpt2",
+            &(|name: &str| vec![name.trim_start_matches("transformer.").to_string()]) as &dyn Fn(&str) -> Vec<String>,
+            40,
+        ),
+        (
+            "qwen2",
+            &|name| match name {
+                "model.embed_tokens.weight" => vec![name.to_string(), "lm_head.weight".into()],
+                name => vec![name.to_string()],
+            },
+            40,
+        ),
+    ] {
+        let dir = scratch();
+        let model = Path::new("fixtures/parity").join(network);
+        let bytes = fs::read(model.join("model.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let views = file
+            .tensors()
+            .into_iter()
+            .flat_map(|(name, view)| edit(&name).into_iter().map(move |name| (name, view.clone())));
+        fs::write(dir.path().join("model.safetensors"), serialize(views, None).unwrap()).unwrap();
+        fs::copy(model.join("config.json"), dir.path().join("config.json")).unwrap();
+        run("pack {} -o {}/a.tiepack --cap 200kB --lossless --no-eval", dir.path()).good();
+        run("unpack {}/a.tiepack -o {}/back", dir.path()).good();
+        assert!(
+            contents(&dir.path().join("model.safetensors")) == contents(&dir.path().join("back/model.safetensors")),
+            "{network}"
+        );
+        // The canonical names are still those of the network, and the other ones cost little.
+        let network_of = run("inspect {}/a.tiepack --json", dir.path()).good().json();
+        assert!(network_of["rows"].to_string().contains(if network == "gpt2" {
+            "transformer.wte.weight"
+        } else {
+            "model.embed_tokens.weight"
+        }));
+        run(&format!("pack fixtures/parity/{network} -o {{}}/b.tiepack --cap 200kB --lossless --no-eval"), dir.path())
+            .good();
+        let size = |name: &str| fs::metadata(dir.path().join(name)).unwrap().len();
+        assert!(
+            (1..=cost).contains(&(size("a.tiepack") - size("b.tiepack"))),
+            "{network}: {}",
+            size("a.tiepack") - size("b.tiepack")
+        );
+    }
+}

@@ -1,5 +1,6 @@
 //! The command as a person or a script runs it: what it prints, what it refuses, how it exits.
 
+mod arguments;
 mod artifacts;
 mod bundle;
 mod certain;

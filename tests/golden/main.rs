@@ -22,7 +22,9 @@ const QUANTIZED: &str = "v1-quantized.tiepack";
 const LOSSLESS: &str = "v1-lossless.tiepack";
 /// Of a model that no network explains: a plan of zeros, sums and what else there is.
 const FOREIGN: &str = "v1-foreign.tiepack";
-const ALL: [&str; 3] = [QUANTIZED, LOSSLESS, FOREIGN];
+/// The same with labels of all kinds, and tensors that are no weights.
+const BESIDE: &str = "v1-beside.tiepack";
+const ALL: [&str; 4] = [QUANTIZED, LOSSLESS, FOREIGN, BESIDE];
 
 /// The system's allocator, remembering the largest request: what a hostile file would show in.
 struct Watched;
@@ -93,8 +95,8 @@ fn old_artifacts_decode_to_the_same_bits() {
         let model = decode(&bytes).unwrap().model;
         assert_eq!(wanted["tensors"], Value::from(hashes(&model)), "{name}");
         // One of three layers is tied, and all codecs and types of the format are there between the files.
-        assert_eq!(model.ties.copies, if name == FOREIGN { vec![0, 1, 2, 0] } else { vec![0, 1, 0] });
-        assert_eq!(model.network().is_err(), name == FOREIGN);
+        assert_eq!(model.ties.copies, if matches!(name, FOREIGN | BESIDE) { vec![0, 1, 2, 0] } else { vec![0, 1, 0] });
+        assert_eq!(model.network().is_err(), matches!(name, FOREIGN | BESIDE));
         let mut codecs: Vec<u8> = parsed.header.streams.iter().map(|s| s.codec).collect();
         codecs.dedup();
         let wanted = match name {
@@ -104,6 +106,19 @@ fn old_artifacts_decode_to_the_same_bits() {
         };
         assert_eq!(codecs, wanted);
     }
+}
+
+#[test]
+fn labels_and_tensors_that_are_no_weights_are_those_that_were_packed() {
+    let (model, made) = (decode(&golden(BESIDE).0).unwrap().model, make::beside());
+    assert_eq!(model.labels, made.labels);
+    let by_name = |model: &Model| {
+        let mut kept = model.kept.clone();
+        kept.sort_by(|a, b| a.name.cmp(&b.name));
+        kept
+    };
+    assert_eq!(by_name(&model), by_name(&made));
+    assert!(made.kept.len() > 10);
 }
 
 /// The specification, as the reader written after it understands it.

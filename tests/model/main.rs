@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use tiepack::error::{Error, Result};
-use tiepack::ingest::{Config, Dtype, RawTensor, Source, TieMap};
+use tiepack::ingest::{Config, Dtype, RawTensor, Sizes, Source, TieMap};
 use tiepack::model::Model;
 use tiepack::nets::{Form, Layers, Net, Params, State, TensorSpec};
 
@@ -87,7 +87,15 @@ fn tensors() -> BTreeMap<String, RawTensor> {
 
 fn source(tensors: BTreeMap<String, RawTensor>, ties: Option<&str>) -> Source {
     let ties = ties.map(|text| TieMap::from_json(text).expect("a valid tie map"));
-    Source { path: PathBuf::from("model.safetensors"), config: config(), tensors, ties, remarks: Vec::new() }
+    Source {
+        path: PathBuf::from("model.safetensors"),
+        config: config(),
+        tensors,
+        ties,
+        remarks: Vec::new(),
+        sizes: Sizes::default(),
+        beside: BTreeMap::new(),
+    }
 }
 
 /// The name under which the tensor of `name` is stored.

@@ -128,7 +128,15 @@ fn loops_are_measured_as_ties_are() {
     }
     let ties = Some(TieMap::from_json(r#"{"copies": [0, 1, 2, 1, 2, 1, 0]}"#).unwrap());
     let net = nets::build(&config).unwrap();
-    let source = ingest::Source { path: "tied".into(), config, tensors, ties, remarks: Vec::new() };
+    let source = ingest::Source {
+        path: "tied".into(),
+        config,
+        tensors,
+        ties,
+        remarks: Vec::new(),
+        sizes: ingest::Sizes::default(),
+        beside: BTreeMap::new(),
+    };
     let tied = build(source, net, None).unwrap();
     let tokens = noise(looped.network().unwrap().vocab_size(), 12 * looped.network().unwrap().context() + 1);
     let of = |model: &Model| {

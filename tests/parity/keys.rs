@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::{self, Config, Dtype, Overrides, RawTensor, Remark, Source, folder};
+use tiepack::ingest::{self, Config, Dtype, Overrides, RawTensor, Remark, Sizes, Source, folder};
 use tiepack::model::{Model, build};
 use tiepack::nets::keys::{Treatment, treatment};
 use tiepack::nets::{self, guess};
@@ -55,7 +55,19 @@ pub fn model(config: Value) -> tiepack::error::Result<Model> {
     let net = nets::build(&config)?;
     let tensors: BTreeMap<_, _> =
         net.tensors().into_iter().map(|spec| (spec.name.clone(), weights(&spec.name, &spec.shape))).collect();
-    build(Source { path: PathBuf::from("made"), config, tensors, ties: None, remarks: Vec::new() }, net, None)
+    build(
+        Source {
+            path: PathBuf::from("made"),
+            config,
+            tensors,
+            ties: None,
+            remarks: Vec::new(),
+            sizes: Sizes::default(),
+            beside: BTreeMap::new(),
+        },
+        net,
+        None,
+    )
 }
 
 fn loss(model: &Model) -> f64 {

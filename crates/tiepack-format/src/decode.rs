@@ -21,6 +21,8 @@ pub struct Artifact {
     pub parsed: Parsed,
     /// The stored tensors, each row-major.
     pub tensors: Vec<Vec<f32>>,
+    /// The bytes of the tensors that are no weights.
+    pub kept: Vec<Vec<u8>>,
 }
 
 impl Artifact {
@@ -46,10 +48,11 @@ pub fn decode(bytes: &[u8]) -> Result<Artifact> {
     let shapes = stored_shapes(header, bytes.len())?;
     let tensors = streams(header, &shapes, |i| &bytes[parsed.streams[i].clone()])?;
     let hashed: Vec<Decoded> = tensors.iter().zip(&shapes).map(|(data, shape)| Decoded { shape, data }).collect();
-    if root(&hashed, header) != parsed.root {
+    let kept = header.extra.unpack(bytes.len(), |i| &bytes[parsed.kept[i].clone()])?;
+    if root(&hashed, &kept, header) != parsed.root {
         return Err(Error::verification("the decoded tensors do not match the hash in the artifact: it is damaged"));
     }
-    Ok(Artifact { parsed, tensors })
+    Ok(Artifact { parsed, tensors, kept })
 }
 
 /// The shape of every stored tensor, that of its first use.
@@ -114,7 +117,8 @@ pub fn some(bytes: &[u8], parsed: &Parsed, wanted: &BTreeSet<usize>) -> Result<V
     }
     kept.reverse();
     let streams_of = kept.iter().map(|i| header.streams[*i].clone()).collect();
-    let part = Header { config: String::new(), names: Vec::new(), source: Vec::new(), streams: streams_of };
+    let (config, names, source, extra) = Default::default();
+    let part = Header { config, names, source, streams: streams_of, extra };
     streams(&part, &shapes, |i| &bytes[parsed.streams[kept[i]].clone()])
 }
 

@@ -16,8 +16,11 @@ pub fn compared(compared: &Compared) -> String {
     let shown = shown.unwrap_or(usize::MAX);
     let mut out = table(&PAIR, &[about("before", &difference.before), about("after", &difference.after)].concat());
     if !difference.different && evaluation.is_none() {
-        let same =
-            format!("\nno difference: {} tensors and every byte count agree\n", count(difference.weights.compared));
+        let bytes = match difference.bytes.is_empty() {
+            true => "every byte count agree",
+            false => "their types agree; the files are of two kinds",
+        };
+        let same = format!("\nno difference: {} tensors and {bytes}\n", count(difference.weights.compared));
         return out + &same + &hints(notes);
     }
     for part in [bytes(difference, shown), structure(difference, shown), weights(difference, shown)] {
@@ -164,7 +167,11 @@ fn weights(difference: &Difference, most: usize) -> String {
         }
         out += &table.text(width());
     }
-    for (what, names) in [("only before", &weights.only_before), ("only after", &weights.only_after)] {
+    for (what, names) in [
+        ("no weights, and not the same", &weights.no_weights),
+        ("only before", &weights.only_before),
+        ("only after", &weights.only_after),
+    ] {
         if !names.is_empty() {
             let shown = names.len().min(5);
             let more = others(names.len(), shown).map_or_else(String::new, |others| format!(" and {others}"));

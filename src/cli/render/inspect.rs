@@ -38,7 +38,14 @@ fn head(inspected: &Inspected) -> Vec<Vec<String>> {
         format!(", {} bits for each of {} weights in stored matrices", bits(Some(each)), count(*weights))
     });
     let mut head = vec![
-        line(if inspected.inventory.kind == Kind::Artifact { "artifact" } else { "model" }, path.clone()),
+        line(
+            match inspected.inventory.kind {
+                Kind::Artifact => "artifact",
+                Kind::Model => "model",
+                Kind::Bundle => "bundle",
+            },
+            path.clone(),
+        ),
         line("network", format!("{arch}, {layers} layers")),
         line("bytes", format!("{}{each}", thousands(*bytes))),
         line("tensors", format!("{} names, {} stored", count(*names), count(*tensors))),
@@ -62,7 +69,7 @@ fn head(inspected: &Inspected) -> Vec<Vec<String>> {
 
 /// Every stream or tensor; layers of one block are one row with their uses.
 fn streams(inventory: &Inventory, rows: &[&Row], shown: Option<usize>) -> String {
-    let made = if inventory.kind == Kind::Artifact { "made of" } else { "type" };
+    let made = if inventory.kind != Kind::Model { "made of" } else { "type" };
     let mut table = Table::new([
         ("part", Side::Left),
         ("layers", Side::Left),

@@ -1,5 +1,6 @@
 //! What an artifact's header says, and its bytes: `formats/artifact.md`, section "Header".
 
+use super::extra::Extra;
 use super::names::{Named, put_names, take_names};
 use crate::error::{Error, Result};
 use crate::tensor::Dtype;
@@ -67,6 +68,8 @@ pub struct Header {
     pub source: Vec<u32>,
     /// In the order of the file. Every stored tensor is in exactly one.
     pub streams: Vec<StreamEntry>,
+    /// Names that the file had, and tensors that are no weights.
+    pub extra: Extra,
 }
 
 impl Header {
@@ -85,8 +88,7 @@ impl Header {
             return Err(Error::compute(format!("{names} tensors have names, {sources} are in the tie map")));
         }
         let mut out = Vec::new();
-        // No flag has a meaning yet.
-        put(&mut out, 0);
+        put(&mut out, self.extra.flags());
         put(&mut out, self.config.len() as u64);
         out.extend_from_slice(self.config.as_bytes());
         put_names(&mut out, &self.names)?;
@@ -97,6 +99,7 @@ impl Header {
         for stream in &self.streams {
             put(&mut out, stream.len);
         }
+        self.extra.put(&mut out, &self.names)?;
         if out.len() > MAX_HEADER {
             return Err(Error::compute(format!(
                 "the header takes {} bytes, the format allows {MAX_HEADER}",
@@ -112,10 +115,7 @@ impl Header {
     /// Verification, on anything that is not a header.
     pub fn from_bytes(bytes: &[u8]) -> Result<Header> {
         let r = &mut Reader::new(bytes);
-        if r.varint("flags")? != 0 {
-            return Err(Error::verification("the artifact uses something that this tiepack does not know")
-                .hint("a newer tiepack may read it"));
-        }
+        let flags = r.varint("flags")?;
         let n = r.within(0, MAX_HEADER, "length of the config")?;
         let config = String::from_utf8(r.take(n, "config")?.to_vec())
             .map_err(|_| Error::verification("the config is not UTF-8 text"))?;
@@ -128,8 +128,9 @@ impl Header {
         for stream in &mut streams {
             stream.len = r.varint("length of a stream")?;
         }
+        let extra = Extra::take(r, flags, &names)?;
         r.finish("the header")?;
-        Ok(Header { config, names, source, streams })
+        Ok(Header { config, names, source, streams, extra })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It moves streams without looking inside them: what they hold is the business of [`crate::streams`].
 
+pub mod extra;
 pub mod header;
 pub mod names;
 pub mod read;

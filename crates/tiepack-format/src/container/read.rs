@@ -20,6 +20,8 @@ pub struct Parsed {
     pub header_range: Range<usize>,
     /// One for each of `header.streams`.
     pub streams: Vec<Range<usize>>,
+    /// One for each of the streams of `header.extra`.
+    pub kept: Vec<Range<usize>>,
     /// What the decoded tensors must hash to, see [`super::root::root`].
     pub root: [u8; ROOT_BYTES],
 }
@@ -64,15 +66,17 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed> {
     };
     let header_range = start..r.position();
     let mut streams = Vec::with_capacity(header.streams.len());
-    for (i, stream) in header.streams.iter().enumerate() {
+    let lengths = header.streams.iter().map(|stream| stream.len).chain(header.extra.lengths.iter().copied());
+    for (i, len) in lengths.enumerate() {
         let start = r.position();
         // A length beyond the address space is beyond the file as well.
-        let len = usize::try_from(stream.len).unwrap_or(usize::MAX);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
         r.take(len, &format!("stream {i}"))?;
         streams.push(start..r.position());
     }
     r.finish("the streams")?;
-    Ok(Parsed { header, header_range, streams, root })
+    let kept = streams.split_off(header.streams.len());
+    Ok(Parsed { header, header_range, streams, kept, root })
 }
 
 /// Unpacks a header that must come to exactly `raw_len` bytes.

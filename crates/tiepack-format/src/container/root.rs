@@ -33,8 +33,9 @@ pub fn tensor_hash(tensor: Decoded) -> [u8; 32] {
 
 /// The root: blake3 of (number of stored tensors, their hashes, number of tensors of the model, for each the stored
 /// tensor that it is, the length of its name and the name, and the config's text); numbers as u64, the map as u32,
-/// little-endian. `tensors` are the stored ones in their order, the rest is the header's.
-pub fn root(tensors: &[Decoded], header: &Header) -> [u8; 32] {
+/// little-endian; and of what [`super::extra::Extra`] adds. `tensors` are the stored ones in their order, `kept` the bytes of those
+/// that are no weights, the rest is the header's.
+pub fn root(tensors: &[Decoded], kept: &[impl AsRef<[u8]>], header: &Header) -> [u8; 32] {
     let hashes: Vec<[u8; 32]> = parallel::map(tensors, |&t| tensor_hash(t));
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(hashes.len() as u64).to_le_bytes());
@@ -48,5 +49,6 @@ pub fn root(tensors: &[Decoded], header: &Header) -> [u8; 32] {
         hasher.update(name.as_bytes());
     }
     hasher.update(header.config.as_bytes());
+    header.extra.hash(&mut hasher, kept);
     *hasher.finalize().as_bytes()
 }

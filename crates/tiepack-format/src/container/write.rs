@@ -8,14 +8,14 @@ use super::{CHECK_BYTES, MAGIC, ROOT_BYTES, checksum};
 use crate::error::{Error, Result};
 use crate::varint::put;
 
-/// The whole file: `streams` one after the other between the header and the hashes. `root` is from
-/// [`super::root::root`].
+/// The whole file: `streams` one after the other between the header and the hashes, those of tensors that are no weights last.
+/// `root` is from [`super::root::root`].
 ///
 /// # Errors
 /// Compute, when a stream is not as long as the header says or the header breaks a rule of the format.
 pub fn assemble<S: AsRef<[u8]>>(header: &Header, streams: &[S], root: &[u8; ROOT_BYTES]) -> Result<Vec<u8>> {
     let lengths = streams.iter().map(|s| s.as_ref().len() as u64);
-    if !lengths.eq(header.streams.iter().map(|s| s.len)) {
+    if !lengths.eq(all_lengths(header)) {
         return Err(Error::compute("the streams are not those of the header: their number or lengths differ"));
     }
     let mut out = front(header)?;
@@ -34,11 +34,14 @@ pub fn assemble<S: AsRef<[u8]>>(header: &Header, streams: &[S], root: &[u8; ROOT
 /// Compute, when the header breaks a rule of the format.
 pub fn size_of(header: &Header) -> Result<u64> {
     let fixed = front(header)?.len() as u64 + (ROOT_BYTES + CHECK_BYTES) as u64;
-    header
-        .streams
-        .iter()
-        .try_fold(fixed, |sum, s| sum.checked_add(s.len))
+    all_lengths(header)
+        .try_fold(fixed, u64::checked_add)
         .ok_or_else(|| Error::compute("the streams' lengths add up to more than 64 bits hold"))
+}
+
+/// Bytes of every stream, those of tensors that are no weights last.
+fn all_lengths(header: &Header) -> impl Iterator<Item = u64> {
+    header.streams.iter().map(|stream| stream.len).chain(header.extra.lengths.iter().copied())
 }
 
 /// Magic, lengths and header: all that comes before the streams.
