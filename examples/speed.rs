@@ -12,7 +12,7 @@ use clap::Parser;
 use tiepack::cli::device::{self, Place};
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::{self, Overrides, Shard, folder};
+use tiepack::ingest::{self, Overrides, Reading, Shard, folder};
 use tiepack::measure::curvature::measure;
 use tiepack::model::{Structure, build};
 use tiepack::nets;
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let structure = Structure::of_file(nets::build(&source.config), &source.tensors);
     let model = build(source, structure, None)?.on(&args.device.open()?);
     let (net, params) = (model.network()?, model.params()?);
-    let tokens = Shard::read(&args.tokens)?.tokens;
+    let tokens = Shard::read(&args.tokens, &Reading::default(), usize::MAX)?.tokens;
     let windows = Windows::new(&tokens, net.context(), Some(args.rows));
     let report = |what: &str, run: &mut dyn FnMut() -> tiepack::error::Result<()>| {
         let (mut seconds, before) = (Vec::new(), cpu());

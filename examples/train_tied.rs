@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --example train_tied -- DATA OUT [--shape dynamic] [--steps 500] …
 //!
-//! DATA holds token shards, `train_*.bin` and `val_*.bin` (the `prepare_data` example makes them from text), and the
+//! DATA holds token shards, `train_*.bin` and `val_*.bin` (`tiepack tokens` makes them from text), and the
 //! tokenizer. OUT becomes a model folder. The network is the Parameter Golf baseline in a shape of your choice; README.md
 //! beside this file says which won. Read session.rs first: it is the training loop.
 
@@ -29,7 +29,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 use tiepack::cli::device;
 use tiepack::error::{Error, Result};
-use tiepack::ingest::{Overrides, TokenBytes, folder, shard};
+use tiepack::ingest::{Overrides, Reading, Stream, TokenBytes, folder};
 use tiepack::nets;
 use tiepack::progress::{Bars, Progress, Silent};
 use train_tied::args::{Args, Shape};
@@ -81,11 +81,11 @@ fn run(args: &Args, progress: &dyn Progress) -> Result<Value> {
     for (shards, pattern) in [(&train, "train_*.bin"), (&val, "val_*.bin")] {
         if shards.is_empty() {
             return Err(Error::input(format!("there is no {pattern} in {}", args.data.display()))
-                .hint("the prepare_data example makes token shards from text"));
+                .hint("`tiepack tokens` makes token shards from text"));
         }
     }
-    let tokens = shard::read_all(&train, args.vocab)?;
-    let validation = shard::read_all(&val, args.vocab)?;
+    let tokens = Stream::open(&train, &Reading::default(), args.vocab)?.rest()?;
+    let validation = Stream::open(&val, &Reading::default(), args.vocab)?.rest()?;
     finish::rows(&validation, &*net, args.val_rows)?;
     if args.from.as_ref().is_some_and(|from| same(from, &args.out)) {
         return Err(Error::usage(format!("--from {0}: OUT would overwrite it", args.out.display())));
@@ -162,7 +162,7 @@ fn same(a: &Path, b: &Path) -> bool {
 }
 
 /// Of everything that a run depends on.
-fn key(args: &Args, tokens: &[u16], weights: &[Vec<f32>]) -> String {
+fn key(args: &Args, tokens: &[u32], weights: &[Vec<f32>]) -> String {
     let mut hash = blake3::Hasher::new();
     hash.update(serde_json::to_string(args).unwrap_or_default().as_bytes());
     tokens.chunks(1 << 16).for_each(|part| {

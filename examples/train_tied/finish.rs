@@ -38,7 +38,7 @@ pub fn write(model: &Model, out: &Path, tokenizer: Option<&Path>) -> Result<()> 
 ///
 /// # Errors
 /// Input, if there are too few tokens for one.
-pub fn rows<'a>(tokens: &'a [u16], net: &dyn Net, limit: Option<usize>) -> Result<Windows<'a>> {
+pub fn rows<'a>(tokens: &'a [u32], net: &dyn Net, limit: Option<usize>) -> Result<Windows<'a>> {
     let windows = Windows::new(tokens, net.context(), limit);
     if windows.rows() == 0 {
         let (found, wanted) = (tokens.len(), net.context() + 1);
@@ -76,7 +76,7 @@ fn quoted(word: &str) -> String {
 /// If there are too few tokens for a row, or a pass fails.
 pub fn evaluate(
     model: &Model,
-    tokens: &[u16],
+    tokens: &[u32],
     limit: Option<usize>,
     table: Option<&TokenBytes>,
     progress: &dyn Progress,

@@ -46,7 +46,7 @@ pub fn checkpoint(out: &Path) -> PathBuf {
 /// Input, if the text is too short; Compute, if the run diverges: the last checkpoint stays.
 pub fn train(
     args: &Args,
-    tokens: &[u16],
+    tokens: &[u32],
     student: &mut Student,
     standing: &mut Standing,
     progress: &dyn Progress,

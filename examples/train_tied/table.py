@@ -3,7 +3,7 @@
   cargo build --release --bins --examples
   python examples/train_tied/table.py DATA OUT --cap 120000 --steps 150 --seeds 3
 
-DATA is a folder of token shards (prepare_data makes one). Every model is trained on the same tokens in the same order, packed with
+DATA is a folder of token shards (`tiepack tokens` makes them). Every model is trained on the same tokens in the same order, packed with
 `--effort fast` to the same cap, and scored by the packed file's bits per byte on the first validation rows. ± is one standard
 error over seeds. It needs Python alone.
 """

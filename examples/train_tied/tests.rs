@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Parser;
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::{self, Overrides, Shard, folder};
+use tiepack::ingest::{self, Overrides, Reading, Shard, folder};
 use tiepack::model::build;
 use tiepack::nets;
 use tiepack::progress::Silent;
@@ -41,7 +41,7 @@ fn every_shape_trains_and_is_read_back_with_the_same_loss() {
         let result = run(&format!("--steps 20 --shape {shape}"), dir.path()).unwrap();
         let source = ingest::read(&folder::locate(dir.path(), &Overrides::default()).unwrap()).unwrap();
         let model = build(source.clone(), nets::build(&source.config).unwrap(), None).unwrap();
-        let tokens = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin")).unwrap().tokens;
+        let tokens = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin"), &Reading::default(), 1024).unwrap().tokens;
         let windows = Windows::new(&tokens, 32, Some(8));
         let loss = losses(model.network().unwrap(), &model.params().unwrap(), &windows, &|_| {}).unwrap().mean();
         let said = result["validation"]["nats_per_token"].as_f64().unwrap();
@@ -81,14 +81,15 @@ fn low_rank_terms_come_from_an_untied_model() {
 }
 
 /// A folder with shards of these tokens, and none where there are none.
-fn shards(parts: [&[u16]; 2]) -> tempfile::TempDir {
+fn shards(parts: [&[u32]; 2]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (tokens, name) in
         parts.into_iter().zip(["train_000.bin", "val_000.bin"]).filter(|(tokens, _)| !tokens.is_empty())
     {
         let mut header = [0i32; 256];
         header[..3].copy_from_slice(&[20_240_520, 1, tokens.len() as i32]);
-        let bytes = header.iter().flat_map(|v| v.to_le_bytes()).chain(tokens.iter().flat_map(|t| t.to_le_bytes()));
+        let bytes =
+            header.iter().flat_map(|v| v.to_le_bytes()).chain(tokens.iter().flat_map(|t| (*t as u16).to_le_bytes()));
         std::fs::write(dir.path().join(name), bytes.collect::<Vec<u8>>()).unwrap();
     }
     dir
@@ -96,7 +97,7 @@ fn shards(parts: [&[u16]; 2]) -> tempfile::TempDir {
 
 #[test]
 fn bad_shards_are_refused_before_any_work() {
-    let text: Vec<u16> = (0..200).collect();
+    let text: Vec<u32> = (0..200).collect();
     let out = tempfile::tempdir().unwrap();
     let out = out.path().join("model");
     let none = Path::new("fixtures/nowhere");
@@ -106,7 +107,7 @@ fn bad_shards_are_refused_before_any_work() {
         error
     };
     assert!(refuse(none, "--steps 1").message.contains("fixtures/nowhere"));
-    let cases: [([&[u16]; 2], &str, &str); 6] = [
+    let cases: [([&[u32]; 2], &str, &str); 6] = [
         ([&[], &text], "--steps 1", "there is no train_*.bin in "),
         ([&text, &[]], "--steps 1", "there is no val_*.bin in "),
         ([&text, &[1, 2, 1024]], "--steps 1", "val_000.bin: token 2 is 1024, but the model knows only ids below 1024"),

@@ -44,11 +44,14 @@ def made(path, folder, embedded=True, **options):
     return tiepack.bundle(path, script, folder / "out.py", **options)
 
 
-@pytest.mark.parametrize("apart", [False, True])
+FORMS = [{"form": "zip"}, {"form": "text"}, {"apart": True}]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["zip", "text", "apart"])
 @pytest.mark.parametrize("path", ARTIFACTS, ids=lambda path: path.stem)
-def test_a_bundle_decodes_to_the_same_bits(path, apart, tmp_path):
+def test_a_bundle_decodes_to_the_same_bits(path, form, tmp_path):
     wanted = hashes(reader.decode(path.read_bytes())[0].items())
-    report = made(path, tmp_path, apart=apart)
+    report = made(path, tmp_path, **form)
     sizes = [pathlib.Path(file["path"]).stat().st_size for file in report["files"]]
     assert sizes == [file["bytes"] for file in report["files"]] and sum(sizes) == report["bytes"]["total"]
     code, found, said = run(tmp_path / "out.py")
@@ -66,9 +69,10 @@ def test_a_bundle_without_names_has_their_order(tmp_path):
     assert code == 0 and found == hashes(enumerate(tensors[name] for name in sorted(tensors)))
 
 
-def test_a_bundle_can_import_its_decoder(tmp_path):
+@pytest.mark.parametrize("form", FORMS, ids=["zip", "text", "apart"])
+def test_a_bundle_can_import_its_decoder(form, tmp_path):
     path = ARTIFACTS[-1]
-    made(path, tmp_path, embedded=False, decoder="import")
+    made(path, tmp_path, embedded=False, decoder="import", **form)
     assert (tmp_path / "requirements.txt").read_text() == f"tiepack=={tiepack.__version__}\n"
     code, found, said = run(tmp_path / "out.py")
     assert code == 0 and found == hashes(reader.decode(path.read_bytes())[0].items()), said
@@ -84,12 +88,14 @@ def test_a_list_of_requirements_is_not_replaced(tmp_path):
     assert (tmp_path / "requirements.txt").read_text().split() == listed.split()
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_damaged_bundle_says_so_before_it_runs(apart, tmp_path):
-    made(ARTIFACTS[-1], tmp_path, apart=apart)
-    file = tmp_path / ("weights.bin" if apart else "out.py")
+@pytest.mark.parametrize("form", FORMS, ids=["zip", "text", "apart"])
+def test_a_damaged_bundle_says_so_before_it_runs(form, tmp_path):
+    made(ARTIFACTS[-1], tmp_path, **form)
+    file = tmp_path / ("weights.bin" if "apart" in form else "out.py")
     whole = file.read_bytes()
-    for bad in (whole[:900] + bytes([whole[900] ^ 4]) + whole[901:], whole[:500] + whole[501:]):
+    # In text the first lines are Python's.
+    at = 2000 if form == {"form": "text"} else 900
+    for bad in (whole[:at] + (b"B" if whole[at] == 65 else b"A") + whole[at + 1:], whole[:at] + whole[at + 1:]):
         file.write_bytes(bad)
         code, found, said = run(tmp_path / "out.py")
         assert code != 0 and not found and "damaged" in said

@@ -167,6 +167,7 @@ def bundle(
     output: Path,
     *,
     decoder: str = "embed",
+    form: Optional[str] = None,
     apart: bool = False,
     nameless: bool = False,
     cap: Union[int, str, None] = None,
@@ -174,8 +175,8 @@ def bundle(
     force: bool = False,
 ) -> Dict[str, Any]:
     """Makes a script that brings an artifact and its decoder along: `tiepack bundle`."""
-    options = dict(
-        script=script, output=output, decoder=decoder, apart=apart, nameless=nameless, cap=cap, include=include, force=force)
+    options = dict(script=script, output=output, decoder=decoder, form=form, apart=apart, nameless=nameless)
+    options.update(cap=cap, include=include, force=force)
     return _run("bundle", [artifact], options, False)
 
 
@@ -258,11 +259,26 @@ def bundled() -> Dict[str, Any]:
         return load(path)
 
 
-def _run_bundle(script: str, name: str, artifact: bytes, namespace: Dict[str, Any]) -> None:
-    """What a bundle does that imports tiepack."""
+def _run_bundle(script: Union[str, bytes], name: str, artifact: bytes, namespace: Dict[str, Any]) -> None:
+    """What a bundle does that imports tiepack; those of version 0.2 give the script as text."""
+    import importlib.util
+    import io
     import linecache
+    import traceback
+
+    def shown(kind, error, trace):
+        """An exception that nobody caught, from the script on."""
+        while trace and trace.tb_frame.f_code.co_filename != name:
+            trace = trace.tb_next
+        if isinstance(error, SyntaxError) and error.filename == name:
+            error.text = linecache.getline(name, error.lineno)
+        traceback.print_exception(kind, error, trace)
 
     global _bundle
     _bundle = artifact
-    linecache.cache[name] = len(script), None, script.splitlines(True), name
-    exec(compile(script, name, "exec"), namespace)
+    code = script.encode() if isinstance(script, str) else script
+    if namespace["__name__"] == "__main__":
+        sys.excepthook = shown
+    lines = [*io.StringIO(importlib.util.decode_source(code))]
+    linecache.cache[name] = linecache.cache[namespace["__file__"]] = 1, None, lines, name
+    exec(compile(code, name, "exec", 0, True), namespace)

@@ -4,8 +4,9 @@ turns into Python where there is no compiler. Specified in formats/artifact.md.
 A line marked with a number, and what is indented below it, is left out where no stream is of that codec. So are the
 checks, what begins with `fine`: a bundle was made of a sound artifact, and has checked by its hash that it is still that.
 """
+import concurrent.futures
 import ctypes
-import multiprocessing.pool
+import multiprocessing
 import os
 import re
 import subprocess
@@ -254,16 +255,18 @@ def stream(entry):
 def decode(entries, shapes, data):
     """The tensors of `shapes`, in order. `entries`: of each stream of `data` codec, number of tensors, their element type, the
     number of the tensor that it starts from or -1, and length."""
-    at, jobs, tensors, make = 0, [], [], multiprocessing.pool.ThreadPool
+    at, jobs, tensors, make = 0, [], [], concurrent.futures.ThreadPoolExecutor
     for codec, count, element, need, size in entries:
         jobs.append((codec, shapes[:count], element, data[at:at + size], need))
         shapes = shapes[count:]
         at += size
     if not isinstance(kernel, ctypes.CDLL):
         print("tiepack: no C compiler, decoding in Python: minutes for each megabyte", file=sys.stderr)
-        make = multiprocessing.get_context("fork").Pool
+        # Windows knows no fork, and a worker may have no children.
+        if hasattr(os, "fork") and not multiprocessing.current_process().daemon:
+            make = multiprocessing.get_context("fork").Pool
     with make() as workers:
-        for job, found in zip(jobs, workers.map(stream, jobs, 1)):
+        for job, found in zip(jobs, workers.map(stream, jobs)):
             gained = isinstance(found[0], np.float32)
             fine((job[4] < 0) != gained and job[4] < len(tensors))
             if gained:  # 4

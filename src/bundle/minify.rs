@@ -7,10 +7,10 @@ const C: &str = "B I U __builtin_clzll char clamp else exponents if indices int 
     unsigned void while width";
 
 /// Words of Python, of its library and of numpy that must stay: those that do not follow a dot; and what run.py is given.
-const PYTHON: &str = "__name__ CDLL ENTRIES Exception False NAME NAMES None ORDER SHAPES True ValueError abs and as bundled capture_output \
-    check compile ctypes d def dict else enumerate except exec file for from g getattr global globals if import in input int is isinstance iter lambda \
+const PYTHON: &str = "__name__ CDLL ENTRIES Exception False NAME NAMES None ORDER SHAPES SyntaxError True ValueError abs and as bundled capture_output \
+    check compile concurrent ctypes d def dict else enumerate except exec file for from g getattr global globals hasattr if import importlib in input int io is isinstance iter lambda \
     len linecache list map max min multiprocessing next not numpy or os pool print raise range re return set signed subprocess \
-    sum sys tempfile try types while with x zip pass";
+    sum sys tempfile traceback try types while with x zip pass";
 
 /// decoder.c without what nobody needs: comments, spaces, `const`, long names.
 pub fn c(source: &str) -> String {

@@ -6,6 +6,7 @@
 
 mod contents;
 mod minify;
+mod source;
 mod wrap;
 
 use std::collections::BTreeSet;
@@ -13,7 +14,8 @@ use std::collections::BTreeSet;
 use lzma_rust2::{EncodeMode, LzmaOptions, LzmaWriter};
 
 pub use contents::Contents;
-pub use wrap::{BLOB_NAME, Files, REQUIREMENT, hash_of, is_bundle};
+pub use source::{Import, Source};
+pub use wrap::{BLOB_NAME, Container, Files, REQUIREMENT, is_bundle, reads};
 
 use crate::code::entropy::indices::{BITS, NODES, SHAPE};
 use crate::error::{Error, Result};
@@ -37,11 +39,10 @@ pub enum Decoder {
 pub struct Script<'a> {
     /// Its file's name, for tracebacks.
     pub name: &'a str,
-    /// Python.
-    pub text: &'a str,
+    /// Python, encoded as its first lines say.
+    pub bytes: &'a [u8],
     pub decoder: Decoder,
-    /// The weights go into a file of their own beside the script.
-    pub apart: bool,
+    pub form: Container,
 }
 
 /// Where the bytes of a bundle go.
@@ -53,26 +54,26 @@ pub struct Ledger {
     pub script: u64,
     /// All else: the decoder, what it knows of the streams, what starts it; a requirements.txt.
     pub decoder: u64,
+    /// What bytes take more where they are a comment.
+    pub text: u64,
     pub total: u64,
 }
 
 /// Puts a bundle together. `weights` are the streams, or the whole artifact where the decoder is imported.
 ///
 /// # Errors
-/// Input, when the script holds a NUL; Compute, when LZMA fails.
+/// Compute, when LZMA fails.
 pub fn bundle(script: &Script, contents: &Contents, weights: &[u8]) -> Result<(Files, Ledger)> {
-    if script.text.contains('\0') {
-        return Err(Error::input(format!("{} is not Python: it holds a NUL", script.name)));
-    }
     let code = match script.decoder {
-        Decoder::Import => script.text.as_bytes().to_vec(),
+        Decoder::Import => script.bytes.to_vec(),
         Decoder::Embed => embedded(script, contents),
     };
     let code = compress(&code)?;
     let files = wrap::wrap(script, &code, weights)?;
-    let alone = compress(script.text.as_bytes())?.len() as u64;
-    let (total, weights) = (files.bytes(), weights.len() as u64);
-    Ok((files, Ledger { weights, script: alone, decoder: total.saturating_sub(weights + alone), total }))
+    let alone = compress(script.bytes)?.len() as u64;
+    let (total, weights, text) = (files.bytes(), weights.len() as u64, files.text);
+    let decoder = total.saturating_sub(weights + alone + text);
+    Ok((files, Ledger { weights, script: alone, decoder, text, total }))
 }
 
 /// Decoder, C, script and starting shapes, as run.py takes them apart.
@@ -85,7 +86,7 @@ fn embedded(script: &Script, contents: &Contents) -> Vec<u8> {
         false => DECODER_C.split(LOSSLESS_C).next().unwrap_or_default(),
     };
     let python = contents.python(script.name) + &python;
-    [python.as_bytes(), minify::c(c).as_bytes(), script.text.as_bytes(), &shapes()[..]].join(&0)
+    [python.as_bytes(), minify::c(c).as_bytes(), script.bytes, &shapes()[..]].join(&0)
 }
 
 /// The starting shapes: differences between nodes, then between the two tables, bit by bit: so they compress best.

@@ -3,7 +3,10 @@
 From elsewhere: x (this code, decoder.c, the script, the starting shapes), d (the streams), g (the globals of `__main__`), and
 ENTRIES, SHAPES, ORDER, NAMES, NAME of the artifact and the script.
 """
+import importlib.util
+import io
 import linecache
+import traceback
 
 
 def bundled():
@@ -20,7 +23,19 @@ def bundled():
     return dict(zip(NAMES, found)) if NAMES else found
 
 
+def shown(kind, error, trace):
+    """An exception that nobody caught, from the script on."""
+    while trace and trace.tb_frame.f_code.co_filename != NAME:
+        trace = trace.tb_next
+    # Python looks for the line in the file of that name, which may be the bundle.
+    if isinstance(error, SyntaxError) and error.filename == NAME:
+        error.text = linecache.getline(NAME, error.lineno)
+    traceback.print_exception(kind, error, trace)
+
+
 sys.modules["tiepack"] = types.SimpleNamespace(**globals())
-script = x[2].decode()
-linecache.cache[NAME] = len(script), None, script.splitlines(True), NAME
-exec(compile(script, NAME, "exec"), g)
+if g["__name__"] == "__main__":
+    sys.excepthook = shown
+lines = [*io.StringIO(importlib.util.decode_source(x[2]))]
+linecache.cache[NAME] = linecache.cache[g["__file__"]] = 1, None, lines, NAME
+exec(compile(x[2], NAME, "exec", 0, True), g)

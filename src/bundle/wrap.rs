@@ -1,7 +1,8 @@
 //! The files of a bundle: a script that Python runs, and its bytes inside or beside it.
 //!
 //! Python runs a zip file as a script, whatever its name, and lets anything stand before the zip: there are code and weights,
-//! not a byte more than they take. Where the weights go into a file of their own, the script is plain text.
+//! not a byte more than they take. A script that opens its own file wants to find text there, which bytes as they are cannot be;
+//! then they are a comment. Where the weights go into a file of their own, only the code is one.
 
 use std::io::{Cursor, Read, Write};
 
@@ -27,14 +28,45 @@ pub fn is_bundle(end: &[u8]) -> bool {
     end.windows(DAMAGED.len()).any(|at| at == DAMAGED.as_bytes())
 }
 
-/// The hash by which a bundle knows its bytes.
+/// Whether a script, by its first bytes, is a bundle whose weights are these: it knows them by their hash, that of its own
+/// comment before them, or alone as version 0.2 wrote it.
 ///
 /// # Errors
-/// The bytes cannot be read.
-pub fn hash_of(mut bytes: impl Read) -> std::io::Result<String> {
-    let mut hash = Sha256::new();
-    std::io::copy(&mut bytes, &mut hash)?;
-    Ok(hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect())
+/// The weights cannot be read.
+pub fn reads(script: &[u8], mut weights: impl Read) -> std::io::Result<bool> {
+    let comment = script.windows(2).position(|at| at == b"\n#").map_or(&[][..], |at| &script[at + 2..]);
+    let comment = comment.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let (mut alone, mut both) = (Sha256::new(), Sha256::new_with_prefix(comment));
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match weights.read(&mut piece)? {
+            0 => break,
+            n => [&mut alone, &mut both].into_iter().for_each(|hash| hash.update(&piece[..n])),
+        }
+    }
+    let names = |hash: Sha256| {
+        let text = short(&hash.finalize());
+        script.windows(text.len()).any(|at| at == text.as_bytes())
+    };
+    Ok(is_bundle(script) && (names(alone) || names(both)))
+}
+
+/// The part of a hash that a bundle keeps, in hexadecimal.
+fn short(hash: &[u8]) -> String {
+    hash.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
+/// How a bundle holds its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Container {
+    /// One file, as many bytes as they are; no text
+    Zip,
+    /// One file, which is text: seven bytes for six
+    Text,
+    /// A script that is text, and the weights beside it
+    #[value(skip)]
+    Apart,
 }
 
 /// What is to be written.
@@ -44,6 +76,8 @@ pub struct Files {
     pub blob: Option<Vec<u8>>,
     /// requirements.txt, if the decoder is imported.
     pub requirements: Option<String>,
+    /// How many bytes of it make text of what is not.
+    pub text: u64,
 }
 
 impl Files {
@@ -56,34 +90,65 @@ impl Files {
 
 pub(super) fn wrap(script: &Script, code: &[u8], weights: &[u8]) -> Result<Files> {
     let requirements = (script.decoder == Decoder::Import).then(|| format!("{REQUIREMENT}\n"));
-    if script.apart {
-        let read = format!("os.path.join(os.path.dirname(__file__),\"{BLOB_NAME}\")");
-        let code = base85(code);
-        let start = start(script, "base64,os,", &read, &format!("base64.b85decode(\"{code}\")"), weights, "d");
-        return Ok(Files { script: start.into_bytes(), blob: Some(weights.to_vec()), requirements });
+    let both = [code, weights].concat();
+    if script.form == Container::Zip {
+        // What Python sets for a script, and not what it sets for the main module of a package.
+        let body = format!(
+            "p=os.path.abspath(g[\"__file__\"][:-12])\ng.update(__file__=p,__cached__=None,__package__=None,__spec__=None)\n\
+             if os.path.abspath(sys.path[0])==p:sys.path[0]=os.path.dirname(p)\n\
+             with open(p,\"rb\")as f:d=f.read({})\n{}",
+            both.len(),
+            check("d", &both)
+        );
+        let bytes = [&both, &zipped(&start(script, "os,", &body, code.len()))?[..]].concat();
+        return Ok(Files { script: bytes, blob: None, requirements, text: 0 });
     }
-    let mut bytes = [code, weights].concat();
-    let n = code.len();
-    let start = start(script, "", "__file__[:-12]", &format!("d[:{n}]"), &bytes, &format!("d[{n}:]"));
-    bytes.extend(zipped(&start)?);
-    Ok(Files { script: bytes, blob: None, requirements })
+    let apart = script.form == Container::Apart;
+    let held = if apart { code } else { &both };
+    let comment = base116(held);
+    // The only "#" that begins a line begins the comment.
+    let mut body =
+        format!("p=g[\"__file__\"]\nwith open(p,\"rb\")as f:k=f.read().split(b\"\\\\n#\",1)[1][:{}]\n", comment.len());
+    match apart {
+        true => {
+            body += &format!(
+                "with open(os.path.join(os.path.dirname(p),\"{BLOB_NAME}\"),\"rb\")as f:w=f.read({})\n{}",
+                weights.len(),
+                check("k+w", &[&comment, weights].concat())
+            )
+        }
+        false => body += &check("k", &comment),
+    }
+    body += &format!(
+        "a=np.frombuffer(k,\"u1\")\nt=np.zeros(256,\"q\")\nt[[*range(1,7),9,*range(16,26),*range(28,127)]]=range(116)\n\
+         d=sum(t[a[i::7]]*116**i for i in range(7)).astype(\"<i8\").view(\"u1\").reshape(-1,8)[:,:6].tobytes()[:{}]{}\n",
+        held.len(),
+        if apart { "+w" } else { "" }
+    );
+    let start = start(script, if apart { "numpy as np,os," } else { "numpy as np," }, &body, code.len());
+    let bytes = [start.as_bytes(), b"#", &comment, b"\n"].concat();
+    let text = (comment.len() - held.len()) as u64;
+    Ok(Files { script: bytes, blob: apart.then(|| weights.to_vec()), requirements, text })
 }
 
-/// What runs first: reads the bytes, checks them, hands them on.
-fn start(script: &Script, modules: &str, path: &str, code: &str, bytes: &[u8], weights: &str) -> String {
-    let (n, name) = (bytes.len(), text(script.name));
-    let hash: String = Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect();
-    let check =
-        format!("p={path}\nd=open(p,\"rb\").read({n})\nif hashlib.sha256(d).hexdigest()[:16]!=\"{hash}\":{DAMAGED}\n");
+/// What runs first: `body` finds the bytes `d`, of which the first are `code`. It leaves no name in the script's module.
+fn start(script: &Script, modules: &str, body: &str, code: usize) -> String {
     match script.decoder {
         Decoder::Import => format!(
-            "import {modules}hashlib,lzma,sys,tiepack\n{check}tiepack._run_bundle(lzma.decompress({code}).decode(),{name},{weights},globals())\n"
+            "exec('''import {modules}hashlib,lzma,sys,tiepack\n{body}\
+             tiepack._run_bundle(lzma.decompress(d[:{code}]),n,d[{code}:],g)''',{{\"g\":globals(),\"n\":{}}})\n",
+            text(script.name)
         ),
         Decoder::Embed => format!(
-            "import {modules}hashlib,lzma,sys\n{check}x=lzma.decompress({code}).split(b\"\\0\",3)\n\
-             exec(x[0],dict(x=x,d={weights},g=globals()))\n"
+            "exec('''import {modules}hashlib,lzma,sys\n{body}x=lzma.decompress(d[:{code}]).split(b\"\\\\0\",3)\n\
+             exec(x[0],dict(x=x,d=d[{code}:],g=g))''',{{\"g\":globals()}})\n"
         ),
     }
+}
+
+/// Python that goes no further unless what it calls `name` is `bytes`.
+fn check(name: &str, bytes: &[u8]) -> String {
+    format!("if hashlib.sha256({name}).hexdigest()[:16]!=\"{}\":{DAMAGED}\n", short(&Sha256::digest(bytes)))
 }
 
 fn zipped(start: &str) -> Result<Vec<u8>> {
@@ -94,20 +159,17 @@ fn zipped(start: &str) -> Result<Vec<u8>> {
     written.map(Cursor::into_inner).map_err(|e| Error::compute(format!("cannot write the bundle: {e}")))
 }
 
-/// As Python's `base64.b85encode`.
-fn base85(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 85] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
-    let mut out = String::new();
-    for chunk in bytes.chunks(4) {
-        let mut word = [0; 4];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let mut number = u32::from_be_bytes(word);
-        let mut digits = [0; 5];
-        for digit in digits.iter_mut().rev() {
-            *digit = DIGITS[(number % 85) as usize];
-            number /= 85;
+/// Six bytes, the lowest first, as seven digits of 116, the lowest first. 116 is the least that seven digits need, and leaves
+/// twelve of ASCII's signs out: what ends a line or a text, and what a terminal would act upon.
+fn base116(bytes: &[u8]) -> Vec<u8> {
+    let signs: Vec<u8> = (1..7).chain([9]).chain(16..26).chain(28..127).collect();
+    let mut out = Vec::with_capacity(bytes.len().div_ceil(6) * 7);
+    for chunk in bytes.chunks(6) {
+        let mut number = chunk.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        for _ in 0..7 {
+            out.push(signs[(number % 116) as usize]);
+            number /= 116;
         }
-        out.extend(digits[..chunk.len() + 1].iter().map(|d| char::from(*d)));
     }
     out
 }
@@ -115,7 +177,21 @@ fn base85(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn base85_is_that_of_python() {
-        assert_eq!(super::base85(b"tiepack, and a bit more"), "bZKR9VPk77AYpD~AYmY4X>=fMZ*pY");
+    fn digits_of_116_hold_six_bytes_and_end_no_line() {
+        let bytes: Vec<u8> = (0..=255).chain([255; 8]).collect();
+        let text = super::base116(&bytes);
+        assert_eq!(text.len(), 44 * 7);
+        assert!(text.iter().all(|b| b.is_ascii() && !matches!(b, 0 | 7 | 8 | 10..=15 | 26 | 27 | 127)));
+        let value = |b: u8| match b {
+            0..7 => u64::from(b) - 1,
+            9 => 6,
+            16..26 => u64::from(b) - 9,
+            _ => u64::from(b) - 11,
+        };
+        let back = text.chunks(7).flat_map(|digits| {
+            let number = digits.iter().rev().fold(0, |number, b| number * 116 + value(*b));
+            number.to_le_bytes()[..6].to_vec()
+        });
+        assert_eq!(back.collect::<Vec<u8>>(), bytes);
     }
 }

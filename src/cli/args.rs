@@ -10,11 +10,11 @@ use clap::{Args, Parser, Subcommand};
 use super::bytes::{self, Rows};
 use super::device::{self, Place, Precision};
 use super::heal;
-use crate::bundle::Decoder;
+use crate::bundle::{Container, Decoder};
 use crate::compile::Heal;
 use crate::plan::shape::Shape;
 use crate::train::objective::Objective;
-pub use shared::{Judging, Measuring, ModelFiles, Pictures, Tables, ValidationFiles, Writing};
+pub use shared::{Judging, Measuring, ModelFiles, Pictures, Tables, TokenFiles, ValidationFiles, Writing};
 
 /// Compile a trained, layer-tied transformer into the best model that fits a hard byte cap, and prove it
 #[derive(Debug, Parser)]
@@ -81,6 +81,11 @@ pub enum Command {
     /// Print a model's configuration, recognised from its tensors where there is no config.json
     #[command(after_help = "Examples:\n  tiepack config fixtures/pep-tiny")]
     Config(ConfigArgs),
+    /// Make a token shard from text
+    #[command(
+        after_help = "Examples:\n  tiepack tokens fixtures/README.md -o text.bin --tokenizer fixtures/pep-tiny/tokenizer.model"
+    )]
+    Tokens(TokensArgs),
     /// Print what completes command lines in a shell
     #[command(after_help = "Examples:\n  tiepack completions bash > tiepack.bash")]
     Completions(CompletionsArgs),
@@ -109,6 +114,8 @@ pub struct PackArgs {
     pub files: ModelFiles,
     #[command(flatten)]
     pub validation: ValidationFiles,
+    #[command(flatten)]
+    pub reading: TokenFiles,
     #[command(flatten)]
     pub measuring: Measuring,
     /// Validation rows of the verdict, from the first: a number or `all`
@@ -183,6 +190,8 @@ pub struct EvalArgs {
     pub files: ModelFiles,
     #[command(flatten)]
     pub validation: ValidationFiles,
+    #[command(flatten)]
+    pub reading: TokenFiles,
     /// Validation rows, from the first: a number or `all`
     #[arg(long, value_name = "N", default_value = "all", value_parser = bytes::parse_rows)]
     pub val_rows: Rows,
@@ -192,7 +201,7 @@ pub struct EvalArgs {
     pub stride: Option<usize>,
     /// Begin anew with every document: the token id that each begins with; windows never reach across
     #[arg(long, value_name = "BOS_ID")]
-    pub documents: Option<u16>,
+    pub documents: Option<u32>,
     /// Score so many tokens, from the first
     #[arg(long, value_name = "TOKENS", value_parser = bytes::parse_count, conflicts_with = "val_rows")]
     pub limit: Option<usize>,
@@ -220,6 +229,8 @@ pub struct VerifyArgs {
     pub files: ModelFiles,
     #[command(flatten)]
     pub validation: ValidationFiles,
+    #[command(flatten)]
+    pub reading: TokenFiles,
     /// Validation rows, from the first: a number or `all`
     #[arg(long, value_name = "N", default_value = "all", value_parser = bytes::parse_rows)]
     pub val_rows: Rows,
@@ -256,6 +267,8 @@ pub struct InspectArgs {
     #[command(flatten)]
     pub measuring: Measuring,
     #[command(flatten)]
+    pub reading: TokenFiles,
+    #[command(flatten)]
     pub pictures: Pictures,
     #[command(flatten)]
     pub writing: Writing,
@@ -275,12 +288,15 @@ pub struct DiffArgs {
     /// Exit with 1 where the two differ
     #[arg(long)]
     pub exit_code: bool,
-    /// Compare losses on these tokens: a validation shard or a pattern of names, once for each
+    /// Compare losses on these validation tokens or text, or a pattern of names, once for each
     #[arg(long, value_name = "FILE")]
     pub val: Vec<PathBuf>,
-    /// For bits per byte: SentencePiece model, tokenizer.json, JSON array of byte counts, or `bytes`
+    /// For text and bits per byte: SentencePiece model, tokenizer.json, `bytes`, or for the latter alone a JSON array of byte
+    /// counts
     #[arg(long, value_name = "FILE", requires = "val")]
     pub tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    pub reading: TokenFiles,
     /// Validation rows, from the first: a number or `all`
     #[arg(long, value_name = "N", default_value = "512", value_parser = bytes::parse_rows)]
     pub val_rows: Rows,
@@ -310,6 +326,8 @@ pub struct FrontierArgs {
     pub files: ModelFiles,
     #[command(flatten)]
     pub validation: ValidationFiles,
+    #[command(flatten)]
+    pub reading: TokenFiles,
     #[command(flatten)]
     pub measuring: Measuring,
     /// Heal each point, as `pack` does: `auto`, `off`, a number of steps, or a time as 20m
@@ -360,8 +378,11 @@ pub struct BundleArgs {
     /// Where the decoder comes from: `embed` brings it along, `import` imports tiepack, named in a requirements.txt
     #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true, default_value_t = Decoder::Embed)]
     pub decoder: Decoder,
+    /// `zip` takes fewest bytes, `text` can be read as text, seven bytes for six [default: text for a script that looks at its own file, else zip]
+    #[arg(long, value_enum, value_name = "FORM", hide_possible_values = true)]
+    pub form: Option<Container>,
     /// Write plain text, and the weights to weights.bin beside it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "form")]
     pub apart: bool,
     /// Leave out the names: tensors come as a list in the alphabetical order of their names
     #[arg(long)]
@@ -369,8 +390,8 @@ pub struct BundleArgs {
     /// Check that the bundle and every --include fit so many bytes
     #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
     pub cap: Option<u64>,
-    /// File that counts against the cap, once for each
-    #[arg(long, value_name = "FILE", requires = "cap")]
+    /// File that will lie beside the bundle, and counts against the cap, once for each
+    #[arg(long, value_name = "FILE")]
     pub include: Vec<PathBuf>,
     #[command(flatten)]
     pub writing: Writing,
@@ -385,6 +406,23 @@ pub struct ConfigArgs {
     /// Write the configuration to a file instead of stdout
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub writing: Writing,
+}
+
+#[derive(Debug, Args)]
+pub struct TokensArgs {
+    /// Text, lines of JSON or tokens of another kind, or a pattern of names
+    #[arg(required = true, value_name = "TEXT")]
+    pub text: Vec<PathBuf>,
+    /// Shard to write
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// SentencePiece model, tokenizer.json, or `bytes`
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: PathBuf,
+    #[command(flatten)]
+    pub reading: TokenFiles,
     #[command(flatten)]
     pub writing: Writing,
 }

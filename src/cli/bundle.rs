@@ -14,7 +14,7 @@ use crate::artifact::layout::{StreamEntry, codec};
 use crate::artifact::open::decode;
 use crate::artifact::read::parse;
 use crate::artifact::write;
-use crate::bundle::{BLOB_NAME, Contents, Decoder, Files, Ledger, REQUIREMENT, Script, bundle};
+use crate::bundle::{BLOB_NAME, Container, Contents, Decoder, Files, Ledger, REQUIREMENT, Script, Source, bundle};
 use crate::compile::header;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -32,6 +32,9 @@ const SLACK: u64 = 24;
 pub struct Bundled {
     pub files: Vec<Written>,
     pub decoder: &'static str,
+    pub form: Container,
+    /// The line in which the script looks at its own file, for which the bundle is text.
+    pub looks_at_itself: Option<usize>,
     /// Where its bytes go.
     pub bytes: Ledger,
     /// `None`: no cap was named.
@@ -47,10 +50,12 @@ pub struct Written {
 /// What to make a bundle of, once there is an artifact.
 pub struct Bundling {
     script: PathBuf,
-    text: String,
+    source: Source,
     output: PathBuf,
     decoder: Decoder,
-    apart: bool,
+    form: Container,
+    /// Why the form is text, if nobody named one.
+    looks_at_itself: Option<usize>,
     nameless: bool,
 }
 
@@ -66,7 +71,8 @@ pub struct Ready<'a> {
 /// Only a bundle that fits is written.
 pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
     let includes = files::includes(&args.include)?;
-    let bundling = Bundling::new(&args.script, &args.output, args.decoder, args.apart, args.nameless)?;
+    let form = if args.apart { Some(Container::Apart) } else { args.form };
+    let bundling = Bundling::new(&args.script, &args.output, (args.decoder, form, args.nameless), &args.include)?;
     let inputs: Vec<PathBuf> = [&args.artifact].into_iter().chain(&args.include).cloned().collect();
     bundling.guard(&inputs, args.writing.force)?;
     let artifact = std::fs::read(&args.artifact).map_err(|e| Error::io("read", &args.artifact, e))?;
@@ -79,18 +85,27 @@ pub fn run(args: &BundleArgs, progress: &dyn Progress) -> Result<Bundled> {
 }
 
 impl Bundling {
-    fn new(script: &Path, output: &Path, decoder: Decoder, apart: bool, nameless: bool) -> Result<Bundling> {
-        let text = std::fs::read_to_string(script).map_err(|e| Error::io("read", script, e))?;
+    fn new(
+        script: &Path,
+        output: &Path,
+        (decoder, form, nameless): (Decoder, Option<Container>, bool),
+        includes: &[PathBuf],
+    ) -> Result<Bundling> {
+        let bytes = std::fs::read(script).map_err(|e| Error::io("read", script, e))?;
+        let source = Source::new(bytes, &script.display().to_string())?;
+        neighbours(script, &source, includes)?;
+        let looks_at_itself = source.looks_at_itself().filter(|_| form.is_none());
+        let form = form.unwrap_or(if looks_at_itself.is_some() { Container::Text } else { Container::Zip });
         let (script, output) = (script.to_path_buf(), output.to_path_buf());
-        Ok(Bundling { script, text, output, decoder, apart, nameless })
+        Ok(Bundling { script, source, output, decoder, form, looks_at_itself, nameless })
     }
 
     /// What `pack --bundle` makes: everything in one script beside the artifact.
     ///
     /// # Errors
-    /// Input, when the script cannot be read.
-    pub fn of_pack(script: &Path, artifact: &Path) -> Result<Bundling> {
-        Bundling::new(script, &artifact.with_extension("py"), Decoder::Embed, false, false)
+    /// Input, when the script cannot be read, or imports what the bundle will not have.
+    pub fn of_pack(script: &Path, artifact: &Path, includes: &[PathBuf]) -> Result<Bundling> {
+        Bundling::new(script, &artifact.with_extension("py"), (Decoder::Embed, None, false), includes)
     }
 
     /// Finds out that what is to be written can be, is none of the script and the `inputs`, and replaces nothing that is not
@@ -100,7 +115,7 @@ impl Bundling {
     /// Input, naming the file.
     fn guard(&self, inputs: &[PathBuf], force: bool) -> Result<()> {
         let mut outputs = vec![Kind::Bundle.at(&self.output)];
-        if self.apart {
+        if self.form == Container::Apart {
             outputs.push(Kind::Weights(self.output.clone()).at(self.output.with_file_name(BLOB_NAME)));
         }
         // A list that is there may name more than tiepack, and is not ours to replace.
@@ -127,10 +142,10 @@ impl Bundling {
 
     fn script(&self) -> Script<'_> {
         let name = self.script.file_name().and_then(|name| name.to_str()).unwrap_or("script.py");
-        Script { name, text: &self.text, decoder: self.decoder, apart: self.apart }
+        Script { name, bytes: &self.source.bytes, decoder: self.decoder, form: self.form }
     }
 
-    /// By how much a bundle will be larger than its artifact, to some [`SLACK`] bytes: the streams are guessed.
+    /// By how much a bundle of `cap` bytes will be larger than its artifact, to some [`SLACK`] bytes: the streams are guessed.
     ///
     /// # Errors
     /// As [`bundle`].
@@ -157,7 +172,17 @@ impl Bundling {
         let streams: u64 = header.streams.iter().map(|s| s.len).sum();
         let container = write::size_of(&header)? - streams;
         let (_, ledger) = bundle(&self.script(), &Contents::new(&header, self.nameless), &[])?;
-        Ok((ledger.total + SLACK).saturating_sub(container))
+        let fixed = ledger.total + SLACK;
+        let weights = self.holds(cap.saturating_sub(fixed));
+        Ok(cap.saturating_sub(weights).max(fixed).saturating_sub(container))
+    }
+
+    /// How many bytes of weights go into so many of a bundle.
+    pub fn holds(&self, bytes: u64) -> u64 {
+        match self.form {
+            Container::Text => bytes / 7 * 6,
+            Container::Zip | Container::Apart => bytes,
+        }
     }
 
     /// A bundle of these bytes, which are a sound artifact.
@@ -186,7 +211,7 @@ impl Ready<'_> {
     /// Input, when a file cannot be written.
     pub fn write(self) -> Result<Bundled> {
         let Ready { bundling, files, ledger } = self;
-        let Bundling { output, decoder, .. } = bundling;
+        let Bundling { output, decoder, form, looks_at_itself, .. } = bundling;
         let decoder = match decoder {
             Decoder::Embed => "embed",
             Decoder::Import => "import",
@@ -201,7 +226,7 @@ impl Ready<'_> {
             save::save(path, bytes)?;
         }
         let files = written.into_iter().map(|(path, bytes)| Written { path, bytes: bytes.len() as u64 }).collect();
-        Ok(Bundled { files, decoder, bytes: ledger, budget: None })
+        Ok(Bundled { files, decoder, form: *form, looks_at_itself: *looks_at_itself, bytes: ledger, budget: None })
     }
 }
 
@@ -213,13 +238,21 @@ impl Bundled {
 
     /// As a table.
     pub fn text(&self) -> String {
-        let Ledger { weights, script, decoder, total } = self.bytes;
+        let Ledger { weights, script, decoder, text, total } = self.bytes;
         let decoding = if self.decoder == "embed" { "decoder" } else { "loader" };
-        let rows = [("weights", weights), ("script, compressed", script), (decoding, decoder), ("total", total)];
+        let mut rows = vec![("weights", weights), ("script, compressed", script), (decoding, decoder)];
+        rows.extend((text > 0).then_some(("to be text", text)));
+        rows.push(("total", total));
         let rows: Vec<Vec<String>> = rows.iter().map(|(name, n)| vec![(*name).into(), thousands(*n)]).collect();
         let mut out = table(&[Side::Left, Side::Right], &rows);
         for Written { path, bytes } in &self.files {
             let _ = writeln!(out, "wrote {}, {} bytes", path.display(), thousands(*bytes));
+        }
+        if let Some(line) = self.looks_at_itself {
+            let _ = writeln!(
+                out,
+                "text, because line {line} of the script looks at its own file; bundle --form zip and --apart take less"
+            );
         }
         if let Some(Budget { total, cap, free, .. }) = self.budget {
             let [total, cap, free] = [total, cap, free].map(thousands);
@@ -227,4 +260,58 @@ impl Bundled {
         }
         out
     }
+}
+
+/// Refuses a script that imports what a bundle does not bring along: files beside it, unless they are among `includes`.
+fn neighbours(script: &Path, source: &Source, includes: &[PathBuf]) -> Result<()> {
+    let folder = script.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let includes: Vec<PathBuf> = includes.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    for import in source.imports() {
+        let at = format!("{}, line {}", script.display(), import.line);
+        if import.module.starts_with('.') {
+            // Elsewhere it may be caught or never be run; a script that is run by itself has no package.
+            match import.at_margin {
+                true => {
+                    return Err(Error::input(format!(
+                        "{at}: `{}` is relative, and a script has no package",
+                        import.module
+                    ))
+                    .hint("Python refuses it as well when the script is run: import the module by its name"));
+                }
+                false => continue,
+            }
+        }
+        let mut parts = import.module.split('.');
+        let top = parts.next().unwrap_or_default();
+        let inside: Vec<&str> = parts.take(1).chain(import.names.iter().map(String::as_str)).collect();
+        let Some(path) = beside(folder, top, &inside) else { continue };
+        let found = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if !includes.iter().any(|include| include.starts_with(&found)) {
+            return Err(Error::input(format!(
+                "{at} imports {top}, which is {}: a bundle brings one script",
+                path.display()
+            ))
+            .hint(
+                "put what it needs into the script; or name the file with --include, if it will lie beside the bundle",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The module `top` in `folder`, as Python would find it: a file, or a folder that is a package or has one of `inside`.
+fn beside(folder: &Path, top: &str, inside: &[&str]) -> Option<PathBuf> {
+    let module = |folder: &Path, name: &str| {
+        let mut found: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).collect();
+        found.sort();
+        found.into_iter().find(|path| {
+            let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let is_code = [".py", ".pyc", ".so", ".pyd"].iter().any(|end| file.ends_with(end));
+            is_code && file.split('.').next() == Some(name) && path.is_file()
+        })
+    };
+    let package = folder.join(top);
+    let is_package = package.is_dir()
+        && (module(&package, "__init__").is_some() || inside.iter().any(|name| module(&package, name).is_some()));
+    if is_package { Some(package) } else { module(folder, top) }
 }

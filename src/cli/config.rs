@@ -51,7 +51,7 @@ pub struct Network {
 /// A file is unusable, or, without a `config.json`, no architecture has tensors of these names; `--output` cannot
 /// be written.
 pub fn run(args: &ConfigArgs) -> Result<Recognised> {
-    let overrides = args.files.overrides(None, &[]);
+    let overrides = args.files.overrides(None, (&[], None));
     let (folder, path) = folder::weights(&args.model)?;
     let source = folder::config(&folder, &overrides)?;
     let ties = folder::ties(&folder, &overrides)?;

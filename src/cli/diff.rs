@@ -9,7 +9,7 @@ use super::files::{self, Validation};
 use crate::diff::{Difference, Side, diff};
 use crate::error::{Error, Result};
 use crate::eval::compare::compare_networks;
-use crate::ingest::{self, folder};
+use crate::ingest::{self, Reading, folder};
 use crate::inspect;
 use crate::progress::Progress;
 use crate::verify::verdict::{Evaluation, Note};
@@ -65,7 +65,7 @@ fn side(args: &DiffArgs, path: &Path) -> Result<Side> {
     if files::is_artifact(path)? {
         return Side::artifact(path);
     }
-    let located = folder::locate(path, &args.files.overrides(None, &[]))?;
+    let located = folder::locate(path, &args.files.overrides(None, (&[], None)))?;
     let (inventory, model) = inspect::model(ingest::read(&located)?, args.files.retie())?;
     Ok(Side::model(path, inventory, model))
 }
@@ -85,16 +85,22 @@ fn evaluate(
         notes.push(Note::OtherVocabulary(vocab, other.vocab_size()));
         return Ok(None);
     }
-    let mut overrides = args.files.overrides(None, &[]);
+    let mut overrides = args.files.overrides(None, (&[], None));
     (overrides.val, overrides.tokenizer) = (args.val.clone(), args.tokenizer.clone());
+    overrides.reading = args.reading.reading();
     let beside = [&args.before, &args.after].into_iter().map(|path| Validation::near(path, &overrides));
     let beside = beside.collect::<Result<Vec<_>>>()?;
-    let tokenizer = beside.iter().find_map(|found| found.tokenizer.clone());
+    let tokenizer = beside.iter().find_map(|found| found.reading.tokenizer.clone());
     let shards = beside.into_iter().next().map_or_else(Vec::new, |found| found.shards);
-    let Some(trial) = (Validation { shards, tokenizer }).read(vocab, args.val_rows)? else { return Ok(None) };
+    let Some(trial) =
+        (Validation { shards, reading: Reading { tokenizer, ..overrides.reading } }).read(vocab, args.val_rows)?
+    else {
+        return Ok(None);
+    };
     if trial.table.is_none() {
         notes.push(Note::NoTokenizer);
     }
+    notes.extend(Note::lengths(trial.lengths));
     // Rows that both can take.
     let windows = trial.windows(net.context().min(other.context()))?;
     progress.begin("compare on validation", windows.rows() as u64);

@@ -9,8 +9,8 @@ use super::files::{self, Validation};
 use crate::artifact::open::open;
 use crate::error::{Error, Result};
 use crate::eval::sliding::{Scoring, score};
-use crate::ingest::TokenBytes;
-use crate::ingest::shard::Stream;
+use crate::ingest::tokenizer::Lengths;
+use crate::ingest::{Stream, TokenBytes};
 use crate::progress::Progress;
 use crate::save::{self, Staged};
 use crate::verify::verdict::{Evaluation, Loss, Note};
@@ -37,7 +37,7 @@ pub struct Evaluated {
 /// A file is unusable, there are no validation tokens, or the stride or the document mark does not fit the model.
 pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     let device = args.device.open()?;
-    let overrides = args.files.overrides(Some(&args.validation), &[]);
+    let overrides = args.files.overrides(Some(&args.validation), (&[], Some(&args.reading)));
     let (model, validation) = if files::is_artifact(&args.model)? {
         let validation = Validation::beside(&args.model, &overrides)?;
         (open(&args.model)?.model, validation)
@@ -54,7 +54,9 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
             "--stride {stride}: the model's rows are {length} tokens, wanted 1 to {length}"
         )));
     }
-    let (table, mut stream) = validation.stream(vocab, &args.model)?;
+    let table = validation.table(vocab)?;
+    validation.some_shards(&args.model)?;
+    let mut stream = Stream::open(&validation.shards, &validation.reading, vocab)?;
     let rows_available = stream.tokens().saturating_sub(1) / length;
     if rows_available == 0 {
         let (found, wanted) = (stream.tokens(), length + 1);
@@ -63,8 +65,10 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     let rows = args.val_rows.limit().unwrap_or(usize::MAX).min(rows_available);
     let tokens = args.limit.unwrap_or(usize::MAX).min(rows * length);
     if let Some(mark) = args.documents {
-        check_mark(mark, Stream::open(&validation.shards, vocab)?, tokens, vocab)?;
+        check_mark(mark, &mut stream, tokens, vocab)?;
+        stream.rewind();
     }
+    let lengths = table.as_ref().map(|table| lengths(table, &mut stream)).transpose()?.flatten();
     let scoring = Scoring { length, stride, documents: args.documents, tokens };
 
     let mut losses = args.losses.as_deref().map(|path| losses_file(path, tokens)).transpose()?;
@@ -93,6 +97,7 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     if table.is_none() {
         notes.push(Note::NoTokenizer);
     }
+    notes.extend(Note::lengths(lengths));
     Ok(Evaluated {
         model: files::name(&args.model),
         stride,
@@ -103,18 +108,20 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     })
 }
 
-impl Validation {
-    /// The byte table and the tokens, not yet read.
-    fn stream(&self, vocab: usize, model: &Path) -> Result<(Option<TokenBytes>, Stream)> {
-        let table = self.tokenizer.as_deref().map(|path| TokenBytes::of_model(path, vocab)).transpose()?;
-        self.some_shards(model)?;
-        Ok((table, Stream::open(&self.shards, vocab)?))
+/// Bytes of all tokens as their table counts and as their text has them, if that is known.
+fn lengths(table: &TokenBytes, stream: &mut Stream) -> Result<Option<(u64, u64)>> {
+    let (mut lengths, mut part) = (Lengths::of(table), Vec::new());
+    while stream.read(&mut part, 1 << 15)? > 0 {
+        lengths.push(&part);
+        part.clear();
     }
+    stream.rewind();
+    Ok(lengths.end(stream.text_bytes()))
 }
 
 /// Refuses a document mark that stands nowhere in the text: the option would change nothing.
-fn check_mark(mark: u16, mut stream: Stream, tokens: usize, vocab: usize) -> Result<()> {
-    if usize::from(mark) >= vocab {
+fn check_mark(mark: u32, stream: &mut Stream, tokens: usize, vocab: usize) -> Result<()> {
+    if mark as usize >= vocab {
         return Err(Error::usage(format!("--documents {mark}: the model knows only ids below {vocab}")));
     }
     let (mut part, mut seen) = (Vec::new(), 0);

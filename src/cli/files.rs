@@ -11,7 +11,8 @@ use tiepack_format::container::MAGIC;
 use super::args::ModelFiles;
 use super::bytes::Rows;
 use crate::error::{Error, Result};
-use crate::ingest::{self, Located, Overrides, RawTensor, Remark, Shard, Source, TokenBytes, folder};
+use crate::ingest::tokenizer::Lengths;
+use crate::ingest::{self, Located, Overrides, RawTensor, Reading, Remark, Shard, Source, Stream, TokenBytes, folder};
 use crate::model::{Model, Structure, build, build_as_it_is};
 use crate::nets::guess::{self, Shapes};
 use crate::nets::{self, Net};
@@ -21,7 +22,7 @@ use crate::verify::Trial;
 #[derive(Debug, Default)]
 pub struct Validation {
     pub shards: Vec<PathBuf>,
-    pub tokenizer: Option<PathBuf>,
+    pub reading: Reading,
 }
 
 /// Whether a path is an artifact, by its first bytes. A folder is none.
@@ -155,7 +156,7 @@ pub fn includes(paths: &[PathBuf]) -> Result<u64> {
 impl Validation {
     /// Those that were found with a model.
     pub fn of(located: &Located) -> Validation {
-        Validation { shards: located.val.clone(), tokenizer: located.tokenizer.clone() }
+        Validation { shards: located.val.clone(), reading: located.reading.clone() }
     }
 
     /// Those that the command line names, or that lie beside `path`.
@@ -166,7 +167,7 @@ impl Validation {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok(Validation {
             shards: folder::shards(&overrides.val, folder, "val_")?,
-            tokenizer: folder::tokenizer(folder, overrides)?,
+            reading: Reading { tokenizer: folder::tokenizer(folder, overrides)?, ..overrides.reading.clone() },
         })
     }
 
@@ -185,15 +186,26 @@ impl Validation {
     /// # Errors
     /// A file is unusable, or not of a model with `vocab` token ids.
     pub fn read(&self, vocab: usize, rows: Rows) -> Result<Option<Trial>> {
-        let table = match &self.tokenizer {
-            None => None,
-            Some(path) => Some(TokenBytes::of_model(path, vocab)?),
-        };
+        let table = self.table(vocab)?;
         if self.shards.is_empty() {
             return Ok(None);
         }
-        let tokens = shards(&self.shards, vocab)?.into_iter().flat_map(|shard| shard.tokens).collect();
-        Ok(Some(Trial { tokens, table, rows: rows.limit() }))
+        let mut stream = Stream::open(&self.shards, &self.reading, vocab)?;
+        let tokens = stream.rest()?;
+        let lengths = table.as_ref().and_then(|table| {
+            let mut lengths = Lengths::of(table);
+            lengths.push(&tokens);
+            lengths.end(stream.text_bytes())
+        });
+        Ok(Some(Trial { tokens, table, lengths, rows: rows.limit() }))
+    }
+
+    /// Bytes of every token, if there is a tokenizer.
+    ///
+    /// # Errors
+    /// It is unusable, or not of a model with `vocab` token ids.
+    pub fn table(&self, vocab: usize) -> Result<Option<TokenBytes>> {
+        self.reading.tokenizer.as_deref().map(|path| TokenBytes::of_model(path, vocab)).transpose()
     }
 
     /// Refuses to go on without shards, where validation tokens are what the command is about.
@@ -203,21 +215,16 @@ impl Validation {
     pub fn some_shards(&self, path: &Path) -> Result<()> {
         if self.shards.is_empty() {
             return Err(Error::input(format!("no validation tokens: there is no val_*.bin beside {}", path.display()))
-                .hint("name a token shard with --val"));
+                .hint("name tokens or text with --val"));
         }
         Ok(())
     }
 }
 
-/// Reads token shards one by one, so that later faults can name theirs.
+/// Reads files of tokens one by one, so that later faults can name theirs.
 ///
 /// # Errors
-/// A shard is unusable, or has ids that a model with `vocab` of them does not know.
-pub fn shards(paths: &[PathBuf], vocab: usize) -> Result<Vec<Shard>> {
-    let read = |path: &PathBuf| {
-        let shard = Shard::read(path)?;
-        shard.check_vocab(vocab)?;
-        Ok(shard)
-    };
-    paths.iter().map(read).collect()
+/// A file is unusable, or has ids that a model with `vocab` of them does not know.
+pub fn shards(paths: &[PathBuf], reading: &Reading, vocab: usize) -> Result<Vec<Shard>> {
+    paths.iter().map(|path| Shard::read(path, reading, vocab)).collect()
 }

@@ -88,7 +88,7 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     }
     let measuring = &args.measuring;
-    let overrides = args.files.overrides(Some(&args.validation), &measuring.calib);
+    let overrides = args.files.overrides(Some(&args.validation), (&measuring.calib, Some(&args.reading)));
     let device = args.device.open()?;
     let (located, model) = files::model(&args.model, &args.files, &overrides)?;
     let model = model.on(&device);
@@ -106,7 +106,7 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
         Some(trial) => drop(trial.windows(model.network()?.context())?),
     }
     let calib = match curvature {
-        Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes)?),
+        Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes, progress)?),
         _ => None,
     };
     let options = Options {

@@ -93,12 +93,12 @@ impl Named {
         validation: Option<&ValidationFiles>,
         calib: &[PathBuf],
     ) -> Result<()> {
-        let overrides = files.overrides(validation, calib);
+        let overrides = files.overrides(validation, (calib, None));
         if files::is_artifact(path)? {
             self.inputs.push(path.to_path_buf());
             if validation.is_some() {
                 let beside = Validation::beside(path, &overrides)?;
-                self.reads(beside.shards.iter().chain(&beside.tokenizer));
+                self.reads(beside.shards.iter().chain(&beside.reading.tokenizer));
             }
         } else {
             self.inputs.extend(folder::locate(path, &overrides)?.files());

@@ -54,7 +54,7 @@ pub fn run(args: &InspectArgs, progress: &dyn Progress) -> Result<Inspected> {
             return Err(Error::usage(format!("{option} wants an artifact, {} is a model", args.model.display()))
                 .hint("pack it first, or compare two models with `tiepack diff`"));
         }
-        let located = folder::locate(&args.model, &args.files.overrides(None, &[]))?;
+        let located = folder::locate(&args.model, &args.files.overrides(None, (&[], None)))?;
         model(ingest::read(&located)?, args.files.retie())?.0
     };
     let groups = inventory.groups(args.tables.by);
@@ -71,14 +71,15 @@ fn hold(
     progress: &dyn Progress,
 ) -> Result<Option<f64>> {
     let measuring = &args.measuring;
-    let (located, original) = files::model(path, &args.files, &args.files.overrides(None, &measuring.calib))?;
+    let overrides = args.files.overrides(None, (&measuring.calib, Some(&args.reading)));
+    let (located, original) = files::model(path, &args.files, &overrides)?;
     let mut curvature = measuring.curvature(&original).unwrap_or(Source::Flat);
     let calib = match curvature {
-        Source::Measured if located.train.is_empty() => {
+        Source::Measured if located.train.is_empty() && folder::sampled(&measuring.calib)?.is_none() => {
             curvature = Source::Flat;
             None
         }
-        Source::Measured => Some(measuring.calibration((path, &original), &located, notes)?),
+        Source::Measured => Some(measuring.calibration((path, &original), &located, notes, progress)?),
         _ => None,
     };
     if matches!(curvature, Source::Flat) {

@@ -6,8 +6,12 @@ use super::args::Measuring;
 use super::{files, given};
 use crate::compile::Source;
 use crate::error::{Error, Result};
+use crate::eval::sample::sample;
+use crate::ingest::folder::{self, SELF};
+use crate::ingest::tokens::encode::Encoder;
 use crate::ingest::{Located, Overlap, overlap};
 use crate::model::Model;
+use crate::progress::Progress;
 use crate::verify::verdict::Note;
 
 impl Measuring {
@@ -41,17 +45,21 @@ impl Measuring {
         (path, model): (&Path, &Model),
         located: &Located,
         notes: &mut Vec<Note>,
-    ) -> Result<Vec<u16>> {
+        progress: &dyn Progress,
+    ) -> Result<Vec<u32>> {
+        if let Some(tokens) = folder::sampled(&self.calib)? {
+            return self.written(tokens, model, located, progress);
+        }
         let (train, val) = (&located.train, &located.val);
         if train.is_empty() {
             let model = path.display();
             return Err(Error::input(format!("no calibration tokens: there is no train_*.bin beside {model}"))
-                .hint("name a token shard with --calib, or pack with --lossless, which needs none"));
+                .hint(format!("name tokens or text with --calib, let the model write some with --calib {SELF}65536, or pack with --lossless, which needs none")));
         }
         let vocab = model.network()?.vocab_size();
-        let train = files::shards(train, vocab)?;
+        let train = files::shards(train, &located.reading, vocab)?;
         // Also with --no-eval: the artifact will be judged on these tokens sooner or later.
-        let val = files::shards(val, vocab)?;
+        let val = files::shards(val, &located.reading, vocab)?;
         let (mut shared, mut longest, mut start) = (Vec::new(), None::<Overlap>, 0);
         for shard in &train {
             for val in &val {
@@ -64,7 +72,7 @@ impl Measuring {
             }
             start += shard.tokens.len();
         }
-        let given: Vec<u16> = train.into_iter().flat_map(|shard| shard.tokens).collect();
+        let given: Vec<u32> = train.into_iter().flat_map(|shard| shard.tokens).collect();
         let length = model.network()?.context();
         let tokens = match longest {
             None => given,
@@ -79,12 +87,22 @@ impl Measuring {
                 kept
             }
         };
-        let (found, wanted) = (tokens.len(), length + 1);
-        if found < wanted {
-            return Err(Error::input(format!("{found} calibration tokens fill no row, one takes {wanted}"))
-                .hint("name another token shard with --calib, or pack with --lossless"));
-        }
+        fill_a_row(tokens.len(), length)?;
         Ok(tokens)
+    }
+
+    /// Tokens that the model writes itself. They begin with what its tokenizer puts before a text.
+    fn written(&self, tokens: usize, model: &Model, located: &Located, progress: &dyn Progress) -> Result<Vec<u32>> {
+        let net = model.network()?;
+        fill_a_row(tokens, net.context())?;
+        // Where it is a mere table of lengths no text begins with anything.
+        let encoder = located.tokenizer.as_deref().and_then(|path| Encoder::read(path).ok());
+        let start = encoder.and_then(|encoder| encoder.start()).filter(|id| (*id as usize) < net.vocab_size());
+        progress.begin("let the model write", tokens as u64);
+        let params = model.params()?;
+        let written = sample((net, &params), tokens, (self.seed, start), &|n| progress.advance(n));
+        progress.end();
+        written.map_err(|e| model.full(e, 0, net.context()))
     }
 
     /// The folder for measured statistics, there by now; `None`: none are kept.
@@ -111,6 +129,16 @@ impl Measuring {
             }
         }
     }
+}
+
+/// Refuses tokens that are not enough for one row of so many.
+fn fill_a_row(found: usize, length: usize) -> Result<()> {
+    let wanted = length + 1;
+    if found < wanted {
+        return Err(Error::input(format!("{found} calibration tokens fill no row, one takes {wanted}"))
+            .hint("name other tokens with --calib, or pack with --lossless"));
+    }
+    Ok(())
 }
 
 /// `tiepack` in the folder that the platform has for caches.

@@ -28,6 +28,7 @@ mod page;
 mod render;
 mod shell;
 mod structure;
+mod tokens;
 mod unpack;
 mod verify;
 
@@ -57,6 +58,7 @@ enum Report {
     Unpack(unpack::Unpacked),
     Bundle(bundle::Bundled),
     Config(config::Recognised),
+    Tokens(tokens::Made),
     Completions(shell::Made),
     Man(shell::Made),
 }
@@ -73,6 +75,7 @@ impl Report {
             Report::Unpack(_) => "unpack",
             Report::Bundle(_) => "bundle",
             Report::Config(_) => "config",
+            Report::Tokens(_) => "tokens",
             Report::Completions(_) => "completions",
             Report::Man(_) => "man",
         }
@@ -90,6 +93,7 @@ impl Report {
             Report::Unpack(unpacked) => render::unpacked(unpacked),
             Report::Bundle(bundled) => bundled.text(),
             Report::Config(recognised) => recognised.text(),
+            Report::Tokens(made) => made.text(),
             Report::Completions(made) | Report::Man(made) => return made.text(),
         };
         match self {
@@ -192,6 +196,7 @@ fn command(cli: &Cli, progress: &dyn Progress) -> Result<Report> {
         Command::Unpack(args) => Report::Unpack(unpack::run(args, progress)?),
         Command::Bundle(args) => Report::Bundle(bundle::run(args, progress)?),
         Command::Config(args) => Report::Config(config::run(args)?),
+        Command::Tokens(args) => Report::Tokens(tokens::run(args, progress)?),
         Command::Completions(args) => Report::Completions(shell::completions(args)?),
         Command::Man(args) => Report::Man(shell::man(args)?),
     })

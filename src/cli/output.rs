@@ -78,7 +78,7 @@ impl Kind {
             Kind::Weights(script) => {
                 // That script says what it reads.
                 let (head, _) = ends(script).unwrap_or_default();
-                bundle::is_bundle(&head) && holds(&head, &bundle::hash_of(File::open(path)?)?)
+                bundle::reads(&head, File::open(path)?)?
             }
             Kind::SearchLog => trials::is_log(&head),
             Kind::HealState => state::is_state(&head),

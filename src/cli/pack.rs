@@ -90,9 +90,10 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
             .hint("name it with --heal-checkpoint, --search-log, or both"));
     }
     let measuring = &args.measuring;
-    let overrides = args.files.overrides(Some(&args.validation), &measuring.calib);
+    let overrides = args.files.overrides(Some(&args.validation), (&measuring.calib, Some(&args.reading)));
     let located = folder::locate(&args.model, &overrides)?;
-    let bundling = args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output)).transpose()?;
+    let bundling =
+        args.bundle.as_deref().map(|script| Bundling::of_pack(script, &args.output, &args.include)).transpose()?;
     let device = args.device.open()?;
     let unrun = args.lossless || measuring.statistics.is_some();
     let read = if unrun { files::read_as_it_is } else { files::read };
@@ -102,7 +103,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         true => Source::Flat,
         false => measuring.curvature(&model)?,
     };
-    let overhead = bundling.as_ref().map_or(Ok(0), |b| b.overhead(&model, args.cap))?;
+    let overhead = bundling.as_ref().map_or(Ok(0), |b| b.overhead(&model, args.cap - includes))?;
     let mut notes = notes(&model);
     let trial = match model.network() {
         Ok(net) if !args.no_eval && args.judging.evaluator.is_none() => {
@@ -117,7 +118,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     }
     let judging = args.judging.judge().map(|judge| judged::before(judge, &model, progress)).transpose()?;
     let calib = match curvature {
-        Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes)?),
+        Source::Measured => Some(measuring.calibration((&args.model, &model), &located, &mut notes, progress)?),
         _ => None,
     };
     let cache = if args.lossless { None } else { measuring.folder(&mut notes)? };
@@ -170,7 +171,7 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
         if kept.is_some() || !quick || free <= SPARE.max(args.cap / 1000) || free > options.includes {
             break (compiled, Some(bundle));
         }
-        options.includes -= free - SPARE / 2;
+        options.includes -= bundling.as_ref().map_or(free, |b| b.holds(free)) - SPARE / 2;
         kept = Some((compiled, Some(bundle)));
     };
     let interrupted = interrupt::heeded();

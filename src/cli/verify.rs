@@ -24,7 +24,7 @@ pub struct Verified {
 /// is unusable.
 pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     let device = args.device.open()?;
-    let overrides = args.files.overrides(Some(&args.validation), &[]);
+    let overrides = args.files.overrides(Some(&args.validation), (&[], Some(&args.reading)));
     let includes = files::includes(&args.include)?;
     let judge = args.judging.judge();
     if judge.is_some() {

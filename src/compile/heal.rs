@@ -28,7 +28,7 @@ use crate::train::teacher::Teacher;
 pub(super) struct Healing<'a> {
     /// The original.
     pub teacher: &'a Teacher<'a>,
-    pub calib: &'a [u16],
+    pub calib: &'a [u32],
     pub options: heal::Options<'a>,
 }
 

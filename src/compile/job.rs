@@ -14,7 +14,7 @@ use crate::progress::Progress;
 pub(super) struct Job<'a> {
     pub model: &'a Model,
     pub metrics: &'a Metrics<'a>,
-    pub calib: Option<&'a [u16]>,
+    pub calib: Option<&'a [u32]>,
     pub options: &'a Options,
     pub progress: &'a dyn Progress,
 }
@@ -24,7 +24,7 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// Input, when healing is asked for and cannot be.
-    pub fn healing(&self) -> Result<Option<(Length, &'a [u16])>> {
+    pub fn healing(&self) -> Result<Option<(Length, &'a [u32])>> {
         let length = match self.options.heal {
             Heal::Off => None,
             Heal::Auto => self.options.effort.healing(),

@@ -60,7 +60,7 @@ fn term_bytes(rank: usize, [rows, cols]: [usize; 2]) -> f64 {
 /// How candidates are healed.
 pub(super) struct Short<'a> {
     /// Tokens that are not among those that candidates are judged on.
-    pub calib: Vec<u16>,
+    pub calib: Vec<u32>,
     /// Seen by all of them: they go over the same text.
     pub teacher: Teacher<'a>,
     /// How long, and into how many bytes, is each candidate's own.

@@ -53,7 +53,7 @@ pub fn check(plan: &Plan, model: &Model) -> Result<()> {
 /// # Errors
 /// Cap, naming the smallest that would do, if the model cannot be made to fit; Input without calibration tokens where
 /// curvature is to be measured, or when a plan is not this model's.
-pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress: &dyn Progress) -> Result<Compiled> {
+pub fn compile(model: &Model, calib: Option<&[u32]>, options: &Options, progress: &dyn Progress) -> Result<Compiled> {
     let mut found = Err(Error::compute("nothing was compiled"));
     compile_each(model, calib, options, &[options.cap], progress, &mut |_, compiled| {
         found = compiled;
@@ -70,7 +70,7 @@ pub fn compile(model: &Model, calib: Option<&[u16]>, options: &Options, progress
 /// Whatever concerns all caps alike, and those of `each`. A cap that is too small is an error that `each` gets.
 pub fn compile_each(
     model: &Model,
-    calib: Option<&[u16]>,
+    calib: Option<&[u32]>,
     options: &Options,
     caps: &[u64],
     progress: &dyn Progress,
@@ -143,7 +143,7 @@ fn quantized(job: Job, budget: u64, timer: &mut Timer) -> Result<Compiled> {
 /// As [`compile`]; what goes wrong with a trial is told to the other process.
 pub fn work(
     model: &Model,
-    calib: Option<&[u16]>,
+    calib: Option<&[u32]>,
     options: &Options,
     folder: &Path,
     progress: &dyn Progress,
@@ -166,7 +166,7 @@ impl Gathered {
     }
 }
 
-fn gather(model: &Model, calib: Option<&[u16]>, options: &Options, progress: &dyn Progress) -> Result<Gathered> {
+fn gather(model: &Model, calib: Option<&[u32]>, options: &Options, progress: &dyn Progress) -> Result<Gathered> {
     let Source::Measured = options.curvature else { return Ok(Gathered(None)) };
     let calib = calib.ok_or_else(|| {
         Error::input("packing below the exact size needs calibration tokens, and no training shard was found")

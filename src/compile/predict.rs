@@ -29,7 +29,7 @@ pub struct Cost {
 pub fn predict(
     original: &Model,
     packed: &Model,
-    calib: Option<&[u16]>,
+    calib: Option<&[u32]>,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Vec<Cost>> {

@@ -116,9 +116,9 @@ pub(super) fn search(job: Job, budget: u64) -> Result<(Finished, Structure)> {
 struct Ground<'a> {
     job: Job<'a>,
     net: &'a dyn Net,
-    sample: Vec<u16>,
+    sample: Vec<u32>,
     /// Tokens to heal candidates on, where the file will be healed.
-    others: Option<Vec<u16>>,
+    others: Option<Vec<u32>>,
     trials: usize,
     /// Digest of all that trials depend on.
     run: String,

@@ -34,7 +34,7 @@ pub(super) fn nominal_step(model: &Model) -> f64 {
 /// Statistics of `model` on `calib`, and whether they came from the cache.
 pub(super) fn gather(
     model: &Model,
-    calib: &[u16],
+    calib: &[u32],
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<(Statistics, bool)> {
@@ -86,7 +86,7 @@ pub(super) fn gather(
 }
 
 /// `rows` rows of `length` tokens spread evenly over a token stream, so that many documents have a say.
-fn spread(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
+fn spread(tokens: &[u32], length: usize, rows: usize) -> Vec<u32> {
     let available = (tokens.len() - 1) / length;
     let mut out = Vec::with_capacity(rows * length + 1);
     for r in 0..rows {
@@ -99,7 +99,7 @@ fn spread(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
 }
 
 /// The same number of rows from places between those of [`spread`], as far as there are any.
-pub(super) fn between(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
+pub(super) fn between(tokens: &[u32], length: usize, rows: usize) -> Vec<u32> {
     let available = (tokens.len() - 1) / length;
     let rows = rows.min(available);
     let starts = (0..rows).map(|r| (2 * r + 1) * available / (2 * rows) * length);
@@ -107,7 +107,7 @@ pub(super) fn between(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
 }
 
 /// What [`between`] does not take.
-pub(super) fn beside(tokens: &[u16], length: usize, rows: usize) -> Vec<u16> {
+pub(super) fn beside(tokens: &[u32], length: usize, rows: usize) -> Vec<u32> {
     let available = (tokens.len() - 1) / length;
     let rows = rows.min(available);
     let taken: Vec<usize> = (0..rows).map(|r| (2 * r + 1) * available / (2 * rows)).collect();
@@ -120,7 +120,7 @@ fn corrections(
     model: &Model,
     curvature: &[Curvature],
     tokens: usize,
-    calib: &[u16],
+    calib: &[u32],
     (progress, done): (&dyn Progress, &(dyn Fn(u64) -> Result<()> + Sync)),
 ) -> Result<Vec<f64>> {
     let step = nominal_step(model);

@@ -39,6 +39,7 @@ mod tests {
             leading_space: vec![false, true, false, false, false],
             boundary: vec![true, false, false, false, false],
             padded: false,
+            rebuilt: None,
         }
     }
 

@@ -164,7 +164,7 @@ pub fn compare_all(
         .into_par_iter()
         .map(|rows| {
             let a = original(rows.clone())?;
-            let targets: Vec<u16> = rows.clone().flat_map(|r| windows.target(r)).copied().collect();
+            let targets: Vec<u32> = rows.clone().flat_map(|r| windows.target(r)).copied().collect();
             let one = |(net, params): &(&dyn Net, &Params)| {
                 let b = predict(*net, params, windows, rows.clone())?;
                 let (mut before, mut after) = (Vec::new(), Vec::new());

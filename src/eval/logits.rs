@@ -32,8 +32,8 @@ pub fn tokens(windows: &Windows, rows: Range<usize>, device: &Device) -> Result<
 }
 
 /// Token ids of some inputs of `length` tokens as a (rows, T) u32 tensor.
-pub fn tokens_of<'a>(inputs: impl Iterator<Item = &'a [u16]>, length: usize, device: &Device) -> Result<Tensor> {
-    let ids: Vec<u32> = inputs.flatten().map(|t| u32::from(*t)).collect();
+pub fn tokens_of<'a>(inputs: impl Iterator<Item = &'a [u32]>, length: usize, device: &Device) -> Result<Tensor> {
+    let ids: Vec<u32> = inputs.flatten().copied().collect();
     let shape = (ids.len() / length, length);
     Ok(Tensor::from_vec(ids, shape, device)?)
 }
@@ -58,7 +58,7 @@ pub fn predict<'n>(
 pub fn predict_inputs<'n, 'a>(
     net: &'n dyn Net,
     params: &Params,
-    inputs: impl Iterator<Item = &'a [u16]>,
+    inputs: impl Iterator<Item = &'a [u32]>,
     length: usize,
 ) -> Result<Predictions<'n>> {
     let device = device(params);

@@ -5,5 +5,6 @@ pub mod compare;
 pub mod logits;
 pub mod predictions;
 pub mod prefix;
+pub mod sample;
 pub mod sliding;
 pub mod windows;

@@ -112,7 +112,7 @@ impl<'a> Predictions<'a> {
     pub fn pieces(&self) -> Result<Vec<Range<usize>>> {
         match self {
             Predictions::Head(head) => Ok(pieces(self.positions()?, head.x.device(), head.net.vocab_size())),
-            _ => Ok(vec![0..self.positions()?]),
+            _ => Ok(std::iter::once(0..self.positions()?).collect()),
         }
     }
 
@@ -138,14 +138,14 @@ impl<'a> Predictions<'a> {
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn losses<'t>(&self, targets: impl Iterator<Item = &'t u16>) -> Result<Vec<f32>> {
+    pub fn losses<'t>(&self, targets: impl Iterator<Item = &'t u32>) -> Result<Vec<f32>> {
         match self {
             Predictions::Host { vocab, values } => {
-                Ok(values.chunks_exact(*vocab).zip(targets).map(|(p, t)| -p[usize::from(*t)]).collect())
+                Ok(values.chunks_exact(*vocab).zip(targets).map(|(p, t)| -p[*t as usize]).collect())
             }
             Predictions::Device(values) => {
                 let _turn = turn(values.device());
-                let ids: Vec<u32> = targets.map(|t| u32::from(*t)).collect();
+                let ids: Vec<u32> = targets.copied().collect();
                 let ids = Tensor::from_vec(ids, (values.dim(0)?, 1), values.device())?;
                 Ok(values.gather(&ids, D::Minus1)?.neg()?.flatten_all()?.to_vec1()?)
             }
@@ -153,7 +153,7 @@ impl<'a> Predictions<'a> {
                 let mut targets = targets;
                 let mut all = Vec::with_capacity(self.positions()?);
                 for range in self.pieces()? {
-                    let some: Vec<&u16> = targets.by_ref().take(range.len()).collect();
+                    let some: Vec<&u32> = targets.by_ref().take(range.len()).collect();
                     all.extend(self.part(range)?.losses(some.into_iter())?);
                 }
                 Ok(all)

@@ -9,8 +9,7 @@ use rayon::prelude::*;
 
 use super::logits::{predict_inputs, rows_at_once};
 use crate::error::Result;
-use crate::ingest::TokenBytes;
-use crate::ingest::shard::Stream;
+use crate::ingest::{Stream, TokenBytes};
 use crate::nets::{Net, Params};
 
 /// Windows run between two looks at the order of things: enough for every thread, few enough to hold.
@@ -25,7 +24,7 @@ pub struct Scoring {
     pub stride: usize,
     /// The token that a document begins with; `None`: the text is one. The first token of the next document counts as
     /// the last that this one predicts, so that the same tokens are scored either way.
-    pub documents: Option<u16>,
+    pub documents: Option<u32>,
     /// Tokens to predict, from the second on.
     pub tokens: usize,
 }
@@ -84,7 +83,7 @@ impl Cutter {
     }
 
     /// The next pass; `tokens` are those of the stream from `base` on.
-    fn next(&mut self, tokens: &[u16], base: usize) -> Option<Pass> {
+    fn next(&mut self, tokens: &[u32], base: usize) -> Option<Pass> {
         let Scoring { length, stride, documents, tokens: total } = self.scoring;
         if self.scored == total {
             return None;
@@ -168,7 +167,7 @@ pub fn score(
 mod tests {
     use super::*;
 
-    fn passes(tokens: &[u16], length: usize, stride: usize, documents: Option<u16>) -> Vec<Pass> {
+    fn passes(tokens: &[u32], length: usize, stride: usize, documents: Option<u32>) -> Vec<Pass> {
         let mut cutter = Cutter::new(Scoring { length, stride, documents, tokens: tokens.len() - 1 });
         let mut passes = Vec::new();
         loop {

@@ -1,21 +1,22 @@
 //! Cutting a token stream into the challenge's evaluation rows: disjoint windows of the training length.
 
-/// Tokens as digests read them: two bytes each, little-endian.
-pub fn token_bytes(tokens: &[u16]) -> Vec<u8> {
-    tokens.iter().flat_map(|token| token.to_le_bytes()).collect()
+/// Tokens as digests read them: two bytes each, little-endian, where all ids have no more, otherwise four.
+pub fn token_bytes(tokens: &[u32]) -> Vec<u8> {
+    let bytes = if tokens.iter().all(|token| *token <= u32::from(u16::MAX)) { 2 } else { 4 };
+    tokens.iter().flat_map(|token| token.to_le_bytes().into_iter().take(bytes)).collect()
 }
 
 /// Non-overlapping (input, target) rows of `length` tokens; the last partial one is dropped.
 #[derive(Clone, Copy)]
 pub struct Windows<'a> {
-    tokens: &'a [u16],
+    tokens: &'a [u32],
     length: usize,
     rows: usize,
 }
 
 impl<'a> Windows<'a> {
     /// At most `limit` rows, from the start.
-    pub fn new(tokens: &'a [u16], length: usize, limit: Option<usize>) -> Self {
+    pub fn new(tokens: &'a [u32], length: usize, limit: Option<usize>) -> Self {
         let all = tokens.len().saturating_sub(1) / length;
         Windows { tokens, length, rows: limit.map_or(all, |n| n.min(all)) }
     }
@@ -34,17 +35,17 @@ impl<'a> Windows<'a> {
     }
 
     /// Inputs of row `i`.
-    pub fn input(&self, i: usize) -> &'a [u16] {
+    pub fn input(&self, i: usize) -> &'a [u32] {
         &self.tokens[i * self.length..(i + 1) * self.length]
     }
 
     /// Targets of row `i`: the inputs shifted by one.
-    pub fn target(&self, i: usize) -> &'a [u16] {
+    pub fn target(&self, i: usize) -> &'a [u32] {
         &self.tokens[i * self.length + 1..(i + 1) * self.length + 1]
     }
 
     /// Every predicted token and the one before it, as (previous, target), in order.
-    pub fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + 'a {
+    pub fn pairs(&self) -> impl Iterator<Item = (u32, u32)> + 'a {
         let used = if self.rows == 0 { &[] } else { &self.tokens[..self.tokens() + 1] };
         used.windows(2).map(|w| (w[0], w[1]))
     }
@@ -61,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_last_partial_row_is_dropped() {
-        let tokens: Vec<u16> = (0..12).collect();
+        let tokens: Vec<u32> = (0..12).collect();
         let w = Windows::new(&tokens, 4, None);
         assert_eq!((w.rows(), w.tokens()), (2, 8));
         assert_eq!(w.input(1), &[4, 5, 6, 7]);
@@ -71,7 +72,7 @@ mod tests {
         assert_eq!(Windows::new(&tokens, 4, Some(1)).rows(), 1);
         assert_eq!(Windows::new(&tokens[..1], 4, None).rows(), 0);
         // Thirteen tokens hold three full rows: the last target is token 12.
-        let tokens: Vec<u16> = (0..13).collect();
+        let tokens: Vec<u32> = (0..13).collect();
         assert_eq!(Windows::new(&tokens, 4, None).rows(), 3);
     }
 }

@@ -116,7 +116,7 @@ pub fn heal(
     model: &Model,
     teacher: &Teacher,
     packed: Packed,
-    calib: &[u16],
+    calib: &[u32],
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Healed> {

@@ -62,11 +62,12 @@ pub fn gather(bytes: &[u8]) -> Result<Gather> {
     }
     let script = content(&mut archive, index)?;
     let pickle = pickle::read(&script)?;
-    let state = state::find(&pickle)?;
+    let mut state = state::find(&pickle)?;
+    let settings = settings::of(&pickle, &mut state.found);
 
     let mut gathered = Gather::default();
     gathered.remark(state.found);
-    gathered.remark(settings::of(&pickle));
+    gathered.remark(settings);
     let mut views: BTreeMap<View, Vec<&str>> = BTreeMap::new();
     for (name, tensor) in &state.tensors {
         let view = View::of(&pickle, *tensor).map_err(|fault| Error::input(format!("{name} {fault}")))?;

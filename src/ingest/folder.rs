@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::tokenizer::BYTES;
-use super::{parts, shard, weights as weights_files};
+use super::tokens::{Reading, Stream};
+use super::{parts, weights as weights_files};
 use crate::error::{Error, Result};
+
+/// What `--calib` says before the number of tokens that the model is to write itself.
+pub const SELF: &str = "self:";
 
 /// What the command line names explicitly; everything else is looked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub struct Overrides {
     pub calib: Vec<PathBuf>,
     /// Validation shards, or patterns of their names; empty: the folder's `val_*.bin`.
     pub val: Vec<PathBuf>,
+    /// How both are read; its tokenizer is found as those of models are.
+    pub reading: Reading,
 }
 
 /// The files of a model. Every path named here existed when it was looked for.
@@ -31,6 +37,8 @@ pub struct Located {
     pub train: Vec<PathBuf>,
     /// Validation shards in the order of their names; may be empty.
     pub val: Vec<PathBuf>,
+    /// How tokens are read.
+    pub reading: Reading,
 }
 
 impl Located {
@@ -51,7 +59,7 @@ impl Located {
     ///
     /// # Errors
     /// There are no shards, or one of them is unusable.
-    pub fn train_tokens(&self, vocab: usize) -> Result<Vec<u16>> {
+    pub fn train_tokens(&self, vocab: usize) -> Result<Vec<u32>> {
         self.tokens(&self.train, vocab, "calibration", "train_*.bin", "--calib")
     }
 
@@ -59,17 +67,34 @@ impl Located {
     ///
     /// # Errors
     /// There are no shards, or one of them is unusable.
-    pub fn val_tokens(&self, vocab: usize) -> Result<Vec<u16>> {
+    pub fn val_tokens(&self, vocab: usize) -> Result<Vec<u32>> {
         self.tokens(&self.val, vocab, "validation", "val_*.bin", "--val")
     }
 
-    fn tokens(&self, paths: &[PathBuf], vocab: usize, what: &str, pattern: &str, flag: &str) -> Result<Vec<u16>> {
+    fn tokens(&self, paths: &[PathBuf], vocab: usize, what: &str, pattern: &str, flag: &str) -> Result<Vec<u32>> {
         if paths.is_empty() {
             let weights = self.weights.display();
             return Err(Error::input(format!("no {what} tokens: there is no {pattern} beside {weights}"))
-                .hint(format!("name a token shard with {flag}")));
+                .hint(format!("name tokens or text with {flag}")));
         }
-        shard::read_all(paths, vocab)
+        Stream::open(paths, &self.reading, vocab)?.rest()
+    }
+}
+
+/// The tokens that the model is to write itself, where that is what is named for calibration.
+///
+/// # Errors
+/// Usage: no whole number, or files are named as well.
+pub fn sampled(calib: &[PathBuf]) -> Result<Option<usize>> {
+    let number = |path: &PathBuf| path.to_str().and_then(|name| name.strip_prefix(SELF)).map(str::to_string);
+    let Some(said) = calib.iter().find_map(number) else { return Ok(None) };
+    let tokens = said.replace('_', "").parse().ok().filter(|tokens| *tokens > 0);
+    match tokens {
+        Some(tokens) if calib.len() == 1 => Ok(Some(tokens)),
+        Some(_) => Err(Error::usage(format!(
+            "--calib {SELF}{said} stands for all calibration tokens, and files are named as well"
+        ))),
+        None => Err(Error::usage(format!("--calib {SELF}{said}: wanted a number of tokens"))),
     }
 }
 
@@ -95,11 +120,16 @@ pub fn weights(model: &Path) -> Result<(PathBuf, PathBuf)> {
 /// As [`weights`]; an override does not exist or matches nothing.
 pub fn locate(model: &Path, overrides: &Overrides) -> Result<Located> {
     let (folder, weights) = weights(model)?;
+    let tokenizer = tokenizer(&folder, overrides)?;
     Ok(Located {
         config: config(&folder, overrides)?,
         ties: ties(&folder, overrides)?,
-        tokenizer: tokenizer(&folder, overrides)?,
-        train: shards(&overrides.calib, &folder, "train_")?,
+        reading: Reading { tokenizer: tokenizer.clone(), ..overrides.reading.clone() },
+        tokenizer,
+        train: match sampled(&overrides.calib)? {
+            Some(_) => Vec::new(),
+            None => shards(&overrides.calib, &folder, "train_")?,
+        },
         val: shards(&overrides.val, &folder, "val_")?,
         weights,
     })
@@ -179,7 +209,7 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     match found.is_empty() {
-        true => Err(Error::input(format!("no token shard matches {pattern}"))),
+        true => Err(Error::input(format!("no file matches {pattern}"))),
         false => Ok(found),
     }
 }

@@ -24,6 +24,7 @@ pub mod shard;
 mod state;
 pub mod ties;
 pub mod tokenizer;
+pub mod tokens;
 mod view;
 pub mod weights;
 
@@ -39,6 +40,7 @@ pub use remark::Remark;
 pub use shard::Shard;
 pub use ties::TieMap;
 pub use tokenizer::TokenBytes;
+pub use tokens::{Reading, Stream};
 
 use crate::error::Result;
 

@@ -55,7 +55,7 @@ struct Window {
 /// The text that calibration and validation tokens share, if there is any.
 ///
 /// Linear in both lengths; 5.6 M calibration tokens take a few hundredths of a second.
-pub fn find(calib: &[u16], val: &[u16]) -> Option<Overlap> {
+pub fn find(calib: &[u32], val: &[u32]) -> Option<Overlap> {
     let mut windows = val_windows(val);
     let of: usize = windows.iter().map(|w| w.count).sum();
     let filter = Filter::new(&windows);
@@ -96,7 +96,7 @@ pub fn find(calib: &[u16], val: &[u16]) -> Option<Overlap> {
 ///
 /// # Errors
 /// Input, naming both sides, the longest passage and the shares.
-pub fn refuse(overlap: &Overlap, (calib, tokens): (&Path, &[u16]), val: &Path) -> Result<()> {
+pub fn refuse(overlap: &Overlap, (calib, tokens): (&Path, &[u32]), val: &Path) -> Result<()> {
     let Overlap { calib_at, val_at, tokens: longest, windows, of, .. } = *overlap;
     let shared: usize = overlap.runs.iter().map(Range::len).sum();
     if windows * PART < of && shared * PART < tokens.len() {
@@ -116,7 +116,7 @@ pub fn refuse(overlap: &Overlap, (calib, tokens): (&Path, &[u16]), val: &Path) -
 ///
 /// What follows a row that was left out stands right after the row before it: for measuring what a network predicts, not for
 /// scoring the first token of a row.
-pub fn without(tokens: &[u16], shared: &[Range<usize>], length: usize) -> (Vec<u16>, usize) {
+pub fn without(tokens: &[u32], shared: &[Range<usize>], length: usize) -> (Vec<u32>, usize) {
     let mut touched = vec![false; tokens.len().div_ceil(length)];
     for run in shared {
         touched[run.start / length..run.end.div_ceil(length)].fill(true);
@@ -140,9 +140,9 @@ pub fn enough(given: usize, kept: usize) -> Result<()> {
 }
 
 /// The telling windows of the validation tokens, sorted by hash, each distinct one once.
-fn val_windows(val: &[u16]) -> Vec<Window> {
-    let telling = |tokens: &[u16]| {
-        let mut seen = [0u16; DISTINCT];
+fn val_windows(val: &[u32]) -> Vec<Window> {
+    let telling = |tokens: &[u32]| {
+        let mut seen = [0u32; DISTINCT];
         let mut count = 0;
         for &token in tokens {
             if !seen[..count].contains(&token) {
@@ -169,7 +169,7 @@ fn val_windows(val: &[u16]) -> Vec<Window> {
 
 /// The maximal run around a match of one window, from calibration position `known` on: where it begins on both sides, and its
 /// length.
-fn extend((calib, calib_at): (&[u16], usize), (val, val_at): (&[u16], usize), known: usize) -> (usize, usize, usize) {
+fn extend((calib, calib_at): (&[u32], usize), (val, val_at): (&[u32], usize), known: usize) -> (usize, usize, usize) {
     let back = calib[known.min(calib_at)..calib_at].iter().rev().zip(val[..val_at].iter().rev());
     let before = back.take_while(|(a, b)| a == b).count();
     let after = calib[calib_at..].iter().zip(&val[val_at..]).take_while(|(a, b)| a == b).count();
@@ -180,13 +180,13 @@ fn extend((calib, calib_at): (&[u16], usize), (val, val_at): (&[u16], usize), kn
 const BASE: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Polynomial hash of a window, modulo 2^64. Tokens count from 1, so that leading zeros matter.
-fn hash(tokens: &[u16]) -> u64 {
+fn hash(tokens: &[u32]) -> u64 {
     tokens.iter().fold(0, |h: u64, &t| h.wrapping_mul(BASE).wrapping_add(u64::from(t) + 1))
 }
 
 /// The hashes of all windows of a text, each from the one before it in constant time.
 struct Rolling<'a> {
-    tokens: &'a [u16],
+    tokens: &'a [u32],
     at: usize,
     hash: u64,
     /// `BASE` to the power of [`WINDOW`]: the weight a token has when it leaves the window.
@@ -194,7 +194,7 @@ struct Rolling<'a> {
 }
 
 impl<'a> Rolling<'a> {
-    fn new(tokens: &'a [u16]) -> Self {
+    fn new(tokens: &'a [u32]) -> Self {
         let first = hash(&tokens[..tokens.len().min(WINDOW)]);
         Rolling { tokens, at: 0, hash: first, leaving: (0..WINDOW).fold(1, |p: u64, _| p.wrapping_mul(BASE)) }
     }

@@ -9,17 +9,23 @@
 //! `ModelProto { repeated SentencePiece pieces = 1 }`, `SentencePiece { string piece = 1; Type type = 3 }`.
 
 mod json;
+mod lengths;
+pub mod sentencepiece;
+mod wire;
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
+pub use lengths::Lengths;
+use lengths::Rebuilt;
+use wire::{Fields, Value};
 
 /// What `--tokenizer` says for models of raw bytes, where every token is one.
 pub const BYTES: &str = "bytes";
 /// SentencePiece's mark of a space before a word.
 const SPACE: char = '\u{2581}';
-/// Token ids are u16.
-const MAX_PIECES: usize = 1 << 16;
+/// No vocabulary is larger, and ids must not claim memory that the file does not have.
+const MAX_IDS: usize = 1 << 20;
 
 /// What every token id adds to the length of the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +38,14 @@ pub struct TokenBytes {
     pub boundary: Vec<bool>,
     /// A model may know more ids than the table: it is of a kind whose embeddings are often padded.
     pub padded: bool,
+    /// How their text is rebuilt, where that is known.
+    pub rebuilt: Option<Rebuilt>,
 }
 
 impl TokenBytes {
     /// The table of a model with `vocab` token ids: from a file, or, where `path` is [`BYTES`], one byte a token.
     ///
-    /// A `tokenizer.json` may know fewer ids: embeddings are often padded.
+    /// A `tokenizer.json` and a SentencePiece model may know fewer ids: embeddings are often padded.
     ///
     /// # Errors
     /// The file cannot be read, [`TokenBytes::parse`] refuses it, or it is of another vocabulary; messages begin with
@@ -71,18 +79,15 @@ impl TokenBytes {
     /// Parses a SentencePiece model, a `tokenizer.json` or a JSON array of byte counts; the first byte says which.
     ///
     /// # Errors
-    /// Ill-formed; no pieces, or more than 65,536 (1,048,576 in JSON); pieces of an unknown kind.
+    /// Ill-formed; no pieces, or more than 1,048,576; pieces of an unknown kind.
     pub fn parse(bytes: &[u8]) -> Result<TokenBytes> {
-        match bytes.first() {
-            Some(b'{' | b'[') => json::parse(bytes),
-            _ => TokenBytes::sentencepiece(bytes),
-        }
+        if is_json(bytes) { json::parse(bytes) } else { TokenBytes::sentencepiece(bytes) }
     }
 
     /// A table of plain counts: nothing depends on the token before.
     fn of_counts(bytes: Vec<u32>) -> TokenBytes {
         let none = vec![false; bytes.len()];
-        TokenBytes { bytes, leading_space: none.clone(), boundary: none, padded: false }
+        TokenBytes { bytes, leading_space: none.clone(), boundary: none, padded: false, rebuilt: None }
     }
 
     /// Ids beyond the table become boundaries of no bytes.
@@ -93,19 +98,31 @@ impl TokenBytes {
     }
 
     fn sentencepiece(model: &[u8]) -> Result<TokenBytes> {
-        let mut table = TokenBytes::of_counts(Vec::new());
+        let mut table = TokenBytes { padded: true, ..TokenBytes::of_counts(Vec::new()) };
+        let mut rebuilt = Rebuilt::default();
         let mut fields = Fields(model);
         while let Some((number, value)) = fields.next().map_err(|fault| refused(model, &fields, fault))? {
-            let (1, Value::Bytes(piece)) = (number, value) else { continue };
-            let id = table.bytes.len();
-            if id == MAX_PIECES {
-                return Err(Error::input(format!("more than {MAX_PIECES} pieces, but token ids are 16 bits")));
+            let Value::Bytes(piece) = value else { continue };
+            if number != 1 {
+                // What is no message here is none that matters: the pieces were read.
+                let flag = |wanted| flag(piece, wanted).unwrap_or_default();
+                match number {
+                    2 => rebuilt.suffix = flag(24).unwrap_or(false),
+                    3 => rebuilt.dummy = flag(3).unwrap_or(true),
+                    _ => {}
+                }
+                continue;
             }
-            table.push(piece).map_err(|fault| Error::input(format!("piece {id} {fault}")))?;
+            let id = table.bytes.len();
+            if id == MAX_IDS {
+                return Err(Error::input(format!("more than {MAX_IDS} pieces: no known vocabulary is larger")));
+            }
+            table.push(piece, &mut rebuilt).map_err(|fault| Error::input(format!("piece {id} {fault}")))?;
         }
         if table.bytes.is_empty() {
             return Err(Error::input("not a SentencePiece model: no pieces"));
         }
+        table.rebuilt = Some(rebuilt);
         Ok(table)
     }
 
@@ -125,14 +142,14 @@ impl TokenBytes {
     /// Bytes of text that `target` adds after `previous`.
     ///
     /// # Panics
-    /// An id has no piece; [`TokenBytes::check_vocab`] and [`super::Shard::check_vocab`] rule that out.
-    pub fn bytes_of(&self, previous: u16, target: u16) -> u32 {
-        let (previous, target) = (usize::from(previous), usize::from(target));
+    /// An id has no piece; [`TokenBytes::check_vocab`] and [`super::tokens::Stream::read`] rule that out.
+    pub fn bytes_of(&self, previous: u32, target: u32) -> u32 {
+        let (previous, target) = (previous as usize, target as usize);
         self.bytes[target] + u32::from(self.leading_space[target] && !self.boundary[previous])
     }
 
     /// Appends one `SentencePiece` message. An error completes the sentence "piece 7 …".
-    fn push(&mut self, message: &[u8]) -> std::result::Result<(), String> {
+    fn push(&mut self, message: &[u8], rebuilt: &mut Rebuilt) -> std::result::Result<(), String> {
         // What the fields are when absent: proto2's defaults.
         let (mut text, mut kind): (&[u8], u64) = (&[], 1);
         let mut fields = Fields(message);
@@ -156,6 +173,7 @@ impl TokenBytes {
             6 => (1, false, false),
             other => return Err(format!("({text:?}) has the unknown type {other}")),
         };
+        rebuilt.push(text, kind);
         self.bytes.push(bytes);
         self.leading_space.push(space);
         self.boundary.push(boundary);
@@ -163,65 +181,24 @@ impl TokenBytes {
     }
 }
 
+/// A number of a message as yes or no; `None`: it is absent.
+fn flag(message: &[u8], wanted: u64) -> std::result::Result<Option<bool>, &'static str> {
+    let (mut fields, mut found) = (Fields(message), None);
+    while let Some((number, value)) = fields.next()? {
+        match value {
+            Value::Varint(value) if number == wanted => found = Some(value != 0),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a tokenizer is written in JSON; otherwise it is a SentencePiece model.
+pub fn is_json(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(b'{' | b'['))
+}
+
 fn refused(model: &[u8], rest: &Fields, fault: &str) -> Error {
     let at = model.len() - rest.0.len();
     Error::input(format!("not a SentencePiece model: {fault} at byte {at} of {}", model.len()))
-}
-
-/// The value of one protobuf field; fixed-width values are skipped over, nobody needs them.
-enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    Fixed,
-}
-
-/// What is left of a protobuf message.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    /// The next field and its number; `None` at the end.
-    fn next(&mut self) -> std::result::Result<Option<(u64, Value<'a>)>, &'static str> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
-            2 => {
-                let length = self.varint()?;
-                Value::Bytes(self.take(length)?)
-            }
-            5 => self.take(4).map(|_| Value::Fixed)?,
-            _ => return Err("unknown wire type"),
-        };
-        match key >> 3 {
-            0 => Err("field number 0"),
-            number => Ok(Some((number, value))),
-        }
-    }
-
-    fn varint(&mut self) -> std::result::Result<u64, &'static str> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (&byte, rest) = self.0.split_first().ok_or("a number that is cut off")?;
-            self.0 = rest;
-            // The tenth byte has room for one bit only.
-            if shift == 63 && byte > 1 {
-                break;
-            }
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err("a number of more than 64 bits")
-    }
-
-    fn take(&mut self, length: u64) -> std::result::Result<&'a [u8], &'static str> {
-        let split = usize::try_from(length).ok().and_then(|n| self.0.split_at_checked(n));
-        let (taken, rest) = split.ok_or("a field that is cut off")?;
-        self.0 = rest;
-        Ok(taken)
-    }
 }

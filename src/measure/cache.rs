@@ -11,10 +11,10 @@ use crate::model::Model;
 use crate::save;
 
 /// Changes whenever the figures that measuring gives change.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Name of the file for a model, calibration tokens and settings: blake3 of all that the statistics depend on.
-pub fn key(model: &Model, tokens: &[u16], rows: usize, seed: u64) -> String {
+pub fn key(model: &Model, tokens: &[u32], rows: usize, seed: u64) -> String {
     let mut hash = blake3::Hasher::new();
     let mut field = |bytes: &[u8]| {
         hash.update(&(bytes.len() as u64).to_le_bytes());

@@ -170,7 +170,7 @@ mod tests {
     fn composed_is_fused() {
         let model = crate::model::bundled();
         let (length, vocab) = (model.network().unwrap().context(), model.network().unwrap().vocab_size());
-        let tokens: Vec<u16> = (0..4 * length + 1).map(|i| (i * 37 % vocab) as u16).collect();
+        let tokens: Vec<u32> = (0..4 * length + 1).map(|i| (i * 37 % vocab) as u32).collect();
         let piece = |i| Windows::new(&tokens[i * length..=(i + 1) * length], length, None);
         let batch: Batch = (0..4).map(piece).collect();
         let weights: Vec<Vec<f32>> = model.stored.iter().map(|s| s.data.iter().map(|v| v * 1.1).collect()).collect();

@@ -13,8 +13,8 @@ pub struct Joined {
     /// (rows, T) on the device.
     pub ids: Tensor,
     /// The tokens of `ids`.
-    pub inputs: Vec<u16>,
-    pub targets: Vec<u16>,
+    pub inputs: Vec<u32>,
+    pub targets: Vec<u32>,
 }
 
 impl Joined {
@@ -52,14 +52,14 @@ mod tests {
 
     #[test]
     fn every_row_once_in_order() {
-        let tokens: Vec<u16> = (0..20_001).map(|i| (i % 1000) as u16).collect();
+        let tokens: Vec<u32> = (0..20_001).map(|i| (i % 1000) as u32).collect();
         let pieces: Vec<Windows> =
             (0..5).map(|i| Windows::new(&tokens[i * 4000..=(i + 1) * 4000], 100, None)).collect();
         let joined = join(&pieces, &Device::Cpu).unwrap();
         assert_eq!(joined.iter().map(|j| j.targets.len()).collect::<Vec<_>>(), [4_000; 5]);
         assert_eq!(joined.iter().flat_map(|j| j.targets.clone()).collect::<Vec<_>>(), &tokens[1..]);
         let ids = joined.iter().flat_map(|j| j.ids.flatten_all().unwrap().to_vec1::<u32>().unwrap());
-        assert_eq!(ids.map(|id| id as u16).collect::<Vec<_>>(), &tokens[..20_000]);
+        assert_eq!(ids.map(|id| id as u32).collect::<Vec<_>>(), &tokens[..20_000]);
         assert_eq!(joined.iter().flat_map(|j| j.inputs.clone()).collect::<Vec<_>>(), &tokens[..20_000]);
         assert!(join(&[], &Device::Cpu).unwrap().is_empty());
     }

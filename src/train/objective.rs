@@ -62,7 +62,7 @@ impl Objective {
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn totals(student: &Predictions, teacher: Option<&Predictions>, targets: &[u16]) -> error::Result<Totals> {
+    pub fn totals(student: &Predictions, teacher: Option<&Predictions>, targets: &[u32]) -> error::Result<Totals> {
         let sum = |each: Vec<f32>| each.iter().map(|v| f64::from(*v)).sum::<f64>();
         let mut totals = Totals::default();
         for piece in student.pieces()? {
@@ -102,7 +102,7 @@ impl Objective {
         self,
         logits: &Tensor,
         teacher: Option<&Predictions>,
-        targets: &[u16],
+        targets: &[u32],
     ) -> error::Result<(Totals, Tensor)> {
         match teacher.filter(|_| self.teaches()) {
             None if self.teaches() => Err(Error::compute("there is no teacher")),
@@ -118,7 +118,7 @@ impl Objective {
         self,
         logits: &Tensor,
         teacher: Option<&Predictions>,
-        targets: &[u16],
+        targets: &[u32],
     ) -> error::Result<(Totals, Tensor)> {
         let (share, student) = (self.data(), composed_log_softmax(&logits.detach())?);
         let mut gradient = student.exp()?;
@@ -126,7 +126,7 @@ impl Objective {
             gradient = (gradient - (teacher.exp()? * f64::from(1.0 - share))?)?;
         }
         if share > 0.0 {
-            let ids: Vec<u32> = targets.iter().map(|t| u32::from(*t)).collect();
+            let ids = targets.to_vec();
             let ids = Tensor::from_vec(ids, (targets.len(), 1), student.device())?;
             let wanted = Tensor::full(-share, ids.shape(), student.device())?;
             gradient = gradient.scatter_add(&ids, &wanted, D::Minus1)?;
@@ -135,13 +135,13 @@ impl Objective {
     }
 
     /// In one pass over every position, on the CPU.
-    fn fused(self, logits: &Tensor, teacher: Option<&[f32]>, targets: &[u16]) -> Result<(Totals, Tensor)> {
+    fn fused(self, logits: &Tensor, teacher: Option<&[f32]>, targets: &[u32]) -> Result<(Totals, Tensor)> {
         let vocab = logits.dim(D::Minus1)?;
         let mut gradient = with_elements([&logits.contiguous()?], |[x]| x.to_vec())?;
         let share = self.data();
         let mut totals = Totals::default();
         for (at, (row, target)) in gradient.chunks_exact_mut(vocab).zip(targets).enumerate() {
-            let target = usize::from(*target);
+            let target = *target as usize;
             log_softmax(row);
             totals.loss -= f64::from(row[target]);
             match teacher {

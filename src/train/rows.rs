@@ -6,7 +6,7 @@ use crate::random::Random;
 
 /// A token stream cut into pieces of some rows, shuffled anew for every pass over it.
 pub struct Rows<'a> {
-    tokens: &'a [u16],
+    tokens: &'a [u32],
     length: usize,
     /// Rows of a piece.
     rows: usize,
@@ -19,7 +19,7 @@ pub struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// `rows` rows of `length` tokens in a piece, of the pieces that `keep` takes.
-    pub fn new(tokens: &'a [u16], length: usize, rows: usize, seed: u64, keep: impl Fn(usize) -> bool) -> Self {
+    pub fn new(tokens: &'a [u32], length: usize, rows: usize, seed: u64, keep: impl Fn(usize) -> bool) -> Self {
         let pieces = Windows::new(tokens, length, None).rows() / rows;
         let order = (0..pieces).filter(|i| keep(*i)).collect::<Vec<_>>();
         let next = order.len();
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn every_pass_sees_every_piece_once_in_an_order_of_its_own() {
-        let tokens: Vec<u16> = (0..101).collect();
+        let tokens: Vec<u32> = (0..101).collect();
         let mut rows = Rows::new(&tokens, 5, 2, 7, |i| i % 3 != 2);
         assert_eq!(rows.pieces(), 7);
         let mut pass = || rows.batch(7).iter().map(|w| w.input(0)[0]).collect::<Vec<_>>();

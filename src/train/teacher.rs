@@ -23,7 +23,7 @@ pub struct Teacher<'a> {
     net: &'a dyn Net,
     params: Params,
     /// Bytes that may still be kept, and the residual streams by the tokens of their pieces.
-    known: Mutex<(usize, HashMap<Vec<u16>, Tensor>)>,
+    known: Mutex<(usize, HashMap<Vec<u32>, Tensor>)>,
 }
 
 impl<'a> Teacher<'a> {
@@ -53,7 +53,7 @@ impl<'a> Teacher<'a> {
         predict_from(self.net, &self.params, self.net.order().len(), State { x, kept: Vec::new() })
     }
 
-    fn keep(&self, inputs: &[u16], x: &Tensor) {
+    fn keep(&self, inputs: &[u32], x: &Tensor) {
         let (room, known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = x.elem_count() * x.dtype().size_in_bytes() + size_of_val(inputs);
         if bytes <= *room && known.insert(inputs.to_vec(), x.clone()).is_none() {
@@ -76,7 +76,7 @@ mod tests {
         let net = model.network().unwrap();
         let teacher = Teacher::new(net, model.params().unwrap());
         let length = net.context();
-        let tokens: Vec<u16> = (0..2 * length + 1).map(|i| (i * 37 % net.vocab_size()) as u16).collect();
+        let tokens: Vec<u32> = (0..2 * length + 1).map(|i| (i * 37 % net.vocab_size()) as u32).collect();
         let piece = |i: usize| Windows::new(&tokens[i * length..=(i + 1) * length], length, None);
         let pieces = join(&[piece(0), piece(1)], model.device()).unwrap();
         let say = |piece: &Joined| match teacher.predict(piece).unwrap() {

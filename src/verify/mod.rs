@@ -34,9 +34,11 @@ const COMPARE: &str = "compare on validation";
 /// Validation tokens, every id below the model's vocabulary.
 #[derive(Debug, Clone)]
 pub struct Trial {
-    pub tokens: Vec<u16>,
+    pub tokens: Vec<u32>,
     /// `None`: no losses in bits per byte.
     pub table: Option<TokenBytes>,
+    /// Bytes of all tokens as the table counts them and as their text has them, where that is known.
+    pub lengths: Option<(u64, u64)>,
     /// At most so many rows, from the first; `None`: all.
     pub rows: Option<usize>,
 }
@@ -244,7 +246,7 @@ fn notes(model: &Model, trial: Option<&Trial>, evaluation: Option<&Evaluation>) 
     let mut notes = match trial {
         None => vec![Note::NoValidation],
         Some(trial) if trial.table.is_none() => vec![Note::NoTokenizer],
-        Some(_) => Vec::new(),
+        Some(trial) => Note::lengths(trial.lengths).into_iter().collect(),
     };
     let guessing = |loss: &Loss| loss.nats_per_token > (vocab as f64).ln();
     if let Some(evaluation) = evaluation.filter(|e| guessing(&e.packed)) {

@@ -200,6 +200,8 @@ pub enum Note {
     NotEvaluated,
     /// Losses in bits per byte need the lengths of the tokens.
     NoTokenizer,
+    /// Bytes of all validation tokens as the challenge counts them, and those of their text.
+    Lengths { counted: u64, text: u64 },
     /// Reading the model changed this or left it out.
     Input(Remark),
     /// `--allow-overlap` let validation text through; the longest passage has so many tokens.
@@ -231,11 +233,22 @@ pub enum Note {
 }
 
 impl Note {
+    /// Where the length of validation tokens, as counted and as their text has it, differs.
+    pub fn lengths(lengths: Option<(u64, u64)>) -> Option<Note> {
+        lengths.filter(|(counted, text)| counted != text).map(|(counted, text)| Note::Lengths { counted, text })
+    }
+
     pub fn message(&self) -> String {
         match self {
             Note::NoValidation => "not evaluated: there are no validation tokens".into(),
             Note::NotEvaluated => "not evaluated, as --no-eval asks".into(),
             Note::NoTokenizer => "no bits per byte: there is no tokenizer".into(),
+            Note::Lengths { counted, text } => format!(
+                "bits per byte count {} bytes for all validation tokens, as the challenge does; their text has {}, {:+.1} %",
+                thousands(*counted),
+                thousands(*text),
+                100.0 * (*text as f64 / *counted as f64 - 1.0)
+            ),
             Note::Input(remark) => remark.message(),
             Note::Overlap(longest) => format!(
                 "the losses are too good: calibration and validation share text, up to {} tokens in a row",
@@ -274,9 +287,12 @@ impl Note {
 
     pub fn hint(&self) -> &'static str {
         match self {
-            Note::NoValidation => "name a token shard with --val",
+            Note::NoValidation => "name tokens or text with --val",
             Note::NotEvaluated => "`tiepack verify ARTIFACT --against MODEL` makes up for it",
             Note::NoTokenizer => "name the SentencePiece model with --tokenizer",
+            Note::Lengths { .. } => {
+                "compare it with other models by nats per token, or by bytes that are counted alike"
+            }
             Note::Input(remark) => remark.hint(),
             Note::Overlap(_) => "validate on tokens that the packer has not seen",
             Note::LeftOut { .. } => "the verdict holds; nothing was tuned on what it is measured on",
@@ -287,7 +303,7 @@ impl Note {
             Note::Unmeasured(_) => "measure them as well, or keep the model's own tool at hand to judge the result",
             Note::OtherArchitecture(..) => "give --val to compare their losses as well",
             Note::OtherVocabulary(..) => "`tiepack eval` gives the loss of each on its own tokens, in bits per byte",
-            Note::NoCurvature => "name a token shard with --calib, or give --statistics",
+            Note::NoCurvature => "name tokens or text with --calib, or give --statistics",
             Note::NoCache(_) => "name a folder with --cache, or pass --no-cache",
             Note::Interrupted => {
                 "pack again for all that the cap allows; --resume goes on from a log or a state that was kept"

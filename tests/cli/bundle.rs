@@ -1,6 +1,7 @@
 //! Bundles: their bytes, and that they run and decode to the same bits, with a compiler and without.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::{run, scratch};
@@ -21,7 +22,7 @@ fn a_bundle_is_as_large_as_it_says_and_the_same_every_time() {
     // The decoder's cost, all it needs included, names and shapes too, for matrices and vectors.
     let line = format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/c.py --json");
     let cost = run(&line, dir.path()).good().json()["bytes"]["decoder"].as_u64().unwrap();
-    assert!(cost <= 6000, "{cost} bytes");
+    assert!(cost <= 6300, "{cost} bytes");
 }
 
 #[test]
@@ -92,4 +93,202 @@ fn bundles_decode_to_the_same_bits() {
         let output = Command::new(&python).arg(dir.path().join("out.py")).output().unwrap();
         assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("is damaged"));
     }
+}
+
+/// Every form that a bundle can have.
+const FORMS: [&str; 3] = ["--form zip", "--form text", "--apart"];
+const SCRIPTS: &str = "tests/cli/scripts";
+
+/// PYTHON is the interpreter, which needs numpy.
+fn python(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
+    let mut command = Command::new(python);
+    let output = command.args(args).current_dir(folder).envs(env.iter().copied()).output().expect("Python runs");
+    // In a traceback a script goes by its name, whatever folder it is in.
+    let text = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes).replace(&format!("{}/", folder.canonicalize().unwrap().display()), "")
+    };
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Runs `script` by itself and in every form of a bundle, under one name: what they print and how they end must be the same.
+fn same_in_every_form(script: &[u8], runs: &[&[&str]]) {
+    let dir = scratch();
+    let own = dir.path().join("own");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("train.py"), script).unwrap();
+    let wanted: Vec<_> = runs.iter().map(|args| python(&own, args, &[])).collect();
+    for (i, form) in FORMS.iter().enumerate() {
+        let folder = dir.path().join(i.to_string());
+        fs::create_dir(&folder).unwrap();
+        run(&format!("bundle {ARTIFACT} --script {{}}/own/train.py -o {{}}/{i}/train.py {form}"), dir.path()).good();
+        for (args, wanted) in runs.iter().zip(&wanted) {
+            assert_eq!(&python(&folder, args, &[]), wanted, "{args:?}, {form}");
+        }
+    }
+}
+
+fn script(name: &str) -> Vec<u8> {
+    fs::read(Path::new(SCRIPTS).join(name)).unwrap()
+}
+
+#[test]
+#[ignore = "needs python3 with numpy"]
+fn a_bundled_script_finds_in_its_module_what_it_finds_by_itself() {
+    same_in_every_form(&script("module.py"), &[&["-W", "error", "-X", "dev", "train.py", "a", "b c"]]);
+}
+
+#[test]
+#[ignore = "needs python3 with numpy"]
+fn workers_of_a_bundled_script_find_it() {
+    same_in_every_form(&script("children.py"), &[&["train.py", "spawn", "forkserver", "fork"]]);
+}
+
+#[test]
+#[ignore = "needs python3 with numpy"]
+fn a_bundled_script_shows_its_sources() {
+    same_in_every_form(&script("sources.py"), &[&["train.py"]]);
+}
+
+#[test]
+#[ignore = "needs python3 with numpy"]
+fn a_bundled_script_ends_as_it_does_by_itself() {
+    let ends = ["code", "words", "stop", "spoken", "chained", "hook", "other"].map(|how| ["train.py", how]);
+    same_in_every_form(&script("ends.py"), &ends.each_ref().map(|args| &args[..]));
+}
+
+#[test]
+#[ignore = "needs python3 with numpy"]
+fn a_bundled_script_may_be_written_as_python_allows() {
+    for script in [
+        &b"\xef\xbb\xbfimport sys\nprint(sys.argv, '\xc3\xa9')\n1 / 0"[..],
+        b"# -*- coding: latin-1 -*-\nprint(ascii('\xe9'))\nraise ValueError(ascii('\xe9'))\n",
+        b"'''Doc'''\r\nfrom __future__ import annotations\r\n\r\nprint(__doc__)\r\ndef f(x: y):\r\n    1 / 0\r\nf(1)\r\n",
+        // Not every character at which str.splitlines ends a line ends one for Python.
+        "import inspect\n\x0c\nx = '\u{2028}\u{85}'\ndef f():\n    return x\nprint(ascii(inspect.getsource(f)))\nf.g".as_bytes(),
+        b"if 1:\n    print(1)\nx = = 2\n",
+        b"x = 'triple'\nimport __main__\nprint(x, \"\"\"'''\"\"\", '\\\\', r'\\0', __main__.x)\n# no end",
+        b"",
+    ] {
+        same_in_every_form(script, &[&["train.py", "a"]]);
+    }
+}
+
+/// The challenge's own script: it opens its own file, so nobody has to ask for text.
+#[test]
+#[ignore = "needs python3 with numpy"]
+fn a_script_that_logs_its_own_code_is_bundled_as_text() {
+    let dir = scratch();
+    for apart in ["", " --apart"] {
+        let line = format!("bundle {ARTIFACT} --script {SCRIPTS}/baseline.py -o {{}}/out.py --json{apart}");
+        let report = run(&line, dir.path()).good().json();
+        assert_eq!(report["form"], if apart.is_empty() { "text" } else { "apart" });
+        let bytes = report["files"][0]["bytes"].as_u64().unwrap();
+        let text = String::from_utf8(fs::read(dir.path().join("out.py")).unwrap()).unwrap();
+        assert!(text.is_ascii() && text.len() as u64 == bytes);
+        // As torchrun starts it; from elsewhere; and as runpy, a debugger and an import run it.
+        for rank in ["0", "1"] {
+            let (code, said, error) = python(dir.path(), &["out.py"], &[("RANK", rank), ("WORLD_SIZE", "2")]);
+            assert_eq!((code, &error[..]), (Some(0), ""));
+            assert!(said.starts_with(&format!("rank {rank} of 2: {bytes} bytes of code, ")), "{said}");
+        }
+        let path = dir.path().join("out.py").display().to_string();
+        for args in [
+            &["-c", "import runpy; print(runpy.run_path('out.py')['Batches'](1)(2))"][..],
+            &["-c", "import out, pickle; print(pickle.loads(pickle.dumps(out.Batches(1)))(2))"],
+        ] {
+            let (code, said, error) = python(dir.path(), args, &[]);
+            assert!(code == Some(0) && error.is_empty() && said.starts_with("0."), "{args:?}: {said}{error}");
+        }
+        let (code, said, error) = python(Path::new("/"), &["-m", "cProfile", &path], &[]);
+        assert!(code == Some(0) && said.contains("rank 0 of 1"), "{said}{error}");
+    }
+}
+
+/// Written by version 0.2, the artifact is fixtures/golden/v1-quantized.tiepack.
+#[test]
+#[ignore = "needs python3 with numpy"]
+fn bundles_of_earlier_versions_run() {
+    let dir = scratch();
+    let line = format!("bundle {ARTIFACT} --script fixtures/bundled.py -o {{}}/new.py");
+    run(&line, dir.path()).good();
+    fs::copy("fixtures/golden/bundle-v0.2.py", dir.path().join("old.py")).unwrap();
+    let new = python(dir.path(), &["new.py"], &[]);
+    assert_eq!((new.0, &new.2[..]), (Some(0), ""));
+    assert_eq!(python(dir.path(), &["old.py"], &[]), new);
+}
+
+#[test]
+fn the_form_is_chosen_by_whether_a_script_looks_at_its_own_file() {
+    let dir = scratch();
+    let form = |script: &str, options: &str| {
+        fs::write(dir.path().join("train.py"), script).unwrap();
+        let line = format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/out.py --json{options}");
+        let report = run(&line, dir.path()).good().json();
+        let bytes = report["files"].as_array().unwrap().iter().map(|file| file["bytes"].as_u64().unwrap()).sum::<u64>();
+        assert_eq!(report["bytes"]["total"], bytes);
+        (report["form"].as_str().unwrap().to_string(), report["looks_at_itself"].as_u64(), bytes)
+    };
+    let looks = "import sys\ncode = open(sys.argv[0]).read()\n";
+    let (text, line, long) = form(looks, "");
+    assert_eq!((&text[..], line), ("text", Some(2)));
+    let (zip, line, short) = form(looks, " --form zip");
+    assert_eq!((&zip[..], line), ("zip", None));
+    assert_eq!(form("import os\nhere = os.path.dirname(__file__)\n", "").0, "zip");
+    let (apart, line, between) = form(looks, " --apart");
+    assert_eq!((&apart[..], line), ("apart", None));
+    assert!(short < between && between < long && long < short * 7 / 6 + 400, "{short}, {between}, {long}");
+}
+
+#[test]
+fn imports_that_a_bundle_would_not_have_are_refused_by_line() {
+    let dir = scratch();
+    let folder = dir.path();
+    fs::create_dir_all(folder.join("pack")).unwrap();
+    fs::create_dir_all(folder.join("datasets/shards")).unwrap();
+    for file in ["model.py", "pack/__init__.py", "pack/deep.py"] {
+        fs::write(folder.join(file), "").unwrap();
+    }
+    let bundle = |script: &str, options: &str| {
+        fs::write(folder.join("train.py"), script).unwrap();
+        run(&format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/out.py{options}"), folder)
+    };
+    for (script, line) in [
+        ("import os\nif 1:\n    import model as m\n", 3),
+        ("\nfrom pack.deep import x\n", 2),
+        ("from pack import deep", 1),
+        ("from . import model\n", 1),
+        ("import train\n", 1),
+    ] {
+        let run = bundle(script, "");
+        assert_eq!(run.code, 1, "{script}");
+        assert!(run.stderr.contains(&format!("train.py, line {line}")), "{}", run.stderr);
+        assert!(!folder.join("out.py").exists());
+    }
+    // What is caught, is a folder of data, or will lie beside the bundle.
+    bundle("try:\n    from .model import x\nexcept ImportError:\n    from datasets import load\n", "").good();
+    bundle("import model, pack.deep\n", " --include {}/model.py --include {}/pack/__init__.py").good();
+}
+
+#[test]
+fn a_script_that_python_cannot_read_is_refused() {
+    let dir = scratch();
+    fs::write(dir.path().join("train.py"), b"x = 1\ny = '\xe9'\n").unwrap();
+    let run = run(&format!("bundle {ARTIFACT} --script {{}}/train.py -o {{}}/out.py"), dir.path());
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("train.py, line 2: byte 0xe9 is not UTF-8"), "{}", run.stderr);
+}
+
+/// As text a bundle holds fewer weights, and `pack` knows it.
+#[test]
+fn a_pack_with_its_bundle_as_text_fills_the_cap() {
+    let dir = scratch();
+    let line = format!(
+        "pack MODEL -o {{}}/out.tiepack --cap 60kB --statistics none --effort fast --no-eval \
+        --bundle {SCRIPTS}/baseline.py --json"
+    );
+    let report = run(&line, dir.path()).good().json();
+    assert_eq!((&report["bundle"]["form"], &report["bundle"]["looks_at_itself"]), (&"text".into(), &34.into()));
+    let free = report["verdict"]["budget"]["free"].as_u64().unwrap();
+    assert!(free <= 100 && fs::read(dir.path().join("out.py")).unwrap().len() as u64 == 60_000 - free, "{free}");
 }

@@ -39,7 +39,7 @@ fn wrong_usage() {
         "eval MODEL --stride 0",
         "eval MODEL --stride 129",
         "eval MODEL --documents 1024",
-        "eval MODEL --documents 65536",
+        "eval MODEL --documents 4294967296",
         "eval MODEL --limit 0",
         "eval MODEL --limit 100 --val-rows 2",
         "verify out.tiepack --include train_gpt.py",

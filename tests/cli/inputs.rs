@@ -110,15 +110,8 @@ fn tokenizers() {
         edit(&dir.join("tokenizer.model"), |b| b.truncate(5_000));
     });
     case(told, "of another vocabulary", "eval {} --val-rows 1", |dir| {
-        // Cut where a piece ends: the pieces come first, each a field 1 with its length.
-        edit(&dir.join("tokenizer.model"), |b| {
-            let mut end = 0;
-            for _ in 0..1000 {
-                assert_eq!(b[end], 0x0a);
-                end += 2 + usize::from(b[end + 1]);
-            }
-            b.truncate(end);
-        });
+        // The first field once more: a piece that the model has no id for.
+        edit(&dir.join("tokenizer.model"), |b| b.extend_from_within(..2 + usize::from(b[1])));
     });
     case(told, "bytes of a model that has more", "eval {} --val-rows 1 --tokenizer {}/bytes.json", |dir| {
         fs::write(dir.join("bytes.json"), "[1, 1]").unwrap();

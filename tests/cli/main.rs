@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod bundle;
+mod certain;
 mod checkpoints;
 mod config;
 mod diff;
@@ -22,6 +23,7 @@ mod pack;
 mod plan;
 mod report;
 mod search;
+mod text;
 
 use std::fs;
 use std::path::{Path, PathBuf};

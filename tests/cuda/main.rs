@@ -7,7 +7,7 @@ use candle_core::Device;
 use tiepack::compile::{Effort, Options, compile};
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::{self, Overrides, Shard, folder};
+use tiepack::ingest::{self, Overrides, Reading, Shard, folder};
 use tiepack::measure::curvature::{Curvature, measure};
 use tiepack::model::{Model, build};
 use tiepack::nets;
@@ -34,9 +34,9 @@ fn folders() -> Vec<PathBuf> {
 }
 
 /// Tokens with as much structure as a random network shows: none.
-fn noise(vocab: usize, n: usize) -> Vec<u16> {
+fn noise(vocab: usize, n: usize) -> Vec<u32> {
     let mut signs = tiepack::random::Random::new(11);
-    (0..n).map(|_| ((signs.bits() >> 33) as usize % vocab) as u16).collect()
+    (0..n).map(|_| ((signs.bits() >> 33) as usize % vocab) as u32).collect()
 }
 
 /// Largest difference over the largest element.
@@ -56,7 +56,7 @@ fn losses_gradients_and_curvature_of_every_family() {
         let net = here.network().unwrap();
         let tokens = noise(net.vocab_size(), 8 * net.context() + 1);
         let windows = Windows::new(&tokens, net.context(), None);
-        let loss = |model: &Model| losses(net, &model.params().unwrap(), &windows, &|_| Ok(())).unwrap().rows;
+        let loss = |model: &Model| losses(net, &model.params().unwrap(), &windows, &|_| {}).unwrap().rows;
         for (a, b) in loss(&here).iter().zip(loss(&there)) {
             assert!((a - b).abs() < 1e-4 * a, "{name}: a row loses {a} on the CPU and {b} on the GPU");
         }
@@ -76,7 +76,7 @@ fn losses_gradients_and_curvature_of_every_family() {
                 assert!(off(a, b) < 2e-3, "{name}, {objective:?}, {}: off by {}", here.spec(i).name, off(a, b));
             }
         }
-        let of = |model: &Model| measure(model, &windows, 1, &|_| {}).unwrap();
+        let of = |model: &Model| measure(model, &windows, 1, &|_| Ok(())).unwrap();
         for (i, pair) in of(&here).into_iter().zip(of(&there)).enumerate() {
             let off = match &pair {
                 (Curvature::Matrix(a), Curvature::Matrix(b)) => off(&a.input, &b.input).max(off(&a.output, &b.output)),
@@ -92,8 +92,8 @@ fn losses_gradients_and_curvature_of_every_family() {
 fn packing_is_repeatable_and_as_good_as_on_the_cpu() {
     let here = load(Path::new("fixtures/pep-tiny"));
     let there = here.clone().on(&gpu());
-    let calib = Shard::read(Path::new("fixtures/pep-tiny/train_000.bin")).unwrap().tokens;
-    let val = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin")).unwrap().tokens;
+    let calib = Shard::read(Path::new("fixtures/pep-tiny/train_000.bin"), &Reading::default(), 1024).unwrap().tokens;
+    let val = Shard::read(Path::new("fixtures/pep-tiny/val_000.bin"), &Reading::default(), 1024).unwrap().tokens;
     let net = here.network().unwrap();
     let windows = Windows::new(&val, net.context(), Some(64));
     let pack = |model: &Model| {

@@ -144,10 +144,10 @@ fn make() {
     let model = model();
     let mut noise = Noise(2);
     // Tokens with a little structure: mostly the one before plus one.
-    let mut tokens = vec![0u16];
+    let mut tokens = vec![0u32];
     for _ in 0..4096 {
         let last = tokens[tokens.len() - 1];
-        tokens.push(if noise.bits().is_multiple_of(4) { (noise.bits() % 64) as u16 } else { (last + 1) % 64 });
+        tokens.push(if noise.bits().is_multiple_of(4) { (noise.bits() % 64) as u32 } else { (last + 1) % 64 });
     }
     let mut expected = Map::new();
     let options = |cap| Options::new(cap, Effort::Fast);

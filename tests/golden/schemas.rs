@@ -165,6 +165,8 @@ fn documents_are_as_their_schemas_say() {
     let line = format!("frontier {MODEL} --caps 500,60kB,400kB --statistics none --effort fast --val-rows 1");
     let points = fits(&line, "frontier", dir)["points"].clone();
     assert!(points[0]["refusal"].is_string() && points[1]["refusal"].is_null(), "{points}");
+    let line = format!("tokens fixtures/README.md -o {{}}/text.bin --tokenizer {MODEL}/tokenizer.model");
+    assert_eq!(fits(&line, "tokens", dir)["bits"], 16);
     fits("completions fish", "completions", dir);
     fits("man -o {}", "man", dir);
     fits(&format!("inspect {FOLDER}/{QUANTIZED}"), "inspect", dir);

@@ -31,14 +31,14 @@ fn model() -> Model {
     build(source, net, None).unwrap()
 }
 
-fn calib(model: &Model, tokens: usize) -> Vec<u16> {
+fn calib(model: &Model, tokens: usize) -> Vec<u32> {
     let vocab = model.network().unwrap().vocab_size() as u64;
     let mut state = 5u64;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % vocab
     };
-    (0..tokens).map(|_| next() as u16).collect()
+    (0..tokens).map(|_| next() as u32).collect()
 }
 
 fn settings() -> Settings {

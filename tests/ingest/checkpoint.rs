@@ -208,12 +208,12 @@ fn a_pickle_that_refers_to_itself_costs_no_more_than_a_model() {
     // A dict of two that are one, sixty times over: 2^60 names of one tensor.
     let mut doubling = tree(&[(text("w"), w)]);
     for _ in 0..30 {
-        doubling = [&doubling[..], b"q\x00}(", &text("a"), b"h\x00", &text("b"), b"h\x00u"].concat();
+        doubling = [&doubling[..], b"q\x000}(", &text("a"), b"h\x00", &text("b"), b"h\x00u"].concat();
     }
     let long = text(&"n".repeat(250));
     let mut names = tree(&[(long.clone(), tensor(4, 0, &[4], &[1]))]);
     for _ in 0..30 {
-        names = [&names[..], b"q\x00}(", &long, b"h\x00", &text("b"), b"h\x00u"].concat();
+        names = [&names[..], b"q\x000}(", &long, b"h\x00", &text("b"), b"h\x00u"].concat();
     }
     for value in [endless, doubling, names] {
         let told = of(&tree(&[(text("model"), value)]));

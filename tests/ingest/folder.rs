@@ -49,11 +49,11 @@ fn what_is_optional_may_be_absent() {
     assert!(read(&located).unwrap().ties.is_none());
     assert_snapshot!(folder.told(&located.train_tokens(8).unwrap_err()), @"
     error: no calibration tokens: there is no train_*.bin beside FOLDER/model.safetensors.index.json
-    hint: name a token shard with --calib
+    hint: name tokens or text with --calib
     ");
     assert_snapshot!(folder.told(&located.val_tokens(8).unwrap_err()), @"
     error: no validation tokens: there is no val_*.bin beside FOLDER/model.safetensors.index.json
-    hint: name a token shard with --val
+    hint: name tokens or text with --val
     ");
 }
 
@@ -73,6 +73,7 @@ fn overrides_win_over_what_lies_there() {
         tokenizer: Some(other.path("tok")),
         calib: vec![other.path("b.bin"), other.path("a.bin")],
         val: vec![other.path("a.bin")],
+        ..Overrides::default()
     };
     let located = locate(beside.root(), &overrides).unwrap();
     assert_eq!(located.train_tokens(4).unwrap(), [1, 2, 3]);
@@ -154,7 +155,7 @@ fn patterns_are_expanded_where_the_shell_has_not() {
     assert_eq!(val(&["*_val_00000[0-9].bin"]).unwrap().val, wanted);
     // A file of that very name is no pattern.
     assert_eq!(val(&["odd[1].bin"]).unwrap().val, [folder.path("odd[1].bin")]);
-    assert_snapshot!(folder.told(&val(&["val_*.bin"]).unwrap_err()), @"error: no token shard matches FOLDER/val_*.bin");
+    assert_snapshot!(folder.told(&val(&["val_*.bin"]).unwrap_err()), @"error: no file matches FOLDER/val_*.bin");
     let ill_formed = folder.told(&val(&["a[.bin"]).unwrap_err());
     assert!(ill_formed.starts_with("error: FOLDER/a[.bin is no pattern: "), "{ill_formed}");
 }

@@ -7,6 +7,7 @@ mod overlap;
 mod shard;
 mod ties;
 mod tokenizer;
+mod tokens;
 mod weights;
 
 use std::path::{Path, PathBuf};

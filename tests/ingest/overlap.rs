@@ -6,16 +6,16 @@ use tiepack::ingest::overlap::{Overlap, enough, find, refuse, without};
 use crate::told;
 
 /// Tokens that repeat nothing: a 64-bit congruential generator.
-fn text(seed: u64, length: usize) -> Vec<u16> {
+fn text(seed: u64, length: usize) -> Vec<u32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u16 % 1024
+        (state >> 33) as u32 % 1024
     };
     (0..length).map(|_| next()).collect()
 }
 
-fn join(parts: &[&[u16]]) -> Vec<u16> {
+fn join(parts: &[&[u32]]) -> Vec<u32> {
     parts.concat()
 }
 
@@ -50,7 +50,7 @@ fn a_validation_text_cut_out_of_the_calibration_text_is_found() {
 }
 
 /// What a pack says of these texts, if it refuses them.
-fn told_of(overlap: &Overlap, calib: &[u16]) -> Option<String> {
+fn told_of(overlap: &Overlap, calib: &[u32]) -> Option<String> {
     let refused = refuse(overlap, (Path::new("train_000.bin"), calib), Path::new("val_000.bin"));
     refused.err().map(|error| told(&error))
 }
@@ -77,9 +77,9 @@ fn rows_with_a_shared_licence_are_left_out() {
 #[test]
 fn many_short_documents_in_both_are_left_out() {
     // Every fourth calibration document is a validation document.
-    let documents: Vec<Vec<u16>> = (0..400).map(|i| text(100 + i, 200)).collect();
+    let documents: Vec<Vec<u32>> = (0..400).map(|i| text(100 + i, 200)).collect();
     let calib = documents.concat();
-    let val: Vec<u16> =
+    let val: Vec<u32> =
         (0..400).flat_map(|i| if i % 4 == 0 { text(100 + i, 200) } else { text(9_000 + i, 200) }).collect();
     let overlap = find(&calib, &val).unwrap();
     assert_eq!((overlap.tokens, overlap.runs.len()), (200, 100));
@@ -104,13 +104,13 @@ fn what_remains_must_be_enough() {
 
 #[test]
 fn rules_and_padding_are_no_overlap() {
-    let rule = [vec![7u16; 5_000], [1u16, 2, 3].repeat(2_000)].concat();
+    let rule = [vec![7u32; 5_000], [1u32, 2, 3].repeat(2_000)].concat();
     assert_eq!(find(&rule, &rule), None);
 }
 
 #[test]
 fn periodic_texts_are_found_without_quadratic_work() {
-    let period: Vec<u16> = (0..16).collect();
+    let period: Vec<u32> = (0..16).collect();
     let table = period.repeat(60_000);
     assert_eq!(find(&table, &table).unwrap().tokens, table.len());
 }

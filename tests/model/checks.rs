@@ -103,7 +103,10 @@ fn ties_that_the_file_states_are_declared_where_the_network_has_both_names() {
 fn weights_that_were_quantized_already_are_not_run() {
     let mut source = source(tensors(), None);
     source.remarks.push(Remark::Quantized { scheme: "GPTQ or AWQ", first: "q.qweight".into(), tensors: 28 });
-    assert_snapshot!(told(&build(source, toy(), None).unwrap_err()), @"");
+    assert_snapshot!(told(&build(source, toy(), None).unwrap_err()), @"
+    error: model.safetensors: the weights were quantized already, as GPTQ or AWQ does: q.qweight and 27 more
+    hint: give the model that they were made from, or dequantize it first
+    ");
 }
 
 #[test]
@@ -112,7 +115,7 @@ fn a_model_that_its_network_does_not_explain_is_taken_for_its_tensors() {
     found.insert("probe.weight".into(), tensor(Dtype::F32, &[2], vec![1.0, 2.0]));
     let model = build_as_it_is(source(found, None), Ok(toy()), None).unwrap();
     assert_eq!(model.specs.len(), 12);
-    assert_snapshot!(model.remarks[0].message(), @"");
+    assert_snapshot!(model.remarks[0].message(), @"a model of tensors that no network runs: model.safetensors: the tensors are not those of toy with this configuration: probe.weight [2] is not expected");
     assert_eq!(model.network().err().unwrap().message, model.remarks[0].message().split_once(": ").unwrap().1);
     // What is wrong either way is said of the network.
     let error =

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Tensor, Var};
 use tiepack::error::Result;
 use tiepack::eval::windows::Windows;
-use tiepack::ingest::Shard;
+use tiepack::ingest::{Reading, Shard};
 use tiepack::measure::curvature::measure;
 use tiepack::measure::fisher::seed;
 use tiepack::nets::ops::linear::{Recorder, linear};
@@ -67,18 +67,18 @@ impl Layers for Tap {
     }
 }
 
-fn calibration() -> Vec<u16> {
-    Shard::read(&Path::new(FOLDER).join("train_000.bin")).unwrap().tokens
+fn calibration() -> Vec<u32> {
+    Shard::read(&Path::new(FOLDER).join("train_000.bin"), &Reading::default(), 1024).unwrap().tokens
 }
 
 /// The gradient of the summed loss at the logits: softmax minus the real next token.
-fn cotangent(logits: &Tensor, targets: &[u16]) -> Tensor {
+fn cotangent(logits: &Tensor, targets: &[u32]) -> Tensor {
     let vocab = logits.dim(candle_core::D::Minus1).unwrap();
     let mut data: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
     for (row, target) in data.chunks_exact_mut(vocab).zip(targets) {
         let total: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
         row.iter_mut().for_each(|x| *x = (f64::from(*x).exp() / total) as f32);
-        row[usize::from(*target)] -= 1.0;
+        row[*target as usize] -= 1.0;
     }
     Tensor::from_vec(data, logits.shape(), logits.device()).unwrap()
 }
@@ -93,7 +93,7 @@ fn gradients_are_those_of_pytorch() {
     assert_eq!(windows.rows(), rows);
     let (params, tap) = (model.params().unwrap(), Tap::default());
     for row in 0..rows {
-        let ids: Vec<u32> = windows.input(row).iter().map(|t| u32::from(*t)).collect();
+        let ids: Vec<u32> = windows.input(row).to_vec();
         let ids = Tensor::from_vec(ids, (1, windows.length()), &candle_core::Device::Cpu).unwrap();
         let logits = model.network().unwrap().logits(&params, &ids, &tap).unwrap();
         let cotangent = cotangent(&logits, windows.target(row));

@@ -41,8 +41,8 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 /// Rows of inputs and one target more, joined: rows are evaluated one by one.
-fn rows(golden: &Value) -> Vec<Vec<u16>> {
-    let row = |row: &Value| numbers(row).into_iter().map(|t| t as u16).collect();
+fn rows(golden: &Value) -> Vec<Vec<u32>> {
+    let row = |row: &Value| numbers(row).into_iter().map(|t| t as u32).collect();
     golden["tokens"].as_array().unwrap().iter().map(row).collect()
 }
 
@@ -53,7 +53,7 @@ fn logits_and_losses_are_those_of_the_reference() {
         let (net, params, rows) = (model.network().unwrap(), model.params().unwrap(), rows(&golden));
         let length = rows[0].len() - 1;
         assert_eq!(net.context(), length, "{}", folder.display());
-        let ids: Vec<u32> = rows.iter().flat_map(|row| row[..length].iter().map(|t| u32::from(*t))).collect();
+        let ids: Vec<u32> = rows.iter().flat_map(|row| row[..length].iter().copied()).collect();
         let ids = Tensor::from_vec(ids, (rows.len(), length), &Device::Cpu).unwrap();
         let logits = net.logits(&params, &ids, &Plain).unwrap().to_vec3::<f32>().unwrap();
         let scale = logits.iter().flatten().flatten().fold(0f32, |m, v| m.max(v.abs()));
@@ -76,11 +76,11 @@ fn logits_and_losses_are_those_of_the_reference() {
 }
 
 /// Tokens with as much structure as a random network shows: none.
-fn noise(vocab: usize, n: usize) -> Vec<u16> {
+fn noise(vocab: usize, n: usize) -> Vec<u32> {
     let mut seed = 11u64;
     let mut next = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((seed >> 33) as usize % vocab) as u16
+        ((seed >> 33) as usize % vocab) as u32
     };
     (0..n).map(|_| next()).collect()
 }
@@ -210,14 +210,14 @@ fn transposed_matrices_show_what_pytorch_sees() {
     let tap = Tap(Mutex::new(BTreeMap::new()));
     for row in rows(&golden) {
         let length = row.len() - 1;
-        let ids = Tensor::from_vec(row[..length].iter().map(|t| u32::from(*t)).collect(), (1, length), &Device::Cpu);
+        let ids = Tensor::from_vec(row[..length].to_vec(), (1, length), &Device::Cpu);
         let logits = net.logits(&params, &ids.unwrap(), &tap).unwrap();
         // The gradient of the summed loss: softmax minus the real next token.
         let mut g = logits.to_vec3::<f32>().unwrap().remove(0);
         for (g, target) in g.iter_mut().zip(&row[1..]) {
             log_softmax(g);
             g.iter_mut().for_each(|v| *v = v.exp());
-            g[usize::from(*target)] -= 1.0;
+            g[*target as usize] -= 1.0;
         }
         let g = Tensor::from_vec(g.concat(), logits.shape(), &Device::Cpu).unwrap();
         seed(&logits, g).unwrap().backward().unwrap();

@@ -60,9 +60,9 @@ pub fn model(config: Value) -> tiepack::error::Result<Model> {
 
 fn loss(model: &Model) -> f64 {
     let (net, params) = (model.network().unwrap(), model.params().unwrap());
-    let tokens: Vec<u16> =
-        noise("tokens", ROWS * (LENGTH + 1)).map(|x| ((x >> 8) as usize % net.vocab_size()) as u16).collect();
-    let row = |row: &[u16]| losses(net, &params, &Windows::new(row, LENGTH, None), &|_| {}).unwrap().total();
+    let tokens: Vec<u32> =
+        noise("tokens", ROWS * (LENGTH + 1)).map(|x| ((x >> 8) as usize % net.vocab_size()) as u32).collect();
+    let row = |row: &[u32]| losses(net, &params, &Windows::new(row, LENGTH, None), &|_| {}).unwrap().total();
     tokens.chunks_exact(LENGTH + 1).map(row).sum::<f64>() / (ROWS * LENGTH) as f64
 }
 

@@ -17,13 +17,13 @@ use crate::keys::model;
 const VOCAB: usize = 90_000;
 const LENGTH: usize = 400;
 
-fn large() -> (Model, Vec<u16>) {
+fn large() -> (Model, Vec<u32>) {
     let model = model(json!({
         "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
         "num_attention_heads": 1, "max_position_embeddings": LENGTH, "tie_word_embeddings": true,
     }));
     const { assert!(LENGTH * VOCAB > CPU_LOGITS) };
-    (model.unwrap(), (0..=LENGTH).map(|i| (i * 7919 % 60_000) as u16).collect())
+    (model.unwrap(), (0..=LENGTH).map(|i| (i * 7919 % 60_000) as u32).collect())
 }
 
 /// A model with all weights a little larger.

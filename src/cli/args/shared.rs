@@ -9,7 +9,8 @@ use crate::cli::bytes::{self, Rows};
 use crate::cli::heal;
 use crate::cli::interrupt;
 use crate::compile::Effort;
-use crate::ingest::Overrides;
+use crate::ingest::tokens::Kind;
+use crate::ingest::{Overrides, Reading};
 use crate::inspect::By;
 use crate::model;
 use crate::verify::judge::Judge;
@@ -31,19 +32,57 @@ pub struct ModelFiles {
 /// What to evaluate on.
 #[derive(Debug, Args)]
 pub struct ValidationFiles {
-    /// Validation shard or a pattern of names, once for each [default: val_*.bin beside the model]
+    /// Validation tokens or text, or a pattern of names, once for each [default: val_*.bin beside the model]
     #[arg(long, value_name = "FILE")]
     pub val: Vec<PathBuf>,
-    /// For bits per byte: SentencePiece model, tokenizer.json, JSON array of byte counts, or `bytes`
-    /// [default: tokenizer.model or tokenizer.json beside the model]
+    /// For text and bits per byte: SentencePiece model, tokenizer.json, `bytes`, or for the latter alone a JSON array of byte
+    /// counts [default: tokenizer.model or tokenizer.json beside the model]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
+}
+
+/// How files of tokens are read.
+#[derive(Debug, Args)]
+pub struct TokenFiles {
+    /// What files of tokens are: `shard`, `u16` or `u32` (without a header), `npy`, `text` or `jsonl`
+    /// [default: as their content says]
+    #[arg(long, value_name = "KIND", value_enum, hide_possible_values = true)]
+    pub tokens: Option<TokenKind>,
+    /// Where lines of JSON have their text [default: text]
+    #[arg(long, value_name = "FIELD")]
+    pub text_field: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum TokenKind {
+    Shard,
+    U16,
+    U32,
+    Npy,
+    Text,
+    Jsonl,
+}
+
+impl TokenFiles {
+    /// How to read them, the tokenizer not yet known.
+    pub fn reading(&self) -> Reading {
+        let kind = |kind| match kind {
+            TokenKind::Shard => Kind::Shard,
+            TokenKind::U16 => Kind::U16,
+            TokenKind::U32 => Kind::U32,
+            TokenKind::Npy => Kind::Npy,
+            TokenKind::Text => Kind::Text,
+            TokenKind::Jsonl => Kind::Jsonl,
+        };
+        Reading { kind: self.tokens.map(kind), field: self.text_field.clone(), tokenizer: None }
+    }
 }
 
 /// How the curvature of the loss is had.
 #[derive(Debug, Args)]
 pub struct Measuring {
-    /// Calibration shard or a pattern of names, once for each [default: train_*.bin beside the model]
+    /// Calibration tokens or text, or a pattern of names, once for each; `self:TOKENS` lets the model write so many itself
+    /// [default: train_*.bin beside the model]
     #[arg(long, value_name = "FILE")]
     pub calib: Vec<PathBuf>,
     /// Accept validation text that stands in the calibration tokens
@@ -136,13 +175,18 @@ impl From<Retie> for model::Retie {
 
 impl ModelFiles {
     /// What to look for where, together with the shards that the other options name.
-    pub fn overrides(&self, validation: Option<&ValidationFiles>, calib: &[PathBuf]) -> Overrides {
+    pub fn overrides(
+        &self,
+        validation: Option<&ValidationFiles>,
+        (calib, tokens): (&[PathBuf], Option<&TokenFiles>),
+    ) -> Overrides {
         Overrides {
             config: self.config.clone(),
             ties: self.ties.clone(),
             tokenizer: validation.and_then(|files| files.tokenizer.clone()),
             calib: calib.to_vec(),
             val: validation.map_or_else(Vec::new, |files| files.val.clone()),
+            reading: tokens.map_or_else(Reading::default, TokenFiles::reading),
         }
     }
 

@@ -10,11 +10,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{SPACE, TokenBytes};
+use super::{MAX_IDS, SPACE, TokenBytes};
 use crate::error::{Error, Result};
 
-/// No vocabulary is larger, and ids must not claim memory that the file does not have.
-const MAX_IDS: u64 = 1 << 20;
 /// Text that one token can stand for.
 const MAX_BYTES: u64 = 1 << 16;
 
@@ -40,7 +38,7 @@ pub fn parse(bytes: &[u8]) -> Result<TokenBytes> {
 }
 
 fn table(counts: &[Value]) -> Result<TokenBytes> {
-    if counts.is_empty() || counts.len() as u64 > MAX_IDS {
+    if counts.is_empty() || counts.len() > MAX_IDS {
         return Err(Error::input(format!("a table of {} byte counts, wanted one for each token", counts.len())));
     }
     let count = |(id, value): (usize, &Value)| match value.as_u64() {
@@ -122,7 +120,7 @@ fn within(part: &Value, found: &dyn Fn(&Value) -> bool) -> bool {
 impl TokenBytes {
     /// Makes room for an id.
     fn reach(&mut self, id: u64, token: &str) -> Result<usize> {
-        if id >= MAX_IDS {
+        if id >= MAX_IDS as u64 {
             return Err(Error::input(format!("token {token:?} has the id {id}, ids end at {}", MAX_IDS - 1)));
         }
         let id = id as usize;
