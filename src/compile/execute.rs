@@ -38,7 +38,7 @@ impl Task<'_> {
 
     /// What its matrix is coded as.
     pub fn target<'a>(&self, model: &'a Model, metrics: &'a Metrics) -> Target<'a> {
-        target(model, metrics, self.tensors[0], (&self.mean_of, &self.serves))
+        target(model, metrics, self.tensors[0], &self.mean_of, &self.serves)
     }
 }
 

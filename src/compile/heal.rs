@@ -39,7 +39,8 @@ pub(super) struct Healing<'a> {
 pub(super) fn heal(
     model: &Model,
     metrics: &Metrics,
-    (plan, pieces): (&Plan, Pieces),
+    plan: &Plan,
+    pieces: Pieces,
     healing: &Healing,
     progress: &dyn Progress,
 ) -> Result<(Pieces, Course)> {
@@ -50,7 +51,7 @@ pub(super) fn heal(
         .zip(&pieces.streams)
         .map(|(task, bytes)| {
             let reference = task.from().map(|from| &pieces.decoded[from][..]);
-            let part = training(task, &tasks, (model, metrics), (bytes, reference))?;
+            let part = training(task, &tasks, model, metrics, bytes, reference)?;
             progress.advance(1);
             Ok(Stream { tensors: task.tensors.clone(), from: task.from(), part })
         })
@@ -73,7 +74,7 @@ pub(super) fn heal(
 
 /// The order in which the columns of a residual are bound: that of the matrix at the start of its chain. A column of it is
 /// settled once those that it starts from are, and then makes good for what rounding did to them.
-fn order(task: &Task, tasks: &[Task], (model, metrics): (&Model, &Metrics)) -> Option<Vec<usize>> {
+fn order(task: &Task, tasks: &[Task], model: &Model, metrics: &Metrics) -> Option<Vec<usize>> {
     let before = |task: &Task| tasks.iter().find(|other| task.from().is_some_and(|from| other.tensors.contains(&from)));
     let first = std::iter::successors(before(task), |task| before(task)).last()?;
     Some(first.target(model, metrics).metric.order.clone())
@@ -83,8 +84,10 @@ fn order(task: &Task, tasks: &[Task], (model, metrics): (&Model, &Metrics)) -> O
 fn training(
     task: &Task,
     tasks: &[Task],
-    (model, metrics): (&Model, &Metrics),
-    (bytes, reference): (&[u8], Option<&[f32]>),
+    model: &Model,
+    metrics: &Metrics,
+    bytes: &[u8],
+    reference: Option<&[f32]>,
 ) -> Result<Part> {
     let step = task.part.made.step;
     if task.recipe == Recipe::Vectors {
@@ -97,7 +100,7 @@ fn training(
     })?;
     let coarse = terms.residual.is_some() && sum::is_coarse(&target.w, &target.metric, step);
     let residual = terms.residual.zip(indices).map(|(grid, indices)| {
-        let metric = match order(task, tasks, (model, metrics)) {
+        let metric = match order(task, tasks, model, metrics) {
             Some(order) => Cow::Owned(target.metric.in_order(&order)),
             None => Cow::Borrowed(&*target.metric),
         };

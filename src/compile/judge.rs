@@ -53,7 +53,7 @@ fn close(care: Care) -> f64 {
 }
 
 /// Bytes that a low-rank term of a matrix (R, C) is expected to take.
-fn term_bytes(rank: usize, (rows, cols): (usize, usize)) -> f64 {
+fn term_bytes(rank: usize, [rows, cols]: [usize; 2]) -> f64 {
     (rank * (rows + cols)) as f64 * FACTOR_BITS / 8.0
 }
 
@@ -129,8 +129,10 @@ pub(super) struct Local<'a> {
 impl<'a> Local<'a> {
     pub fn new(
         job: Job<'a>,
-        (net, original): (&'a dyn Net, &'a Original<'a>),
-        (parts, known): (Parts<'a>, Known),
+        net: &'a dyn Net,
+        original: &'a Original<'a>,
+        parts: Parts<'a>,
+        known: Known,
         budget: u64,
         short: Option<Short<'a>>,
     ) -> Self {
@@ -143,7 +145,7 @@ impl<'a> Local<'a> {
         let Known { scheme: other, step, rate, size, sizes } = &self.known;
         let takes = |m: usize| match scheme.choice(m) {
             choice if choice.residual.is_none() && choice != other.choice(m) => {
-                term_bytes(choice.rank, self.model.sides(m))
+                term_bytes(choice.rank, self.model.sides(m).into())
             }
             _ => sizes[m],
         };
@@ -188,7 +190,7 @@ impl<'a> Local<'a> {
         let options = heal::Options { length, budget: coded.size, ..options.clone() };
         let Finished { plan, pieces, .. } = &coded.finished;
         let healing = Healing { teacher, calib, options };
-        let (pieces, _) = heal(self.model, self.metrics, (plan, pieces.clone()), &healing, &Silent)?;
+        let (pieces, _) = heal(self.model, self.metrics, plan, pieces.clone(), &healing, &Silent)?;
         Ok(Some(pieces.decoded))
     }
 
@@ -284,7 +286,7 @@ impl<'a> Local<'a> {
                 // As many bytes as those that it stands for take on the average; what is a copy by now takes none.
                 let sizes: Vec<f64> = of.iter().copied().chain([m]).map(size).filter(|s| *s > 64.0).collect();
                 let takes = sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
-                (target(self.model, self.metrics, m, (of, &[])).w.into_owned(), takes)
+                (target(self.model, self.metrics, m, of, &[]).w.into_owned(), takes)
             } else if choice.residual.is_some() {
                 (own.w.to_vec(), size(m))
             } else {
@@ -295,7 +297,7 @@ impl<'a> Local<'a> {
                 let step = coded.step / own.correction.sqrt();
                 let rest = begin(&choice, &own, reference, step).rest;
                 let data = own.w.iter().zip(&rest[..]).map(|(w, r)| w - r).collect();
-                (data, term_bytes(choice.rank, (rows, cols)))
+                (data, term_bytes(choice.rank, [rows, cols]))
             };
             let predicted = predicted(&own, &data) - lost(m);
             made.push(Change { stored: m, saved: size(m) - takes, predicted, data });

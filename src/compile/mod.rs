@@ -113,7 +113,7 @@ fn quantized(job: Job, budget: u64, timer: &mut Timer) -> Result<Compiled> {
             let teacher = Teacher::new(model.network()?, model.params()?);
             let healing =
                 heal::Healing { teacher: &teacher, calib, options: options.healing(length, Pace::USUAL, budget) };
-            let (pieces, course) = heal::heal(model, metrics, (&plan, pieces), &healing, job.progress)?;
+            let (pieces, course) = heal::heal(model, metrics, &plan, pieces, &healing, job.progress)?;
             Ok::<_, Error>((pieces, Some(Healed { before, course })))
         })?,
         None => (pieces, None),

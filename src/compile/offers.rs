@@ -78,7 +78,7 @@ pub(super) fn decide(job: Job, parts: &Parts, table: &Table, alone: &[Option<Str
             let mut so_far = SoFar { scheme: Scheme::default(), costs };
             let mut out = Vec::new();
             for (k, &i) in group.iter().enumerate() {
-                out.push(one(job, parts, &mut so_far, (i, &group[..k]), c)?);
+                out.push(one(job, parts, &mut so_far, i, &group[..k], c)?);
             }
             Ok(out)
         })
@@ -99,7 +99,8 @@ fn one(
     Job { model, metrics, .. }: Job,
     parts: &Parts,
     so_far: &mut SoFar,
-    (i, earlier): (usize, &[usize]),
+    i: usize,
+    earlier: &[usize],
     c: f64,
 ) -> Result<Decided> {
     let Target { w, metric, correction } = itself(model, metrics, i);

@@ -52,7 +52,7 @@ struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     fn new(model: &'a Model, metrics: &'a Metrics<'a>, scheme: &Scheme, stored: usize) -> Self {
         let (mean_of, serves) = (scheme.mean_of(stored), scheme.copies(stored));
-        let target = target(model, metrics, stored, (mean_of, &serves));
+        let target = target(model, metrics, stored, mean_of, &serves);
         let own = (!mean_of.is_empty() || !serves.is_empty()).then(|| itself(model, metrics, stored));
         Matrix { stored, target, terms: scheme.choice(stored), own, learned: Learned::default() }
     }
@@ -67,7 +67,7 @@ impl<'a> Matrix<'a> {
         }
         let (coded, grid) = match self.terms.residual {
             Some(AnyGrid) => {
-                let (coded, grid) = self.learned.code(&begun, &self.target, step, (states, last));
+                let (coded, grid) = self.learned.code(&begun, &self.target, step, states, last);
                 (coded, Some(grid))
             }
             None => (begun.finish(&self.target, None, step, Prices::Settled), None),
@@ -92,7 +92,7 @@ impl Learned {
     ///
     /// While the search is far off, prices follow from trial to trial; for the last trials they are those that executing
     /// the plan will find.
-    fn code(&mut self, begun: &Begun, target: &Target, step: f64, (states, last): (usize, bool)) -> (Coded, Grid) {
+    fn code(&mut self, begun: &Begun, target: &Target, step: f64, states: usize, last: bool) -> (Coded, Grid) {
         let (rest, metric) = (&begun.rest[..], &*target.metric);
         let finish = |grid, prices: &indices::Prices| begun.finish(target, Some(grid), step, Prices::Learned(prices));
         if self.found.is_none() {

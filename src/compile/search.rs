@@ -91,7 +91,7 @@ pub(super) fn search(job: Job, budget: u64) -> Result<(Finished, Structure)> {
     if options.shape == Shape::Auto
         && let Some(ground) = Ground::new(job, budget)?
     {
-        let climbed = structures(&ground, &table, (&parts, known), budget)?;
+        let climbed = structures(&ground, &table, &parts, known, budget)?;
         if climbed.best.scheme != *parts.scheme() {
             parts = parts.under(&climbed.best.scheme);
             step = climbed.packed.step;
@@ -155,7 +155,13 @@ impl<'a> Ground<'a> {
     }
 
     /// A judge that packs into `budget` bytes.
-    fn judge<'g>(&'g self, original: &'g Original<'g>, from: (Parts<'g>, Known), budget: u64) -> Result<Local<'g>> {
+    fn judge<'g>(
+        &'g self,
+        original: &'g Original<'g>,
+        parts: Parts<'g>,
+        known: Known,
+        budget: u64,
+    ) -> Result<Local<'g>> {
         let short = match &self.others {
             None => None,
             Some(calib) => {
@@ -169,16 +175,16 @@ impl<'a> Ground<'a> {
                 Some(Short { calib: calib.clone(), teacher, options })
             }
         };
-        Ok(Local::new(self.job, (self.net, original), from, budget, short))
+        Ok(Local::new(self.job, self.net, original, parts, known, budget, short))
     }
 }
 
 /// Searches over whole layers and branches.
-fn structures(ground: &Ground, table: &Table, (parts, known): (&Parts, Known), budget: u64) -> Result<Climbed> {
+fn structures(ground: &Ground, table: &Table, parts: &Parts, known: Known, budget: u64) -> Result<Climbed> {
     let Job { options, progress, .. } = ground.job;
     progress.begin("searching structures", 0);
     let original = ground.original()?;
-    let local = ground.judge(&original, (parts.clone(), known), budget)?;
+    let local = ground.judge(&original, parts.clone(), known, budget)?;
     let heals = ground.others.is_some();
     let hope = if heals { HEALED } else { 1.0 };
     let start = Candidate { change: Move::Declared, scheme: parts.scheme().clone() };
@@ -209,7 +215,7 @@ pub(super) fn serve(job: Job, folder: &Path) -> Result<usize> {
     let ground = Ground::new(job, budget)?;
     let ground = ground.ok_or_else(|| Error::input("a worker needs a network and calibration tokens"))?;
     let original = ground.original()?;
-    let mut local = ground.judge(&original, (parts, known), budget)?;
+    let mut local = ground.judge(&original, parts, known, budget)?;
     job.progress.begin("working", 0);
     let done = farm::serve(&mut local, folder, &ground.run)?;
     job.progress.end();

@@ -33,7 +33,8 @@ pub(super) fn target<'a>(
     model: &'a Model,
     metrics: &'a Metrics,
     stored: usize,
-    (mean_of, serves): (&[usize], &[usize]),
+    mean_of: &[usize],
+    serves: &[usize],
 ) -> Target<'a> {
     let itself = itself(model, metrics, stored);
     let data = |i: usize| &model.stored[i].data[..];
