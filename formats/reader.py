@@ -21,6 +21,8 @@ import numpy as np
 MAX_HEADER = 1 << 20
 MAX_TENSORS = 16_384
 MAX_NAMES = 1 << 22
+MAX_WEIGHTS = 1 << 31
+MAX_WINDOW = 8 << 20
 LOSSLESS, MATRIX, VECTORS, ZERO, SUM = 0, 1, 2, 3, 4
 F32, F16, BF16 = 0, 1, 2
 # Of kept tensors; what numpy has no name for is bytes here.
@@ -148,7 +150,7 @@ def unzstd(packed, size, what):
     except ImportError:
         raise SystemExit(f"{what} is packed with zstd: `pip install zstandard` to read it") from None
     try:
-        unpacker = zstandard.ZstdDecompressor().decompressobj()
+        unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
         raw = unpacker.decompress(packed)
     except zstandard.ZstdError as e:
         raise Rejected(f"{what} does not unpack: {e}") from None
@@ -226,6 +228,11 @@ def text(r, high, what):
         raise Rejected(what + " is not UTF-8 text") from None
 
 
+def volume(shape):
+    """What a shape counts against the limits: an empty tensor as much as its other dimensions multiply to."""
+    return math.prod(d for d in shape if d)
+
+
 def parse_names(r):
     """(name, shape) of every tensor, in canonical order."""
     kinds = []
@@ -233,7 +240,9 @@ def parse_names(r):
         in_layers = r.within(0, 5, "form of a tensor") % 2
         parts = [text(r, MAX_NAMES, "a name") for _ in range(1 + in_layers)]
         rank = r.within(0, 8, "number of dimensions")
-        kinds.append((parts, tuple(r.within(0, 1 << 31, "dimension") for _ in range(rank))))
+        shape = tuple(r.within(0, 1 << 31, "dimension") for _ in range(rank))
+        check(volume(shape) <= MAX_WEIGHTS, "a tensor is too large")
+        kinds.append((parts, shape))
     n = r.within(0, MAX_TENSORS, "number of tensors")
     places = []
     while len(places) < n:
@@ -1013,7 +1022,7 @@ def decode(data):
     shapes = {}
     for (name, shape), t in zip(names, source):
         check(shapes.setdefault(t, shape) == shape, f"{name} shares a tensor of another shape")
-    check(sum(map(math.prod, shapes.values())) <= min(4096 * len(data), 1 << 31), "so few bytes cannot hold such a model")
+    check(sum(map(volume, shapes.values())) <= min(max(1 << 24, 4096 * len(data)), MAX_WEIGHTS), "so few bytes cannot hold such a model")
     stored = {}
     for stream in streams:
         own = [shapes[t] for t in stream.tensors]

@@ -11,7 +11,7 @@ use super::remark::Remark;
 use crate::error::{Error, Result};
 
 /// Tensors of one model, as many as an artifact can hold.
-pub use tiepack_format::container::MAX_TENSORS;
+pub use tiepack_format::limits::MAX_TENSORS;
 
 /// Parts of names that wrappers put in, wherever they stand: torch.compile, FSDP, activation checkpointing.
 const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];

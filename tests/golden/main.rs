@@ -4,7 +4,6 @@
 mod hostile;
 mod make;
 mod schemas;
-mod shape;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::catch_unwind;

@@ -5,18 +5,21 @@ use std::path::Path;
 
 use crate::{files, quoted, table, text};
 
+/// The tables of ARCHITECTURE.md, and the sources that they are about.
+const MAPS: [(&str, &str); 2] = [("module", "src"), ("part", "crates/tiepack-format/src")];
+
 /// Modules and what they import, in the order of the table.
-fn map() -> Vec<(String, BTreeSet<String>)> {
-    let rows = table(&text("ARCHITECTURE.md"), "module");
+fn map(title: &str) -> Vec<(String, BTreeSet<String>)> {
+    let rows = table(&text("ARCHITECTURE.md"), title);
     let words = |cell: &str| quoted(cell).into_iter().map(String::from).collect::<Vec<_>>();
     let map: Vec<_> = rows.iter().map(|row| (words(&row[0]).remove(0), words(&row[1]).into_iter().collect())).collect();
-    assert!(map.len() > 10, "ARCHITECTURE.md has lost its table of modules");
+    assert!(map.len() > 5, "ARCHITECTURE.md has lost its table of each {title}");
     map
 }
 
-/// The top-level module that a file of `src` belongs to, and how many `super::` lead from it out of the crate's root.
-fn place(path: &Path) -> (String, usize) {
-    let inner = path.strip_prefix("src").unwrap().with_extension("");
+/// The top-level module that a file of `folder` belongs to, and how many `super::` lead from it out of the crate's root.
+fn place(path: &Path, folder: &str) -> (String, usize) {
+    let inner = path.strip_prefix(folder).unwrap().with_extension("");
     let parts: Vec<String> = inner.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let depth = parts.len() - usize::from(parts.last().is_some_and(|name| name == "mod"));
     (parts[0].clone(), depth)
@@ -91,44 +94,49 @@ fn paths_are_found_in_all_their_forms() {
 
 #[test]
 fn every_import_is_on_the_map() {
-    let map = map();
-    let modules: BTreeSet<String> = map.iter().map(|(module, _)| module.clone()).collect();
-    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut faults = Vec::new();
-    for path in files("src", &[".rs"]) {
-        let (module, depth) = place(&path);
-        let root = if module == "main" { "tiepack" } else { "crate" };
-        let Some((_, allowed)) = map.iter().find(|(name, _)| *name == module) else {
-            faults.push(format!("{}: the module {module} has no row", path.display()));
-            continue;
-        };
-        let mut named = named(&text(&path), root, depth, &modules);
-        named.remove(&module);
-        for other in named.difference(allowed) {
-            faults.push(format!("{}: {module} must not import {other}", path.display()));
+    for (title, folder) in MAPS {
+        let map = map(title);
+        let modules: BTreeSet<String> = map.iter().map(|(module, _)| module.clone()).collect();
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut faults = Vec::new();
+        for path in files(folder, &[".rs"]) {
+            let (module, depth) = place(&path, folder);
+            let root = if module == "main" { "tiepack" } else { "crate" };
+            let Some((_, allowed)) = map.iter().find(|(name, _)| *name == module) else {
+                faults.push(format!("{}: the module {module} has no row", path.display()));
+                continue;
+            };
+            let mut named = named(&text(&path), root, depth, &modules);
+            named.remove(&module);
+            for other in named.difference(allowed) {
+                faults.push(format!("{}: {module} must not import {other}", path.display()));
+            }
+            found.entry(module).or_default().extend(named);
         }
-        found.entry(module).or_default().extend(named);
-    }
-    for (module, allowed) in &map {
-        match found.get(module) {
-            None => faults.push(format!("the table has a row for {module}, which does not exist")),
-            Some(found) => {
-                faults.extend(allowed.difference(found).map(|other| format!("{module} no longer imports {other}")));
+        for (module, allowed) in &map {
+            match found.get(module) {
+                None => faults.push(format!("the table has a row for {module}, which does not exist")),
+                Some(found) => {
+                    faults.extend(allowed.difference(found).map(|other| format!("{module} no longer imports {other}")));
+                }
             }
         }
+        assert!(faults.is_empty(), "against the table of each {title} in ARCHITECTURE.md:\n{}", faults.join("\n"));
     }
-    assert!(faults.is_empty(), "against the table in ARCHITECTURE.md:\n{}", faults.join("\n"));
 }
 
 #[test]
 fn the_map_has_no_way_back() {
-    let map = map();
-    for (at, (module, imports)) in map.iter().enumerate() {
-        for import in imports {
-            let above = map[..at].iter().any(|(name, _)| name == import);
-            assert!(above, "{module} imports {import}, which has no row above it");
+    for (title, _) in MAPS {
+        let map = map(title);
+        for (at, (module, imports)) in map.iter().enumerate() {
+            for import in imports {
+                let above = map[..at].iter().any(|(name, _)| name == import);
+                assert!(above, "{module} imports {import}, which has no row above it");
+            }
         }
     }
+    let map = map("module");
     let architecture = text("ARCHITECTURE.md");
     let stages = architecture.lines().find(|line| line.contains(" -> ")).expect("the line of stages");
     let rows: Vec<_> = stages
@@ -140,7 +148,7 @@ fn the_map_has_no_way_back() {
 
 #[test]
 fn invariants_name_what_is_absent() {
-    let imports = |module: &str| map().into_iter().find(|(name, _)| name == module).unwrap().1;
+    let imports = |module: &str| map("module").into_iter().find(|(name, _)| name == module).unwrap().1;
     let absent = [
         ("ingest", &["nets", "model"][..]),
         ("nets", &["compile", "artifact", "code", "model"]),
@@ -158,36 +166,4 @@ fn invariants_name_what_is_absent() {
             assert!(!imports.contains(*other), "{module} imports {other}");
         }
     }
-}
-
-/// The rooms of `code` import as their table says, and what reads streams nothing of what writes them.
-#[test]
-fn rooms_of_code_keep_to_their_table() {
-    let rows = table(&text("ARCHITECTURE.md"), "room");
-    let words = |cell: &str| quoted(cell).into_iter().map(String::from).collect::<Vec<_>>();
-    let rooms: Vec<(String, BTreeSet<String>)> =
-        rows.iter().map(|row| (words(&row[0]).remove(0), words(&row[1]).into_iter().collect())).collect();
-    assert_eq!(rooms.len(), 4, "the table of rooms");
-    let names: BTreeSet<String> = rooms.iter().map(|(room, _)| room.clone()).collect();
-    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for path in files("src/code", &[".rs"]) {
-        let parts: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-        let room = parts[2].clone();
-        if room == "mod.rs" {
-            continue;
-        }
-        // Tests may use whatever they like.
-        let source = text(&path);
-        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
-        let mut named = named(source, "crate::code", 0, &BTreeSet::new());
-        named.retain(|name| names.contains(name) && *name != room);
-        if parts.last().is_some_and(|file| file == "decode.rs" || file == "decoder.rs" || file == "walk.rs") {
-            for word in ["quantize", "Encoder", "Prices", "encode::"] {
-                assert!(!code(source).contains(word), "{} names {word}", path.display());
-            }
-        }
-        found.entry(room).or_default().extend(named);
-    }
-    assert_eq!(found, rooms.into_iter().collect(), "rooms and what they import");
-    assert_eq!(found.keys().cloned().collect::<BTreeSet<_>>(), names);
 }

@@ -8,7 +8,8 @@ use crate::{files, text};
 fn written() -> Vec<PathBuf> {
     let kinds = [".rs", ".md", ".toml", ".py", ".json", ".svg", ".snap"];
     let mut found = Vec::new();
-    for folder in [".cargo", "assets", "benches", "examples", "fixtures", "formats", "python", "src", "tests"] {
+    for folder in [".cargo", "assets", "benches", "crates", "examples", "fixtures", "formats", "python", "src", "tests"]
+    {
         if PathBuf::from(folder).is_dir() {
             found.extend(files(folder, &kinds));
         }
@@ -23,9 +24,14 @@ fn written() -> Vec<PathBuf> {
     found
 }
 
+/// The sources of all crates but python's.
+fn sources() -> Vec<PathBuf> {
+    ["src", "crates"].into_iter().flat_map(|folder| files(folder, &[".rs"])).collect()
+}
+
 #[test]
 fn no_source_file_is_longer_than_500_lines() {
-    for path in files("src", &[".rs"]) {
+    for path in sources() {
         let lines = text(&path).lines().count();
         assert!(lines <= 500, "{} has {lines} lines: split it", path.display());
     }
@@ -33,7 +39,7 @@ fn no_source_file_is_longer_than_500_lines() {
 
 #[test]
 fn every_source_file_says_what_it_is_for() {
-    for path in files("src", &[".rs"]) {
+    for path in sources() {
         assert!(text(&path).starts_with("//! "), "{} has no head", path.display());
     }
 }
@@ -61,6 +67,6 @@ fn unsafe_stands_only_where_the_map_says() {
         crate::quoted(line).into_iter().filter(|word| word.starts_with("src/")).map(PathBuf::from).collect();
     named.sort();
     let uses = |path: &PathBuf| text(path).lines().any(|line| line.contains("unsafe {") && !line.contains("//"));
-    let found: Vec<PathBuf> = files("src", &[".rs"]).into_iter().filter(uses).collect();
+    let found: Vec<PathBuf> = sources().into_iter().filter(uses).collect();
     assert_eq!(found, named);
 }

@@ -3,17 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::container::header::{Header, StreamEntry, codec};
-use crate::container::read::{Parsed, parse};
+use crate::container::names::Named;
+use crate::container::read::{Parsed, parse_within};
 use crate::container::root::{Decoded, root};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::parallel;
 use crate::streams::{exact, matrix, sum, vectors};
-
-/// Weights per byte of file beyond which a file is taken for a trap: a real model has at most a few per byte, one that
-/// was crushed to nothing some hundreds.
-const WEIGHTS_PER_BYTE: usize = 1 << 12;
-/// Weights beyond which no file is opened: 8 GiB once decoded.
-const MOST_WEIGHTS: usize = 1 << 31;
 
 /// A decoded artifact whose tensors hash to the root in the file.
 #[derive(Debug, Clone)]
@@ -43,9 +39,17 @@ impl Artifact {
 /// # Errors
 /// Verification; any bytes give tensors that hash to the root in the file, or an error.
 pub fn decode(bytes: &[u8]) -> Result<Artifact> {
-    let parsed = parse(bytes)?;
+    decode_within(bytes, &Limits::default())
+}
+
+/// Decodes an artifact that keeps to `limits`.
+///
+/// # Errors
+/// As [`decode`], and when the file claims more than the limits allow.
+pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<Artifact> {
+    let parsed = parse_within(bytes, limits)?;
     let header = &parsed.header;
-    let shapes = stored_shapes(header, bytes.len())?;
+    let shapes = shapes_within(header, bytes.len(), limits)?;
     let tensors = streams(header, &shapes, |i| &bytes[parsed.streams[i].clone()])?;
     let hashed: Vec<Decoded> = tensors.iter().zip(&shapes).map(|(data, shape)| Decoded { shape, data }).collect();
     let kept = header.extra.unpack(bytes.len(), |i| &bytes[parsed.kept[i].clone()])?;
@@ -55,22 +59,27 @@ pub fn decode(bytes: &[u8]) -> Result<Artifact> {
     Ok(Artifact { parsed, tensors, kept })
 }
 
-/// The shape of every stored tensor, that of its first use.
+/// The shape of every stored tensor.
 ///
 /// # Errors
-/// Verification, when a file of `size` bytes cannot hold so many weights.
+/// Verification, when a file of `size` bytes cannot hold so many weights, or tensors of different shapes share one.
 pub fn stored_shapes(header: &Header, size: usize) -> Result<Vec<&[usize]>> {
-    let mut shapes: Vec<&[usize]> = vec![&[]; header.stored()];
-    for (named, s) in header.names.iter().zip(&header.source).rev() {
-        shapes[*s as usize] = &named.shape;
+    shapes_within(header, size, &Limits::default())
+}
+
+fn shapes_within<'a>(header: &'a Header, size: usize, limits: &Limits) -> Result<Vec<&'a [usize]>> {
+    let mut first: Vec<Option<&Named>> = vec![None; header.stored()];
+    for (named, s) in header.names.iter().zip(&header.source) {
+        let first = first[*s as usize].get_or_insert(named);
+        if first.shape != named.shape {
+            let Named { name, shape, .. } = named;
+            let (other, wanted) = (&first.name, &first.shape);
+            return Err(Error::verification(format!("{name} {shape:?} cannot share {other} {wanted:?}")));
+        }
     }
-    let count = |shape: &&[usize]| shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-    let total = shapes.iter().try_fold(0usize, |n, shape| count(shape)?.checked_add(n));
-    let limit = size.saturating_mul(WEIGHTS_PER_BYTE).min(MOST_WEIGHTS);
-    match total {
-        Some(total) if total <= limit => Ok(shapes),
-        _ => Err(Error::verification(format!("{size} bytes cannot hold the tensors that the header describes"))),
-    }
+    let shapes: Vec<&[usize]> = first.into_iter().flatten().map(|named| &named.shape[..]).collect();
+    limits.check_weights(&shapes, size)?;
+    Ok(shapes)
 }
 
 /// Decodes all streams, those that need no others first; the tensors by their stored index.

@@ -24,12 +24,14 @@ pub mod decode;
 pub mod entropy;
 pub mod error;
 pub mod grid;
+pub mod limits;
 mod parallel;
 pub mod streams;
 pub mod tensor;
 pub mod varint;
 
 pub use container::{Header, Named, Parsed, StreamEntry, parse};
-pub use decode::{Artifact, decode};
+pub use decode::{Artifact, decode, decode_within};
 pub use error::{Error, Result};
+pub use limits::Limits;
 pub use tensor::{Dtype, Form};

@@ -6,9 +6,9 @@ use std::io::Read;
 
 use ruzstd::decoding::StreamingDecoder;
 
-use super::header::{MAX_HEADER, MAX_NAMES, MAX_TENSORS};
 use super::names::{Named, put_names, take_names};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::tensor::Form;
 use crate::varint::{Reader, put};
 
@@ -112,17 +112,17 @@ impl Extra {
     ///
     /// # Errors
     /// Verification, on anything else.
-    pub(super) fn take(r: &mut Reader, flags: u64, names: &[Named]) -> Result<Extra> {
+    pub(super) fn take(r: &mut Reader, flags: u64, names: &[Named], limits: &Limits) -> Result<Extra> {
         if flags > LABELS + KEPT {
             return Err(Error::verification("the artifact uses something that this tiepack does not know")
                 .hint("a newer tiepack may read it"));
         }
         let mut extra = Extra::default();
         if flags & LABELS != 0 {
-            extra.labels = take_labels(r, names)?;
+            extra.labels = take_labels(r, names, limits)?;
         }
         if flags & KEPT != 0 {
-            let mut named = take_names(r)?.into_iter();
+            let mut named = take_names(r, limits)?.into_iter();
             let mut least = 0;
             while named.len() > 0 {
                 let element = r.within(least, ELEMENTS.len() - 1, "element type of kept tensors")?;
@@ -278,11 +278,11 @@ fn put_labels(out: &mut Vec<u8>, labels: &[(String, u32)], names: &[Named]) {
 }
 
 /// Reads what [`put_labels`] wrote.
-fn take_labels(r: &mut Reader, names: &[Named]) -> Result<Vec<(String, u32)>> {
-    fn text(r: &mut Reader) -> Result<String> {
-        let n = r.within(0, MAX_HEADER, "length of a label")?;
+fn take_labels(r: &mut Reader, names: &[Named], limits: &Limits) -> Result<Vec<(String, u32)>> {
+    let text = |r: &mut Reader| -> Result<String> {
+        let n = r.within(0, limits.header, "length of a label")?;
         String::from_utf8(r.take(n, "label")?.to_vec()).map_err(|_| Error::verification("a label is not UTF-8 text"))
-    }
+    };
     let mut rules: Vec<Rule> = Vec::new();
     for _ in 0..r.within(0, names.len(), "number of rules for labels")? {
         rules.push((text(r)?, text(r)?));
@@ -294,7 +294,7 @@ fn take_labels(r: &mut Reader, names: &[Named]) -> Result<Vec<(String, u32)>> {
         if tensor >= names.len() {
             return Err(Error::verification("a label is that of no tensor"));
         }
-        let count = r.within(1, MAX_TENSORS, "number of labels")?;
+        let count = r.within(1, limits.tensors, "number of labels")?;
         given.insert(tensor, (0..count).map(|_| text(r)).collect::<Result<_>>()?);
         next = tensor + 1;
     }
@@ -302,7 +302,7 @@ fn take_labels(r: &mut Reader, names: &[Named]) -> Result<Vec<(String, u32)>> {
     for (tensor, Named { name, .. }) in names.iter().enumerate() {
         for label in given.remove(&tensor).unwrap_or_else(|| vec![apply(&rules, name)]) {
             total += label.len();
-            if total > MAX_NAMES {
+            if total > limits.names {
                 return Err(Error::verification("the labels are too long"));
             }
             labels.push((label, tensor as u32));

@@ -3,17 +3,9 @@
 use super::extra::Extra;
 use super::names::{Named, put_names, take_names};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::tensor::Dtype;
 use crate::varint::{Reader, put};
-
-/// Most tensors a model may have; bounds the work that a hostile header can cause.
-pub const MAX_TENSORS: usize = 16_384;
-/// Most bytes of an unpacked header.
-pub const MAX_HEADER: usize = 1 << 20;
-/// Most bytes of all names together, written out.
-pub const MAX_NAMES: usize = 1 << 22;
-/// Most dimensions of a tensor.
-pub const MAX_RANK: usize = 8;
 
 /// The registry of stream codecs. An id, once given, keeps its meaning.
 pub mod codec {
@@ -100,11 +92,9 @@ impl Header {
             put(&mut out, stream.len);
         }
         self.extra.put(&mut out, &self.names)?;
-        if out.len() > MAX_HEADER {
-            return Err(Error::compute(format!(
-                "the header takes {} bytes, the format allows {MAX_HEADER}",
-                out.len()
-            )));
+        let (takes, most) = (out.len(), Limits::default().header);
+        if takes > most {
+            return Err(Error::compute(format!("the header takes {takes} bytes, the format allows {most}")));
         }
         Ok(out)
     }
@@ -114,12 +104,20 @@ impl Header {
     /// # Errors
     /// Verification, on anything that is not a header.
     pub fn from_bytes(bytes: &[u8]) -> Result<Header> {
+        Self::from_bytes_within(bytes, &Limits::default())
+    }
+
+    /// Reads a header that keeps to `limits`.
+    ///
+    /// # Errors
+    /// As [`Header::from_bytes`].
+    pub fn from_bytes_within(bytes: &[u8], limits: &Limits) -> Result<Header> {
         let r = &mut Reader::new(bytes);
         let flags = r.varint("flags")?;
-        let n = r.within(0, MAX_HEADER, "length of the config")?;
+        let n = r.within(0, limits.header, "length of the config")?;
         let config = String::from_utf8(r.take(n, "config")?.to_vec())
             .map_err(|_| Error::verification("the config is not UTF-8 text"))?;
-        let names = take_names(r)?;
+        let names = take_names(r, limits)?;
         let source = take_source(r, names.len())?;
         let stored = source.iter().max().map_or(0, |&m| m as usize + 1);
         let mut streams = take_streams(r, stored)?;
@@ -128,7 +126,7 @@ impl Header {
         for stream in &mut streams {
             stream.len = r.varint("length of a stream")?;
         }
-        let extra = Extra::take(r, flags, &names)?;
+        let extra = Extra::take(r, flags, &names, limits)?;
         r.finish("the header")?;
         Ok(Header { config, names, source, streams, extra })
     }

@@ -10,9 +10,9 @@ pub mod root;
 #[cfg(feature = "write")]
 pub mod write;
 
-pub use header::{Header, MAX_TENSORS, StreamEntry, codec};
+pub use header::{Header, StreamEntry, codec};
 pub use names::{Named, split_layer};
-pub use read::{Parsed, parse};
+pub use read::{Parsed, parse, parse_within};
 
 /// First bytes of every artifact; the last one is the version of the format.
 pub const MAGIC: [u8; 4] = *b"TPK1";

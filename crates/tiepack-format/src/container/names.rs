@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::header::{MAX_NAMES, MAX_RANK, MAX_TENSORS};
 use crate::error::{Error, Result};
+use crate::limits::{Limits, MAX_RANK};
 use crate::tensor::Form;
 use crate::varint::{Reader, put};
 
@@ -56,12 +56,17 @@ pub(super) fn put_names(out: &mut Vec<u8>, tensors: &[Named]) -> Result<()> {
     let (total, ranks) = (tensors.iter().map(|t| t.name.len()).sum::<usize>(), tensors.iter().map(|t| t.shape.len()));
     let distinct = tensors.iter().map(|t| &t.name).collect::<BTreeSet<_>>().len();
     let rank = ranks.max().unwrap_or(0);
-    if tensors.len() > MAX_TENSORS || total > MAX_NAMES || rank > MAX_RANK || distinct < tensors.len() {
+    let limits = Limits::default();
+    let (most, names) = (limits.tensors, limits.names);
+    if tensors.len() > most || total > names || rank > MAX_RANK || distinct < tensors.len() {
         return Err(Error::compute(format!(
             "{} tensors of {distinct} names, {total} bytes of names and up to {rank} dimensions: the format allows \
-             {MAX_TENSORS}, each of its own name, {MAX_NAMES} and {MAX_RANK}",
+             {most}, each of its own name, {names} and {MAX_RANK}",
             tensors.len()
         )));
+    }
+    if let Some(Named { name, shape, .. }) = tensors.iter().find(|t| !limits.allows(&t.shape)) {
+        return Err(Error::compute(format!("{name} of shape {shape:?} is larger than the format allows")));
     }
     let (mut kinds, mut places, mut layer): (Vec<Kind>, Vec<Place>, usize) = (Vec::new(), Vec::new(), 0);
     for Named { name, shape, form } in tensors {
@@ -131,19 +136,22 @@ fn repeat(places: &[Place], at: usize) -> (usize, usize) {
 /// Reads what [`put_names`] wrote.
 ///
 /// # Errors
-/// Verification, on anything else; never more than [`MAX_NAMES`] bytes of names are made.
-pub(super) fn take_names(r: &mut Reader) -> Result<Vec<Named>> {
-    let count = r.within(0, MAX_TENSORS, "number of kinds of tensors")?;
+/// Verification, on anything else; never more bytes of names are made than `limits` allow.
+pub(super) fn take_names(r: &mut Reader, limits: &Limits) -> Result<Vec<Named>> {
+    let count = r.within(0, limits.tensors, "number of kinds of tensors")?;
     let mut kinds = Vec::new();
     for _ in 0..count {
         let tag = r.within(0, 2 * FORMS.len() - 1, "form of a tensor")?;
-        let prefix = text(r)?;
-        let suffix = if tag % 2 == 1 { Some(text(r)?) } else { None };
+        let prefix = text(r, limits)?;
+        let suffix = if tag % 2 == 1 { Some(text(r, limits)?) } else { None };
         let rank = r.within(0, MAX_RANK, "number of dimensions")?;
-        let shape = (0..rank).map(|_| r.within(0, 1 << 31, "dimension")).collect::<Result<_>>()?;
+        let shape: Vec<usize> = (0..rank).map(|_| r.within(0, 1 << 31, "dimension")).collect::<Result<_>>()?;
+        if !limits.allows(&shape) {
+            return Err(Error::verification(format!("a tensor of shape {shape:?} is larger than allowed")));
+        }
         kinds.push(Kind { prefix, suffix, form: FORMS[tag / 2], shape });
     }
-    let places = take_places(r, &kinds)?;
+    let places = take_places(r, &kinds, limits)?;
     let (mut tensors, mut names, mut layer, mut total) = (Vec::new(), BTreeSet::new(), 0i64, 0);
     for Place { kind, step } in places {
         let Kind { prefix, suffix, form, shape } = &kinds[kind];
@@ -160,8 +168,9 @@ pub(super) fn take_names(r: &mut Reader) -> Result<Vec<Named>> {
             }
         };
         total += name.len();
-        if total > MAX_NAMES {
-            return Err(Error::verification(format!("the names take more than the {MAX_NAMES} bytes allowed")));
+        if total > limits.names {
+            let most = limits.names;
+            return Err(Error::verification(format!("the names take more than the {most} bytes allowed")));
         }
         if !names.insert(name.clone()) {
             return Err(Error::verification(format!("two tensors are called {name:?}")));
@@ -171,14 +180,14 @@ pub(super) fn take_names(r: &mut Reader) -> Result<Vec<Named>> {
     Ok(tensors)
 }
 
-fn text(r: &mut Reader) -> Result<String> {
-    let length = r.within(0, MAX_NAMES, "length of a name")?;
+fn text(r: &mut Reader, limits: &Limits) -> Result<String> {
+    let length = r.within(0, limits.names, "length of a name")?;
     let bytes = r.take(length, "name")?;
     String::from_utf8(bytes.to_vec()).map_err(|_| Error::verification("a name is not UTF-8 text"))
 }
 
-fn take_places(r: &mut Reader, kinds: &[Kind]) -> Result<Vec<Place>> {
-    let n = r.within(0, MAX_TENSORS, "number of tensors")?;
+fn take_places(r: &mut Reader, kinds: &[Kind], limits: &Limits) -> Result<Vec<Place>> {
+    let n = r.within(0, limits.tensors, "number of tensors")?;
     let mut places: Vec<Place> = Vec::with_capacity(n);
     while places.len() < n {
         let fresh = r.within(0, n - places.len(), "run of tensors")?;
@@ -251,9 +260,9 @@ mod tests {
     fn names_that_cannot_be_are_refused() {
         let twice = [layers(1), layers(1)].concat();
         assert!(put_names(&mut Vec::new(), &twice).is_err());
-        let long = Named { name: "x".repeat(MAX_NAMES + 1), shape: vec![], form: Form::Vector };
+        let long = Named { name: "x".repeat(Limits::default().names + 1), shape: vec![], form: Form::Vector };
         assert!(put_names(&mut Vec::new(), &[long]).is_err());
-        // One kind with a name of 4,000 bytes, 2,000 times: more than MAX_NAMES once written out.
+        // One kind with a name of 4,000 bytes, 2,000 times: more than the limit once written out.
         let mut bomb = vec![1, 1];
         put(&mut bomb, 4000);
         bomb.extend([b'x'; 4000]);
@@ -262,7 +271,7 @@ mod tests {
         bomb.extend([1, 0, 2]);
         put(&mut bomb, 1999);
         bomb.push(1);
-        let error = take_names(&mut Reader::new(&bomb)).unwrap_err();
+        let error = take_names(&mut Reader::new(&bomb), &Limits::default()).unwrap_err();
         assert!(error.message.contains("names take more"), "{}", error.message);
     }
 
@@ -274,7 +283,7 @@ mod tests {
             (any::<u16>(), "[a-b.]{0,2}").prop_map(|(layer, role)| format!("{layer}{role}")),
         ];
         let form = prop_oneof![Just(Form::Vector), Just(Form::Matrix), Just(Form::Embedding)];
-        (name, prop::collection::vec(0usize..5000, 0..4), form).prop_map(|(name, shape, form)| Named {
+        (name, prop::collection::vec(0usize..1200, 0..4), form).prop_map(|(name, shape, form)| Named {
             name,
             shape,
             form,
@@ -288,13 +297,13 @@ mod tests {
             let tensors: Vec<Named> = tensors.into_iter().filter(|t| seen.insert(t.name.clone())).collect();
             let bytes = bytes(&tensors);
             let r = &mut Reader::new(&bytes);
-            prop_assert_eq!(take_names(r).unwrap(), tensors);
+            prop_assert_eq!(take_names(r, &Limits::default()).unwrap(), tensors);
             prop_assert!(r.finish("names").is_ok());
         }
 
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = take_names(&mut Reader::new(&bytes));
+            let _ = take_names(&mut Reader::new(&bytes), &Limits::default());
         }
     }
 }

@@ -6,10 +6,15 @@ use std::ops::Range;
 
 use ruzstd::decoding::StreamingDecoder;
 
-use super::header::{Header, MAX_HEADER};
+use super::header::Header;
 use super::{CHECK_BYTES, MAGIC, ROOT_BYTES, checksum};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::varint::Reader;
+
+/// Largest window of the frame of a packed header, which a reader may have to keep in memory: what every reader of zstd
+/// should allow (RFC 8878, section 3.1.1.1.2).
+const MAX_WINDOW: u64 = 8 << 20;
 
 /// Where everything lies in a file. All ranges are byte offsets; together with the magic and the two lengths before
 /// the header and the checksum at the end they cover the file without a hole.
@@ -32,6 +37,14 @@ pub struct Parsed {
 /// # Errors
 /// Verification; the caller adds the path with [`Error::at`].
 pub fn parse(bytes: &[u8]) -> Result<Parsed> {
+    parse_within(bytes, &Limits::default())
+}
+
+/// Takes a file apart whose header keeps to `limits`.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_within(bytes: &[u8], limits: &Limits) -> Result<Parsed> {
     if !bytes.starts_with(&MAGIC[..3]) {
         return Err(Error::verification("not a tiepack artifact: it does not start with TPK"));
     }
@@ -56,13 +69,13 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed> {
 
     let r = &mut Reader::new(body);
     r.take(MAGIC.len(), "magic")?;
-    let raw_len = r.within(0, MAX_HEADER, "length of the header")?;
-    let packed_len = r.within(0, MAX_HEADER, "length of the packed header")?;
+    let raw_len = r.within(0, limits.header, "length of the header")?;
+    let packed_len = r.within(0, limits.header, "length of the packed header")?;
     let start = r.position();
     let header = if packed_len == 0 {
-        Header::from_bytes(r.take(raw_len, "header")?)?
+        Header::from_bytes_within(r.take(raw_len, "header")?, limits)?
     } else {
-        Header::from_bytes(&unpack(r.take(packed_len, "packed header")?, raw_len)?)?
+        Header::from_bytes_within(&unpack(r.take(packed_len, "packed header")?, raw_len)?, limits)?
     };
     let header_range = start..r.position();
     let mut streams = Vec::with_capacity(header.streams.len());
@@ -83,7 +96,8 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed> {
 fn unpack(packed: &[u8], raw_len: usize) -> Result<Vec<u8>> {
     let damaged = |what: String| Error::verification(format!("the packed header does not unpack: {what}"));
     let (mut rest, mut raw) = (packed, Vec::new());
-    let mut frame = StreamingDecoder::new(&mut rest).map_err(|e| damaged(e.to_string()))?;
+    let mut frame =
+        StreamingDecoder::new_with_max_window_size(&mut rest, MAX_WINDOW).map_err(|e| damaged(e.to_string()))?;
     // One byte more than there may be shows what is too long.
     frame.by_ref().take(raw_len as u64 + 1).read_to_end(&mut raw).map_err(|e| damaged(e.to_string()))?;
     drop(frame);

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use tiepack::code::codec::lossless::{decode, decode_group, encode, encode_group};
-use tiepack::ingest::weights::Dtype;
+use tiepack_format::Dtype;
+use tiepack_format::streams::exact::{decode, decode_group, encode, encode_group};
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 

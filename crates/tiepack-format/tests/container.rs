@@ -1,20 +1,13 @@
 //! The container: what is written is read back, and nothing else is accepted.
 
-use std::fs;
-
 use proptest::prelude::*;
-use tiepack::artifact::extra::Extra;
-use tiepack::artifact::layout::{Header, StreamEntry, codec};
-use tiepack::artifact::names::Named;
-use tiepack::artifact::read::parse;
-use tiepack::artifact::root::{Decoded, root};
-use tiepack::artifact::write::{assemble, size_of};
-use tiepack::ingest::weights::Dtype;
-use tiepack::inspect::{By, Depth, of_bytes};
-use tiepack::nets::Form;
-use tiepack::save::{check, save};
+use tiepack_format::container::extra::Extra;
+use tiepack_format::container::root::{Decoded, root};
+use tiepack_format::container::write::{assemble, size_of};
+use tiepack_format::container::{codec, parse};
 use tiepack_format::error::Kind;
 use tiepack_format::varint::{Reader, put};
+use tiepack_format::{Dtype, Form, Header, Named, StreamEntry};
 
 /// No tensors beside the weights.
 const NONE: [&[u8]; 0] = [];
@@ -210,6 +203,21 @@ fn headers_that_break_a_rule_are_not_written() {
 }
 
 #[test]
+fn what_no_reader_would_take_is_not_written() {
+    let named = Named { name: "a".into(), shape: vec![1 << 20, 0, 1 << 20], form: Form::Matrix };
+    let entry = StreamEntry { codec: codec::ZERO, tensors: vec![0], dtypes: vec![Dtype::F32], needs: vec![], len: 0 };
+    let header = Header {
+        config: String::new(),
+        names: vec![named],
+        source: vec![0],
+        streams: vec![entry],
+        extra: Extra::default(),
+    };
+    let error = assemble(&header, &[[0u8; 0]], &[0; 32]).unwrap_err();
+    assert!(error.kind == Kind::Compute && error.message.contains("larger than the format allows"), "{error}");
+}
+
+#[test]
 fn the_root_sees_shape_values_map_names_and_config() {
     let (data, shape) = ([1.0, 2.0], [2usize]);
     let header = |names: &[&str], config: &str| Header {
@@ -230,75 +238,6 @@ fn the_root_sees_shape_values_map_names_and_config() {
     assert!(others.iter().all(|o| *o != base));
     let zero = |z: f32| root(&[Decoded { shape: &[1], data: &[z] }], &NONE, &header(&["a"], ""));
     assert_ne!(zero(0.0), zero(-0.0));
-}
-
-#[test]
-fn saving_replaces_whole_files_only() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.tiepack");
-    check(&path).unwrap();
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a check leaves no trace");
-    save(&path, b"old").unwrap();
-    check(&path).unwrap();
-    assert_eq!(fs::read(&path).unwrap(), b"old");
-    save(&path, b"new").unwrap();
-    assert_eq!(fs::read(&path).unwrap(), b"new");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-}
-
-#[cfg(unix)]
-#[test]
-fn saving_follows_links_and_leaves_an_ordinary_file() {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-    let folder = tempfile::tempdir().unwrap();
-    let (path, link) = (folder.path().join("a"), folder.path().join("b"));
-    save(&path, b"old").unwrap();
-    symlink(&path, &link).unwrap();
-    save(&link, b"new").unwrap();
-    assert_eq!(fs::read(&path).unwrap(), b"new");
-    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-    // What the umask leaves of an ordinary file: as for a file made in the ordinary way.
-    let ordinary = folder.path().join("c");
-    fs::write(&ordinary, b"").unwrap();
-    let mode = |p| fs::metadata(p).unwrap().permissions().mode();
-    assert_eq!(mode(&path), mode(&ordinary));
-}
-
-/// Not a test of its own: what the next test kills.
-#[test]
-fn child_saving_a_megabyte() {
-    if let Some(path) = std::env::var_os("TIEPACK_TEST_SAVE") {
-        let _ = save(path.as_ref(), &[1; 1 << 20]);
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_kill_in_the_middle_leaves_the_old_file() {
-    use std::os::unix::process::ExitStatusExt;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.tiepack");
-    save(&path, b"old").unwrap();
-    // The kernel kills a process that writes a file beyond its limit: here in the middle of the megabyte.
-    let status = std::process::Command::new("sh")
-        .args(["-c", r#"ulimit -c 0; ulimit -f 64; exec "$0" --exact child_saving_a_megabyte"#])
-        .arg(std::env::current_exe().unwrap())
-        .env("TIEPACK_TEST_SAVE", &path)
-        .stdout(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.signal().is_some(), "{status}");
-    assert_eq!(fs::read(&path).unwrap(), b"old");
-}
-
-#[test]
-fn places_that_cannot_be_written_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let error = save(&folder.path().join("none/model.tiepack"), b"").unwrap_err();
-    assert!(error.message.contains("does not exist") && error.hint.is_some(), "{error}");
-    assert!(save(folder.path(), b"").unwrap_err().message.contains("is a folder"));
-    #[cfg(unix)]
-    assert!(save("/dev/null".as_ref(), b"").unwrap_err().message.contains("not an ordinary file"));
 }
 
 /// Any valid header: a tie map by first use, streams that share out the stored tensors.
@@ -361,24 +300,6 @@ proptest! {
         prop_assert_eq!(Header::from_bytes(&bytes).unwrap(), header);
         for n in 0..bytes.len() {
             prop_assert!(Header::from_bytes(&bytes[..n]).is_err());
-        }
-    }
-
-    #[test]
-    fn a_ledger_adds_up_to_its_file(mut header in headers()) {
-        header.config = String::new();
-        for (i, stream) in header.streams.iter_mut().enumerate() {
-            // What a stream says of itself is another matter.
-            (stream.codec, stream.len) = (if i % 3 == 0 { codec::ZERO } else { codec::LOSSLESS }, stream.len % 300);
-        }
-        let bytes = assemble(&header, &bodies(&header), &[0; 32]).unwrap();
-        let inventory = of_bytes("a.tiepack".as_ref(), &bytes, Depth::Container).unwrap();
-        let size = bytes.len() as u64;
-        prop_assert_eq!((inventory.bytes, inventory.rows.iter().map(|row| row.bytes).sum::<u64>()), (size, size));
-        for by in [By::Stream, By::Layer, By::Role, By::Kind] {
-            let groups = inventory.groups(by);
-            prop_assert_eq!(groups.iter().map(|group| group.bytes).sum::<u64>(), size, "{:?}", by);
-            prop_assert!(groups.is_sorted_by(|a, b| a.bytes >= b.bytes));
         }
     }
 
