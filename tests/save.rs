@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use tiepack::artifact::save::{check, save};
+use tiepack::save::{check, save};
 
 #[test]
 fn saving_replaces_whole_files_only() {

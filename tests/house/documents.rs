@@ -93,18 +93,22 @@ fn ci_runs_the_commands_that_the_readme_gives() {
 #[test]
 fn links_lead_somewhere() {
     let mut documents: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(PathBuf::from).into();
-    // A packaged crate has no other crate in it.
-    let python = Path::new("python").is_dir();
-    for folder in
-        ["examples", "fixtures", "formats", "python"].into_iter().filter(|folder| python || *folder != "python")
-    {
+    // A packaged crate has no other package in it.
+    let packages = ["crates/", "js/", "python/"];
+    let whole = packages.iter().all(|folder| Path::new(folder).is_dir());
+    for folder in ["examples", "fixtures", "formats"].into_iter().chain(whole.then_some("python")) {
         documents.extend(files(folder, &[".md"]));
+    }
+    if whole {
+        documents.push("js/README.md".into());
     }
     for document in documents {
         let (text, folder) = (text(&document), document.parent().unwrap_or(Path::new("")));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap_or_default();
-            let outside = file.contains("://") || file.is_empty() || !python && file.contains("python/");
+            let outside = file.contains("://")
+                || file.is_empty()
+                || !whole && packages.iter().any(|folder| file.contains(folder));
             assert!(outside || folder.join(file).exists(), "{}: {link}", document.display());
         }
     }

@@ -4,8 +4,8 @@
 use rayon::prelude::*;
 
 #[cfg(feature = "parallel")]
-pub fn map<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    items.par_iter().map(|item| f(item)).collect()
+pub fn map<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {
+    items.par_iter().map(f).collect()
 }
 
 #[cfg(not(feature = "parallel"))]

@@ -35,6 +35,7 @@ pub struct StepSizes {
 }
 
 /// 2^(n/64) in f32: a table value times a power of two, so the same on every machine. Zero or infinite far out.
+#[inline]
 pub fn power(n: i32) -> f32 {
     let octave = n.div_euclid(FINE);
     let scale = match octave {

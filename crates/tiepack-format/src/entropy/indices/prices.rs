@@ -25,6 +25,7 @@ pub struct Prices {
 
 impl Prices {
     /// (2 grids, PRICED ranks): bits in a bucket.
+    #[inline]
     pub fn of(&self, bucket: u8) -> &[f32; 2 * PRICED] {
         &self.table.as_chunks().0[usize::from(bucket)]
     }

@@ -26,7 +26,7 @@ impl<'a> Decoder<'a> {
         self.at += 1;
     }
 
-    /// Whether the stream cannot have come from [`Encoder`]: read far past its end, or not to its end.
+    /// Whether the stream cannot have come from [`super::Encoder`]: read far past its end, or not to its end.
     pub fn damaged(&self) -> bool {
         self.at > self.input.len() + LOOKAHEAD + TRIM || self.at < self.input.len()
     }
