@@ -104,7 +104,9 @@ fn links_lead_somewhere() {
         let (text, folder) = (text(&document), document.parent().unwrap_or(Path::new("")));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap_or_default();
-            let outside = file.contains("://") || file.is_empty() || !whole && packages.iter().any(|folder| file.contains(folder));
+            let outside = file.contains("://")
+                || file.is_empty()
+                || !whole && packages.iter().any(|folder| file.contains(folder));
             assert!(outside || folder.join(file).exists(), "{}: {link}", document.display());
         }
     }
