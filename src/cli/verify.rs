@@ -7,7 +7,6 @@ use super::files::{self, Validation};
 use super::{interrupt, judged};
 use crate::artifact::open::open;
 use crate::error::{Error, Result};
-use crate::ingest::folder;
 use crate::model::Model;
 use crate::nets::Net;
 use crate::progress::Progress;
@@ -48,7 +47,7 @@ pub fn run(args: &VerifyArgs, progress: &dyn Progress) -> Result<Verified> {
     }
     let mut verdict = match &args.against {
         Some(path) => {
-            let located = folder::locate(path, &overrides)?;
+            let located = files::locate(path, &overrides)?;
             let model = files::read_as_it_is(&located, &args.files)?;
             let model = model.on(&device).at(args.precision.dtype());
             let read = |net: &dyn Net| Validation::of(&located).read(net.vocab_size(), args.val_rows);

@@ -104,5 +104,9 @@ pub(super) fn decode<T, G>(
     reference: Option<&[f32]>,
     bytes: &[u8],
 ) -> Option<Vec<f32>> {
-    if terms.is_alone() { matrix::decode(bytes, rows, cols) } else { sum::decode(bytes, rows, cols, reference) }
+    match (terms.is_alone(), terms.is_zero()) {
+        (true, _) => matrix::decode(bytes, rows, cols),
+        (_, true) => bytes.is_empty().then(|| vec![0.0; rows * cols]),
+        _ => sum::decode(bytes, rows, cols, reference),
+    }
 }

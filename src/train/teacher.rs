@@ -93,7 +93,7 @@ mod tests {
         let known = teacher.known.lock().unwrap();
         assert_eq!(known.1.len(), 2);
         let width = known.1.values().next().unwrap().dim(D::Minus1).unwrap();
-        assert_eq!(KEPT - known.0, 2 * length * (4 * width + 2));
+        assert_eq!(KEPT - known.0, 2 * length * (4 * width + 4));
     }
 
     #[test]

@@ -75,5 +75,4 @@ fn a_model_that_is_certain_fills_its_cap_and_keeps_its_predictions() {
     let cost = &verdict["evaluation"]["cost"];
     let kl = cost["divergence"]["mean"]["value"].as_f64().unwrap();
     assert!(kl < 0.01 && cost["same_top"].as_f64().unwrap() > 0.99, "{cost}");
-    assert!(verdict["notes"].to_string().contains("certain of nearly every token"), "{}", verdict["notes"]);
 }
