@@ -168,7 +168,7 @@ fn a_file_beyond_the_limits_is_refused() {
         Limits { tensors: header.names.len() - 1, ..all },
         Limits { names: 10, ..all },
         Limits { weights: weights - 1, ..all },
-        Limits { weights_per_byte: 0, ..all },
+        Limits { weights_per_byte: 0, weights_of_any: 0, ..all },
     ] {
         assert_eq!(decode_within(&bytes, &limits).unwrap_err().kind, Kind::Verification, "{limits:?}");
     }
