@@ -64,6 +64,11 @@ pub struct KeptEntry {
 }
 
 impl KeptEntry {
+    /// The name of its element type, such as `i64`.
+    pub fn element_name(&self) -> &'static str {
+        ELEMENTS[usize::from(self.element)].0
+    }
+
     /// Its bytes; `None`: more than a machine counts.
     fn bytes(&self) -> Option<usize> {
         self.shape.iter().try_fold(self.width(), |n, d| n.checked_mul(*d))
