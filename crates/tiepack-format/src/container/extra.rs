@@ -71,6 +71,10 @@ impl KeptEntry {
 
     /// Its bytes; `None`: more than a machine counts.
     fn bytes(&self) -> Option<usize> {
+        // Its other sides may multiply to more than 32 bits count.
+        if self.shape.contains(&0) {
+            return Some(0);
+        }
         self.shape.iter().try_fold(self.width(), |n, d| n.checked_mul(*d))
     }
 
