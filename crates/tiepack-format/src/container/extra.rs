@@ -65,6 +65,9 @@ pub struct KeptEntry {
 
 impl KeptEntry {
     /// The name of its element type, such as `i64`.
+    ///
+    /// # Panics
+    /// `element` is no place in [`ELEMENTS`]; in a header that was read it is one.
     pub fn element_name(&self) -> &'static str {
         ELEMENTS[usize::from(self.element)].0
     }
