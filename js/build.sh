@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# Panics name source files: the paths shall say nothing of the machine that builds.
+export RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$(cd .. && pwd)=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+
 cargo build --release --locked --target wasm32-unknown-unknown --manifest-path wasm/Cargo.toml \
     --target-dir "${CARGO_TARGET_DIR:-wasm/target}"
 cp "${CARGO_TARGET_DIR:-wasm/target}/wasm32-unknown-unknown/release/tiepack_wasm.wasm" tiepack.wasm

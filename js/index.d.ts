@@ -7,23 +7,54 @@ export class TiepackError extends Error {
   readonly hint?: string;
 }
 
-export interface Tensor {
+/** The arrays that hold a tensor of each type bit for bit: f16, bf16 and fp8 as bits, bool as 0 and 1. */
+export interface Arrays {
+  f32: Float32Array;
+  f16: Uint16Array;
+  bf16: Uint16Array;
+  bool: Uint8Array;
+  u8: Uint8Array;
+  i8: Int8Array;
+  i16: Int16Array;
+  u16: Uint16Array;
+  i32: Int32Array;
+  u32: Uint32Array;
+  i64: BigInt64Array;
+  u64: BigUint64Array;
+  f64: Float64Array;
+  f8e4m3: Uint8Array;
+  f8e5m2: Uint8Array;
+}
+
+export type Type = keyof Arrays;
+
+interface Common {
   readonly shape: readonly number[];
-  readonly data: Float32Array;
-  /** The element type that it had before packing. */
-  readonly type: "f32" | "f16" | "bf16";
-  readonly form: "matrix" | "embedding" | "vector";
-  /** Number of the stored tensor that it is: equal for tied names. */
+  /** Number of the stored tensor that it is: equal for tied names. Kept tensors are numbered after the stored ones. */
   readonly stored: number;
 }
 
-/** A run of bytes of the file that decodes to one or more stored tensors. */
+export interface Weights extends Common {
+  readonly form: "matrix" | "embedding" | "vector";
+  /** The element type that they had before packing. */
+  readonly type: "f32" | "f16" | "bf16";
+  /** f32, whatever `type` says. */
+  readonly data: Float32Array;
+}
+
+/** A tensor that is no weight, such as integers, booleans or a table: kept bit for bit. */
+export type Kept = { [T in Type]: Common & { readonly form: "kept"; readonly type: T; readonly data: Arrays[T] } }[Type];
+
+/** `form` tells which: `"kept"`, or what weights are in their layer. */
+export type Tensor = Weights | Kept;
+
+/** A run of bytes of the file that decodes to one or more stored tensors, or to the kept tensors of one type. */
 export interface Stream {
-  readonly kind: "exact" | "matrix" | "vectors" | "zeros" | "sum";
+  readonly kind: "exact" | "matrix" | "vectors" | "zeros" | "sum" | "kept";
   readonly bytes: number;
   readonly tensors: readonly number[];
   /** The element type of each of `tensors` before packing. */
-  readonly types: readonly ("f32" | "f16" | "bf16")[];
+  readonly types: readonly Type[];
   /** Stored tensors that it starts from. */
   readonly needs: readonly number[];
 }
@@ -38,19 +69,21 @@ export class Model {
   /** Bytes of the file. */
   readonly bytes: number;
   readonly streams: readonly Stream[];
-  /** Every tensor of the model, in canonical order. */
+  /** The names that the packed file had, in canonical order, then those of kept tensors. Several may name one tensor. */
   readonly names: string[];
   has(name: string): boolean;
   /** Throws a `TiepackError` where there is no such tensor, as do `shape` and `data`. */
   tensor(name: string): Tensor;
   shape(name: string): readonly number[];
-  data(name: string): Float32Array;
+  /** Weights are a `Float32Array`; of kept tensors `tensor(name).type` tells the array. */
+  data(name: string): Arrays[Type];
 }
 
 /**
  * Decodes an artifact and checks its hashes.
  *
- * Rejects with a `TiepackError` where the bytes are damaged, are no artifact, or hold more than `maxWeights` weights.
+ * Rejects with a `TiepackError` where the bytes are damaged, are no artifact, or hold more than `maxWeights` weights, or a
+ * kept tensor of more values.
  */
 export function load(
   bytes: ArrayBuffer | ArrayBufferView,

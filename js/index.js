@@ -4,6 +4,25 @@
 /** Weights that `load` takes at most unless told otherwise: decoding as many needs up to 3 of the 4 GiB that wasm can address. */
 export const MAX_WEIGHTS = 2 ** 27;
 
+/** Arrays that hold kept tensors. JavaScript has none for f16, bf16 and fp8: these are bits. */
+const ARRAYS = {
+  f32: Float32Array,
+  f16: Uint16Array,
+  bf16: Uint16Array,
+  bool: Uint8Array,
+  u8: Uint8Array,
+  i8: Int8Array,
+  i16: Int16Array,
+  u16: Uint16Array,
+  i32: Int32Array,
+  u32: Uint32Array,
+  i64: BigInt64Array,
+  u64: BigUint64Array,
+  f64: Float64Array,
+  f8e4m3: Uint8Array,
+  f8e5m2: Uint8Array,
+};
+
 /** An artifact that cannot be read; `hint` is the way out, where there is one. */
 export class TiepackError extends Error {
   constructor(message, hint) {
@@ -46,17 +65,23 @@ function parsed(config) {
   }
 }
 
+/** The type of each stored and each kept tensor. */
+function types(description) {
+  const all = [];
+  for (const stream of description.streams) stream.tensors.forEach((t, i) => (all[t] = stream.types[i]));
+  return all;
+}
+
 /** A decoded model. Tied names share one array. */
 export class Model {
   #tensors;
 
-  constructor(description, stored) {
+  constructor(description, type, stored) {
     this.config = description.config ? parsed(description.config) : null;
     this.root = description.root;
     this.bytes = description.bytes;
     this.streams = description.streams;
-    const types = new Map(this.streams.flatMap((stream) => stream.tensors.map((t, i) => [t, stream.types[i]])));
-    const tensor = ({ name, ...rest }) => [name, { ...rest, type: types.get(rest.stored), data: stored[rest.stored] }];
+    const tensor = ({ name, ...rest }) => [name, { ...rest, type: type[rest.stored], data: stored[rest.stored] }];
     this.#tensors = new Map(description.tensors.map(tensor));
   }
 
@@ -103,12 +128,17 @@ export async function load(bytes, { maxWeights = MAX_WEIGHTS } = {}) {
     const text = new TextDecoder().decode(new Uint8Array(exports.memory.buffer, at, size));
     const description = JSON.parse(text);
     if (description.error) throw new TiepackError(description.error, description.hint);
+    const type = types(description);
     const stored = [];
-    for (const { stored: t, shape } of description.tensors) {
-      const values = shape.reduce((n, d) => n * d, 1);
-      stored[t] ??= new Float32Array(exports.memory.buffer, exports.tiepack_tensor(model, t) >>> 0, values).slice();
+    for (const { stored: t, shape, form } of description.tensors) {
+      if (stored[t]) continue;
+      // Weights are f32 once decoded.
+      const Values = form === "kept" ? ARRAYS[type[t]] : Float32Array;
+      const size = shape.reduce((n, d) => n * d, Values.BYTES_PER_ELEMENT);
+      const at = exports.tiepack_tensor(model, t) >>> 0;
+      stored[t] = new Values(exports.memory.buffer.slice(at, at + size));
     }
-    return new Model(description, stored);
+    return new Model(description, type, stored);
   } catch (error) {
     // The decoder gives errors for whatever bytes; what is left is memory.
     if (error instanceof WebAssembly.RuntimeError) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::container::extra::KeptEntry;
 use crate::container::header::{Header, StreamEntry, codec};
 use crate::container::names::Named;
 use crate::container::read::{Parsed, parse_within};
@@ -17,7 +18,7 @@ pub struct Artifact {
     pub parsed: Parsed,
     /// The stored tensors, each row-major.
     pub tensors: Vec<Vec<f32>>,
-    /// The bytes of the tensors that are no weights.
+    /// The bytes of the tensors that are no weights, in the order of [`Artifact::kept_tensors`].
     pub kept: Vec<Vec<u8>>,
 }
 
@@ -26,11 +27,21 @@ impl Artifact {
         &self.parsed.header
     }
 
-    /// Shape and values of the tensor of this name; tied names have the same.
+    /// The names of the weights, as the file that was packed had them.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.header().labels().map(|(name, _)| name)
+    }
+
+    /// Shape and values of the weights of one of [`Artifact::names`]; tied names have the same.
     pub fn tensor(&self, name: &str) -> Option<(&[usize], &[f32])> {
         let header = self.header();
-        let at = header.names.iter().position(|named| named.name == name)?;
+        let (_, at) = header.labels().find(|(label, _)| *label == name)?;
         Some((&header.names[at].shape, &self.tensors[header.source[at] as usize]))
+    }
+
+    /// The tensors that are no weights (integers, booleans, tables), each with its bytes: row-major, little-endian.
+    pub fn kept_tensors(&self) -> impl Iterator<Item = (&KeptEntry, &[u8])> {
+        self.header().extra.kept.iter().zip(self.kept.iter().map(Vec::as_slice))
     }
 }
 

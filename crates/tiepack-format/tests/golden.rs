@@ -77,6 +77,31 @@ fn tensors_are_found_by_name() {
     assert!(artifact.tensor("no such tensor").is_none());
 }
 
+/// Values are those that `formats/reader.py` decodes.
+#[test]
+fn labels_and_kept_tensors_come_under_the_names_of_the_file() {
+    let artifact = decode(&golden("v1-beside.tiepack")).unwrap();
+    let names: Vec<&str> = artifact.names().collect();
+    assert_eq!(names.len(), artifact.header().names.len() + 1, "one tensor has two names: {names:?}");
+    assert!(names.iter().all(|name| artifact.tensor(name).is_some()));
+    assert_eq!(artifact.tensor("bank"), artifact.tensor("store"));
+    assert_eq!(artifact.tensor("left.alone").unwrap().0, [3, 5]);
+    // A name that only the network knows, and one of no weights.
+    assert!(artifact.tensor("kept").is_none());
+    assert!(artifact.tensor("nothing").is_none());
+
+    let kept = |name: &str| artifact.kept_tensors().find(|(kept, _)| kept.name == name).unwrap();
+    let (entry, bytes) = kept("buffers.0.table");
+    assert_eq!((entry.element_name(), &entry.shape[..]), ("i64", &[][..]));
+    assert_eq!(bytes, (-1_776_274_744_588_319_978i64).to_le_bytes());
+    let (entry, bytes) = kept("buffers.6.table");
+    assert_eq!((entry.element_name(), &entry.shape[..]), ("i32", &[6, 3][..]));
+    assert_eq!(bytes[..4], (-1_440_562_120i32).to_le_bytes());
+    let (entry, bytes) = kept("nothing");
+    assert_eq!((entry.element_name(), &entry.shape[..], bytes), ("f64", &[0, 2][..], &[][..]));
+    assert_eq!(artifact.kept_tensors().count(), 16);
+}
+
 /// Whoever makes a hostile file makes its checksum fit.
 #[test]
 fn every_flipped_bit_under_a_fitting_checksum_is_an_error_or_does_not_matter() {
@@ -168,7 +193,7 @@ fn a_file_beyond_the_limits_is_refused() {
         Limits { tensors: header.names.len() - 1, ..all },
         Limits { names: 10, ..all },
         Limits { weights: weights - 1, ..all },
-        Limits { weights_per_byte: 0, ..all },
+        Limits { weights_per_byte: 0, weights_of_any: 0, ..all },
     ] {
         assert_eq!(decode_within(&bytes, &limits).unwrap_err().kind, Kind::Verification, "{limits:?}");
     }

@@ -7,6 +7,8 @@ use tiepack_format::{Artifact, Limits, decode_within};
 /// What came of a file: its tensors, or none and a description that says why.
 pub struct Model {
     tensors: Vec<Vec<f32>>,
+    /// Bytes of the tensors that are no weights.
+    kept: Vec<Vec<u8>>,
     /// JSON.
     description: String,
 }
@@ -29,10 +31,10 @@ pub unsafe extern "C" fn tiepack_decode(file: *mut u8, size: usize, weights: usi
     let model = match decode_within(&bytes, &limits) {
         Ok(artifact) => {
             let description = describe::artifact(&artifact, size);
-            let Artifact { tensors, .. } = artifact;
-            Model { tensors, description }
+            let Artifact { tensors, kept, .. } = artifact;
+            Model { tensors, kept, description }
         }
-        Err(error) => Model { tensors: Vec::new(), description: describe::error(&error) },
+        Err(error) => Model { tensors: Vec::new(), kept: Vec::new(), description: describe::error(&error) },
     };
     Box::into_raw(Box::new(model))
 }
@@ -53,12 +55,16 @@ pub unsafe extern "C" fn tiepack_description_size(model: *const Model) -> usize 
     unsafe { &*model }.description.len()
 }
 
-/// The values of a stored tensor; as many as its shape says.
+/// The bytes of a tensor, as many as its shape and its type say: f32 for the stored tensors, which come first, then the kept ones.
 ///
 /// # Safety
 /// `model` is of [`tiepack_decode`], `stored` a number that its description gives.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tiepack_tensor(model: *const Model, stored: usize) -> *const f32 {
+pub unsafe extern "C" fn tiepack_tensor(model: *const Model, stored: usize) -> *const u8 {
     // SAFETY: the model lives as long as the instance.
-    unsafe { &*model }.tensors[stored].as_ptr()
+    let Model { tensors, kept, .. } = unsafe { &*model };
+    match tensors.get(stored) {
+        Some(weights) => weights.as_ptr().cast(),
+        None => kept[stored - tensors.len()].as_ptr(),
+    }
 }

@@ -64,8 +64,20 @@ pub struct KeptEntry {
 }
 
 impl KeptEntry {
+    /// The name of its element type, such as `i64`.
+    ///
+    /// # Panics
+    /// `element` is no place in [`ELEMENTS`]; in a header that was read it is one.
+    pub fn element_name(&self) -> &'static str {
+        ELEMENTS[usize::from(self.element)].0
+    }
+
     /// Its bytes; `None`: more than a machine counts.
     fn bytes(&self) -> Option<usize> {
+        // Its other sides may multiply to more than 32 bits count.
+        if self.shape.contains(&0) {
+            return Some(0);
+        }
         self.shape.iter().try_fold(self.width(), |n, d| n.checked_mul(*d))
     }
 

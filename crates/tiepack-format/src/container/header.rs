@@ -70,6 +70,15 @@ impl Header {
         self.source.iter().max().map_or(0, |&m| m as usize + 1)
     }
 
+    /// Every name that the file which was packed had for a tensor, with the tensor's place in `names`: the labels, or where
+    /// there are none the names. Several may be of one tensor; kept tensors are not among them.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, usize)> {
+        let labels = &self.extra.labels;
+        let names = self.names.iter().enumerate().map(|(i, named)| (&named.name[..], i));
+        let names = names.filter(|_| labels.is_empty());
+        labels.iter().map(|(label, tensor)| (&label[..], *tensor as usize)).chain(names)
+    }
+
     /// The header's bytes before packing.
     ///
     /// # Errors
