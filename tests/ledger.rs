@@ -8,7 +8,8 @@ use tiepack_format::{Dtype, Form, Header, Named, StreamEntry};
 
 /// Tensors of layers, some tied to the first, each stored one in a stream of its own length.
 fn header(tensors: &[(bool, u64)]) -> Header {
-    let mut header = Header { config: String::new(), names: vec![], source: vec![], streams: vec![] };
+    let mut header =
+        Header { config: String::new(), names: vec![], source: vec![], streams: vec![], extra: Default::default() };
     for (i, (tied, len)) in tensors.iter().enumerate() {
         let name = if i % 5 == 4 { format!("norm{i}") } else { format!("h.{}.part{}", i / 6, i % 6) };
         header.names.push(Named { name, shape: vec![i % 4, 7], form: Form::Matrix });

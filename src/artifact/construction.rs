@@ -46,7 +46,7 @@ pub struct IndexStatistics {
 /// Verification, when they are damaged in a way that shows.
 pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u32>> {
     let damaged = || Error::verification(format!("a stream of codec {} is damaged", entry.codec));
-    let grid = |head: &matrix::Head| Grid {
+    let grid = |head: &matrix::GridHeader| Grid {
         states: head.trellis.states,
         odd: match head.trellis.odd {
             trellis::Odd::Plain => Odd::Plain,
@@ -58,7 +58,7 @@ pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u3
         codec::VECTORS => (Recipe::Vectors, None),
         codec::ZERO => (Recipe::ZERO, None),
         codec::MATRIX => {
-            let head = matrix::head(bytes).ok_or_else(damaged)?;
+            let head = matrix::grid_header(bytes).ok_or_else(damaged)?;
             (Recipe::Sum(Terms::alone(grid(&head))), Some(head))
         }
         codec::SUM => {
@@ -69,7 +69,7 @@ pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u3
                 _ => return Err(damaged()),
             };
             let head = match sum.residual {
-                Some(residual) => Some(matrix::head(residual).ok_or_else(damaged)?),
+                Some(residual) => Some(matrix::grid_header(residual).ok_or_else(damaged)?),
                 None => None,
             };
             (Recipe::Sum(Terms { prediction, rank: sum.rank(), residual: head.as_ref().map(grid) }), head)

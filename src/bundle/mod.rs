@@ -18,7 +18,7 @@ pub use contents::Contents;
 pub use source::{Import, Source};
 pub use wrap::{BLOB_NAME, Container, Files, REQUIREMENT, is_bundle, reads};
 
-use crate::code::entropy::indices::{BITS, NODES, SHAPE};
+use crate::code::entropy::indices::{BITS, NODES, PRIORS};
 use crate::error::{Error, Result};
 
 const DECODER_C: &str = include_str!("decoder.c");
@@ -92,7 +92,7 @@ fn embedded(script: &Script, contents: &Contents) -> Vec<u8> {
 
 /// The starting shapes: differences between nodes, then between the two tables, bit by bit: so they compress best.
 fn shapes() -> Vec<u8> {
-    let at = |table: usize, node: usize, grid: usize, bit: usize| SHAPE[table][node][grid][bit] as u8;
+    let at = |table: usize, node: usize, grid: usize, bit: usize| PRIORS[table][node][grid][bit] as u8;
     let step = |table: usize, node: usize, grid: usize, bit: usize| match node {
         0 => at(table, 0, grid, bit),
         _ => at(table, node, grid, bit).wrapping_sub(at(table, node - 1, grid, bit)),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::metrics::settings;
 use super::target::Target;
-use crate::code::codec::matrix::{self, Coded};
+use crate::code::codec::matrix::{self, CodedMatrix};
 use crate::code::codec::sum::{self, LowRank};
 use crate::code::entropy::indices;
 use crate::recipe::{Grid, Terms};
@@ -13,7 +13,7 @@ use crate::recipe::{Grid, Terms};
 #[derive(Clone, Copy)]
 pub(super) enum Prices<'a> {
     /// Those that follow from the matrix and the step size alone: what a plan is executed at.
-    Settled,
+    Converged,
     /// Those that were learned at a step size nearby.
     Learned(&'a indices::Prices),
 }
@@ -26,7 +26,7 @@ pub(super) fn code<T>(
     reference: Option<&[f32]>,
     step: f64,
     prices: Prices,
-) -> Coded {
+) -> CodedMatrix {
     begin(terms, target, reference, step).finish(target, terms.residual, step, prices)
 }
 
@@ -53,20 +53,20 @@ pub(super) fn begin<'a, T, G>(
 
 impl Begun<'_> {
     /// The whole stream with the residual on this grid; without one what is left is lost.
-    pub fn finish(&self, target: &Target, residual: Option<Grid>, step: f64, prices: Prices) -> Coded {
+    pub fn finish(&self, target: &Target, residual: Option<Grid>, step: f64, prices: Prices) -> CodedMatrix {
         let (rest, metric) = (&self.rest[..], &*target.metric);
         let mut bytes = self.bytes.clone();
-        let Some(grid) = residual else { return Coded { bytes, loss: sum::loss(rest, metric) } };
+        let Some(grid) = residual else { return CodedMatrix { bytes, loss: sum::loss(rest, metric) } };
         let settings = settings(grid);
         let coded = match prices {
-            Prices::Settled => {
-                let prices = matrix::settled(rest, metric, step, &settings);
+            Prices::Converged => {
+                let prices = matrix::converged(rest, metric, step, &settings);
                 matrix::encode(rest, metric, step, &settings, &prices)
             }
             Prices::Learned(prices) => matrix::encode(rest, metric, step, &settings, prices),
         };
         bytes.extend(coded.bytes);
-        Coded { bytes, loss: coded.loss }
+        CodedMatrix { bytes, loss: coded.loss }
     }
 }
 

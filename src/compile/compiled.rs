@@ -15,7 +15,7 @@ pub struct Compiled {
     pub stages: Vec<(String, f64)>,
     pub cached_statistics: bool,
     /// Matrices that nothing depends on, though they are not zero: stored as zeros.
-    pub silent: Vec<String>,
+    pub dead: Vec<String>,
     /// Matrices of whose curvature nothing was known, though that of others was.
     pub unmeasured: Vec<String>,
     /// What became of every matrix, where that was searched.
@@ -30,7 +30,7 @@ impl Compiled {
             plan,
             stages,
             cached_statistics: false,
-            silent: Vec::new(),
+            dead: Vec::new(),
             unmeasured: Vec::new(),
             structure: None,
             healed: None,

@@ -204,6 +204,6 @@ fn encode(task: &Task, model: &Model, metrics: &Metrics, reference: Option<&[f32
         Recipe::Vectors => Ok(vectors::encode(&metrics.control_tensors(model, &task.tensors), step).bytes),
         // Whatever the tensors are.
         Recipe::Sum(terms) if terms.is_zero() => Ok(Vec::new()),
-        Recipe::Sum(terms) => Ok(code(terms, &task.target(model, metrics), reference, step, Prices::Settled).bytes),
+        Recipe::Sum(terms) => Ok(code(terms, &task.target(model, metrics), reference, step, Prices::Converged).bytes),
     }
 }

@@ -135,10 +135,10 @@ impl<'a> Metrics<'a> {
 
     /// Whether a stored tensor may as well be zero: it is, or nothing that it does reaches the predictions.
     pub fn vanishes(&self, model: &Model, stored: usize) -> bool {
-        let silent = match self.statistics.map(|s| &s.curvature[stored]) {
+        let dead = match self.statistics.map(|s| &s.curvature[stored]) {
             Some(Curvature::Matrix(factors)) => factors.vanishes(),
             _ => false,
         };
-        model.is_matrix(stored) && (silent || model.stored[stored].data.iter().all(|v| *v == 0.0))
+        model.is_matrix(stored) && (dead || model.stored[stored].data.iter().all(|v| *v == 0.0))
     }
 }

@@ -175,7 +175,7 @@ pub enum Work {
     /// This process.
     Here,
     /// Processes that find tasks in a folder; `start` starts those that are ours.
-    Farm { folder: PathBuf, start: Start },
+    Workers { folder: PathBuf, start: Start },
 }
 
 /// Where the curvature of the loss comes from.

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use super::farm::{self, Farm};
+use super::alternatives::{Decided, decide};
+use super::evaluator::{Known, Local, PACE, Short};
 use super::job::Job;
-use super::judge::{Known, Local, PACE, Short};
 use super::metrics::Metrics;
-use super::offers::{Decided, decide};
 use super::options::{Options, Source, Work};
 use super::parts::{Finished, Parts};
 use super::statistics::{beside, between, nominal_step};
 use super::structure::{Searched, Structure};
 use super::trials::Logged;
+use super::workers::{self, WorkerPool};
 use crate::error::{Error, Result};
 use crate::eval::prefix::Original;
 use crate::eval::windows::{Windows, token_bytes};
@@ -155,7 +155,7 @@ impl<'a> Ground<'a> {
     }
 
     /// A judge that packs into `budget` bytes.
-    fn judge<'g>(
+    fn evaluator<'g>(
         &'g self,
         original: &'g Original<'g>,
         parts: Parts<'g>,
@@ -184,20 +184,20 @@ fn structures(ground: &Ground, table: &Table, parts: &Parts, known: Known, budge
     let Job { options, progress, .. } = ground.job;
     progress.begin("searching structures", 0);
     let original = ground.original()?;
-    let local = ground.judge(&original, parts.clone(), known, budget)?;
+    let local = ground.evaluator(&original, parts.clone(), known, budget)?;
     let heals = ground.others.is_some();
-    let hope = if heals { HEALED } else { 1.0 };
+    let slack = if heals { HEALED } else { 1.0 };
     let start = Candidate { change: Move::Declared, scheme: parts.scheme().clone() };
-    let bounds = Bounds { trials: ground.trials, hope, heals, stop: &|| (options.stop)() };
+    let bounds = Bounds { trials: ground.trials, slack, heals, stop: &|| (options.stop)() };
     // What starts from another layer is bound by it in healing: where all of it pays by itself, it may not together.
     let plain = Candidate { change: Move::Apart, scheme: options.shape.scheme(table)? };
     let plain = Some(plain).filter(|plain| heals && plain.scheme != start.scheme);
     let log = options.log.as_deref();
     let climbed = match &options.work {
         Work::Here => climb(&mut Logged::new(local, log, options.resume, &ground.run)?, table, start, plain, &bounds)?,
-        Work::Farm { folder, start: workers } => {
-            let farm = Farm::new(local, folder, workers(folder)?, &ground.run)?;
-            climb(&mut Logged::new(farm, log, options.resume, &ground.run)?, table, start, plain, &bounds)?
+        Work::Workers { folder, start: workers } => {
+            let pool = WorkerPool::new(local, folder, workers(folder)?, &ground.run)?;
+            climb(&mut Logged::new(pool, log, options.resume, &ground.run)?, table, start, plain, &bounds)?
         }
     };
     progress.end();
@@ -215,9 +215,9 @@ pub(super) fn serve(job: Job, folder: &Path) -> Result<usize> {
     let ground = Ground::new(job, budget)?;
     let ground = ground.ok_or_else(|| Error::input("a worker needs a network and calibration tokens"))?;
     let original = ground.original()?;
-    let mut local = ground.judge(&original, parts, known, budget)?;
+    let mut local = ground.evaluator(&original, parts, known, budget)?;
     job.progress.begin("working", 0);
-    let done = farm::serve(&mut local, folder, &ground.run)?;
+    let done = workers::serve(&mut local, folder, &ground.run)?;
     job.progress.end();
     Ok(done)
 }

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::offers::Decided;
+use super::alternatives::Decided;
 use super::parts::Finished;
 use crate::artifact::layout::StreamEntry;
 use crate::model::Model;
-use crate::plan::climb::{Climbed, Seen};
+use crate::plan::climb::{Climbed, Probed};
 use crate::plan::scheme::Choice;
 use crate::recipe::Terms;
 
@@ -63,7 +63,7 @@ pub struct Searched {
     /// Nats that a byte buys at the end.
     pub price: f64,
     /// Changes that came nearest to paying, the nearest first.
-    pub nearest: Vec<Seen>,
+    pub nearest: Vec<Probed>,
 }
 
 impl Searched {
@@ -76,7 +76,7 @@ impl Searched {
             found: climbed.packed.kl(),
             kept: climbed.kept.iter().map(ToString::to_string).collect(),
             price: climbed.price,
-            nearest: climbed.seen.iter().filter(|seen| seen.look.saved > 0.0).take(NAMED).cloned().collect(),
+            nearest: climbed.seen.iter().filter(|seen| seen.probe.saved > 0.0).take(NAMED).cloned().collect(),
         }
     }
 }

@@ -16,7 +16,7 @@ pub use weights::{Changed, Reshaped, Weights};
 
 use crate::error::Result;
 use crate::inspect::groups::{By, key};
-use crate::inspect::{Inventory, Kind};
+use crate::inspect::{Inventory, InventoryKind};
 
 /// What two files differ in.
 #[derive(Debug, Serialize)]
@@ -45,7 +45,7 @@ pub struct Difference {
 pub struct About {
     pub path: String,
     /// `None`: there is nothing.
-    pub kind: Option<Kind>,
+    pub kind: Option<InventoryKind>,
     pub arch: Option<String>,
     pub layers: usize,
     /// For every layer the first layer that shares all its tied roles.

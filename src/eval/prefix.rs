@@ -94,7 +94,7 @@ impl Original<'_> {
                 .map(|&b| {
                     let changed = match from {
                         None => predict(net, params, windows, ranges[b].clone())?,
-                        Some((step, states)) => predict_from(net, params, step, states[b][step].clone())?,
+                        Some((position, states)) => predict_from(net, params, position, states[b][position].clone())?,
                     };
                     let each = self.batches[b].divergence(&changed)?;
                     let row = |row: &[f32]| row.iter().map(|v| f64::from(*v)).sum::<f64>() / length as f64;

@@ -18,13 +18,14 @@ pub enum Length {
 
 /// The held-out text at one moment.
 ///
-/// Of the first point all is rounded and nothing was trained, of the last one all is rounded; in between `bound` of the columns
+/// Of the first point all is rounded and nothing was trained, of the last one all is rounded; in between `frozen` of the columns
 /// are, and the others are still real.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     pub step: usize,
     /// Share of the columns that are bound to grid points.
-    pub bound: f64,
+    #[serde(rename = "bound")]
+    pub frozen: f64,
     /// KL(original ‖ packed), nats per token, on held-out calibration text.
     pub kl: f64,
     /// Nats per token on that text.

@@ -1,6 +1,6 @@
 //! Control tensors in training: shadows seen through the uniform grids that they are coded on.
 
-use super::slot::{Slot, adam};
+use super::param::{ParamRef, adam};
 use crate::code::codec::vectors;
 use crate::train::adam::{Adam, Betas};
 
@@ -60,7 +60,7 @@ impl Small {
     }
 
     /// What training changes.
-    pub fn slots(&mut self) -> Vec<Slot<'_>> {
+    pub fn params(&mut self) -> Vec<ParamRef<'_>> {
         self.tensors.iter_mut().flat_map(|t| adam(&mut t.values, &mut t.adam)).collect()
     }
 

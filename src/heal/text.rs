@@ -12,7 +12,7 @@ const HELD_SHARE: usize = 8;
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// Tokens of a step.
-    pub step: usize,
+    pub iteration_tokens: usize,
     /// Pieces that are set aside, at most.
     pub held: usize,
     /// Bytes that may be left over at the end: one in so many.
@@ -21,7 +21,7 @@ pub struct Pace {
 
 impl Pace {
     /// For a file that is to be kept.
-    pub const USUAL: Pace = Pace { step: 4096, held: 16, close: 20_000 };
+    pub const USUAL: Pace = Pace { iteration_tokens: 4096, held: 16, close: 20_000 };
 }
 
 /// How calibration text is shared out.
@@ -39,7 +39,7 @@ pub struct Split {
 pub fn split(length: usize, tokens: usize, pace: Pace) -> Split {
     let piece_rows = PIECE_TOKENS.div_ceil(length);
     let pieces = tokens.saturating_sub(1) / (length * piece_rows);
-    let batch = (pace.step / (length * piece_rows)).max(1);
+    let batch = (pace.iteration_tokens / (length * piece_rows)).max(1);
     Split { piece_rows, pieces, batch, held: pace.held.min(pieces / HELD_SHARE) }
 }
 

@@ -80,8 +80,8 @@ fn join(group: &mut [usize], specs: &[TensorSpec], a: usize, b: usize) -> Result
             one.name, one.shape, other.name, other.shape
         )));
     }
-    let (leader, member) = (group[a].min(group[b]), group[a].max(group[b]));
-    group.iter_mut().filter(|g| **g == member).for_each(|g| *g = leader);
+    let (representative, member) = (group[a].min(group[b]), group[a].max(group[b]));
+    group.iter_mut().filter(|g| **g == member).for_each(|g| *g = representative);
     Ok(())
 }
 
@@ -99,7 +99,7 @@ pub(super) fn unite(
         members.entry(group[spec]).or_default().extend(tensor.map(|t| (spec, t)));
     }
     let (mut united, mut retied, mut broken) = (BTreeMap::new(), Vec::new(), Vec::new());
-    for (leader, members) in members {
+    for (representative, members) in members {
         let Some((first, tensor)) = members.first() else { continue };
         let equal = members.iter().all(|(_, other)| same_bits(&other.data, &tensor.data));
         let chosen = match retie {
@@ -117,7 +117,7 @@ pub(super) fn unite(
         };
         let changed = members.iter().filter(|(_, other)| !same_bits(&other.data, &chosen.data));
         retied.extend(changed.map(|(spec, other)| (specs[*spec].name.clone(), difference(&other.data, &chosen.data))));
-        united.insert(leader, chosen);
+        united.insert(representative, chosen);
     }
     if broken.is_empty() {
         return Ok((united, retied));

@@ -301,8 +301,8 @@ impl Net for Llama {
         Ok(State { x: layers.embed(EMBEDDING, get(params, EMBEDDING)?, tokens)?, kept: Vec::new() })
     }
 
-    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
-        Ok(State { x: self.block(step, &state.x, params, layers)?, ..state })
+    fn run_position(&self, position: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
+        Ok(State { x: self.block(position, &state.x, params, layers)?, ..state })
     }
 
     fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {

@@ -13,7 +13,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::judge::{Care, Judge, Look, Packed, Worth};
+use super::evaluator::{Evaluator, Fidelity, Packed, Probe, Threshold};
 use super::moves::{Candidate, Move, RANK, moves, specialised};
 use super::scheme::Scheme;
 use super::shape::{Table, starts};
@@ -23,7 +23,7 @@ use crate::error::Result;
 pub struct Bounds<'a> {
     /// Candidates packed with full care, or [`ROUGH`] times as many roughly. Looks are free: they cost a hundredth of that.
     pub trials: usize,
-    pub hope: f64,
+    pub slack: f64,
     /// Whether what is packed is healed, so that rough packing is cheaper.
     pub heals: bool,
     /// Asked between candidates: whether to end with the best so far.
@@ -32,10 +32,11 @@ pub struct Bounds<'a> {
 
 /// One change that was looked at, and what it would have to be worth.
 #[derive(Debug, Clone, Serialize)]
-pub struct Seen {
+pub struct Probed {
     #[serde(rename = "name", serialize_with = "in_words")]
     pub change: Move,
-    pub look: Look,
+    #[serde(rename = "look")]
+    pub probe: Probe,
     /// Nats that it is short of paying for itself, by its look; below 0: it would pay.
     pub short: f64,
 }
@@ -51,7 +52,7 @@ pub struct Climbed {
     /// What it started from.
     pub start: Packed,
     /// Changes of the last base.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<Probed>,
     /// Changes that were kept, in order.
     pub kept: Vec<Move>,
     /// Structures packed with full care, and roughly.
@@ -84,8 +85,8 @@ const NEARLY: f64 = 2.0;
 const SPECIALISTS: usize = 3;
 
 /// A search on its way.
-struct Climb<'a, J: Judge> {
-    judge: &'a mut J,
+struct Climb<'a, J: Evaluator> {
+    evaluator: &'a mut J,
     table: &'a Table,
     bounds: &'a Bounds<'a>,
     /// Fixed shapes, looked at in the first round.
@@ -93,7 +94,7 @@ struct Climb<'a, J: Judge> {
     /// The base, and what it is worth.
     best: Candidate,
     packed: Packed,
-    worth: Worth,
+    threshold: Threshold,
     kept: Vec<Move>,
     /// Schemes that were packed and are no better than a base.
     rejected: Vec<Scheme>,
@@ -101,10 +102,10 @@ struct Climb<'a, J: Judge> {
     rough: usize,
 }
 
-impl<'a, J: Judge> Climb<'a, J> {
+impl<'a, J: Evaluator> Climb<'a, J> {
     /// From `start`, or from `other` if that is measured to be better; with `start` as it was packed.
     fn begin(
-        judge: &'a mut J,
+        evaluator: &'a mut J,
         table: &'a Table,
         start: Candidate,
         other: Option<Candidate>,
@@ -112,7 +113,7 @@ impl<'a, J: Judge> Climb<'a, J> {
     ) -> Result<(Self, Packed)> {
         // Together: workers pack them side by side.
         let mut both: Vec<Candidate> = std::iter::once(start).chain(other).collect();
-        let mut packed = judge.pack(&both, Care::Full, f64::INFINITY)?;
+        let mut packed = evaluator.pack(&both, Fidelity::Full, f64::INFINITY)?;
         let first = packed[0].clone();
         let (mut best, mut best_packed, mut kept) = (both.remove(0), packed.remove(0), Vec::new());
         if let (Some(other), Some(packed)) = (both.pop(), packed.pop())
@@ -121,38 +122,39 @@ impl<'a, J: Judge> Climb<'a, J> {
             kept.push(other.change.clone());
             (best, best_packed) = (other, packed);
         }
-        let price = judge.settle(&best, &best_packed)?;
-        let worth = Worth { kl: best_packed.kl(), price, hope: bounds.hope };
+        let price = evaluator.set_base(&best, &best_packed)?;
+        let threshold = Threshold { kl: best_packed.kl(), price, slack: bounds.slack };
         let shapes = starts(table.layers.len())
             .into_iter()
             .filter_map(|shape| Some(Candidate { scheme: shape.scheme(table).ok()?, change: Move::Shape(shape) }))
             .filter(|shape| shape.scheme != best.scheme)
             .collect();
         let (packed, rejected) = (best_packed, Vec::new());
-        let climb = Climb { judge, table, bounds, shapes, best, packed, worth, kept, rejected, trials: 0, rough: 0 };
+        let climb =
+            Climb { evaluator, table, bounds, shapes, best, packed, threshold, kept, rejected, trials: 0, rough: 0 };
         Ok((climb, first))
     }
 
     /// Looks at the changes of the base, in the first round at the fixed shapes as well; those nearest to paying come first.
-    fn survey(&mut self, first_round: bool) -> Result<Vec<(Candidate, Look)>> {
+    fn survey(&mut self, first_round: bool) -> Result<Vec<(Candidate, Probe)>> {
         let (mut near, far) = moves(self.table, &self.best.scheme);
         if first_round {
             near.extend(self.shapes.iter().cloned());
         }
-        let mut looks = self.look(near)?;
-        if looks.iter().any(|(_, look)| self.nearly_pays(look)) {
-            looks.extend(self.look(far)?);
-            let special = self.specialists(&looks);
-            looks.extend(self.look(special)?);
+        let mut probes = self.probe(near)?;
+        if probes.iter().any(|(_, probe)| self.nearly_pays(probe)) {
+            probes.extend(self.probe(far)?);
+            let special = self.specialists(&probes);
+            probes.extend(self.probe(special)?);
         }
-        looks.sort_by(|a, b| self.short(&a.1).total_cmp(&self.short(&b.1)));
-        Ok(looks)
+        probes.sort_by(|a, b| self.short(&a.1).total_cmp(&self.short(&b.1)));
+        Ok(probes)
     }
 
-    /// The best copies of `looks` with low-rank terms.
-    fn specialists(&self, looks: &[(Candidate, Look)]) -> Vec<Candidate> {
-        let is_copy = |(c, look): &&(Candidate, Look)| matches!(c.change, Move::Copy { .. }) && look.complete;
-        let mut copies: Vec<&(Candidate, Look)> = looks.iter().filter(is_copy).collect();
+    /// The best copies of `probes` with low-rank terms.
+    fn specialists(&self, probes: &[(Candidate, Probe)]) -> Vec<Candidate> {
+        let is_copy = |(c, probe): &&(Candidate, Probe)| matches!(c.change, Move::Copy { .. }) && probe.complete;
+        let mut copies: Vec<&(Candidate, Probe)> = probes.iter().filter(is_copy).collect();
         copies.sort_by(|a, b| self.short(&a.1).total_cmp(&self.short(&b.1)));
         let best = copies.iter().take(SPECIALISTS);
         best.filter_map(|(c, _)| specialised(c, &self.best.scheme, self.table, RANK)).collect()
@@ -163,7 +165,7 @@ impl<'a, J: Judge> Climb<'a, J> {
         let mut better: Option<(Candidate, Packed)> = None;
         while better.is_none() && self.open() && !promising.is_empty() {
             let group = self.next(&mut promising)?;
-            let packed = self.judge.pack(&group, Care::Full, self.packed.kl())?;
+            let packed = self.evaluator.pack(&group, Fidelity::Full, self.packed.kl())?;
             self.trials += group.len();
             for (candidate, packed) in group.into_iter().zip(packed) {
                 if !packed.beats(&self.packed) {
@@ -180,8 +182,8 @@ impl<'a, J: Judge> Climb<'a, J> {
     fn go_on_from(&mut self, (candidate, packed): (Candidate, Packed)) -> Result<()> {
         self.kept.push(candidate.change.clone());
         (self.best, self.packed) = (candidate, packed);
-        self.worth.kl = self.packed.kl();
-        self.worth.price = self.judge.settle(&self.best, &self.packed)?;
+        self.threshold.kl = self.packed.kl();
+        self.threshold.price = self.evaluator.set_base(&self.best, &self.packed)?;
         Ok(())
     }
 
@@ -220,7 +222,7 @@ impl<'a, J: Judge> Climb<'a, J> {
             });
         }
         if self.bounds.heals && group.len() > least && most > least {
-            let packed = self.judge.pack(&group, Care::Rough, f64::INFINITY)?;
+            let packed = self.evaluator.pack(&group, Fidelity::Rough, f64::INFINITY)?;
             self.rough += group.len();
             let mut ranked: Vec<(f64, Candidate)> = packed.iter().map(Packed::kl).zip(group).collect();
             ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -237,7 +239,7 @@ impl<'a, J: Judge> Climb<'a, J> {
     }
 
     /// Each scheme once.
-    fn look(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<(Candidate, Look)>> {
+    fn probe(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<(Candidate, Probe)>> {
         let mut schemes: Vec<Scheme> = Vec::new();
         candidates.retain(|c| {
             let new = !schemes.contains(&c.scheme);
@@ -251,21 +253,22 @@ impl<'a, J: Judge> Climb<'a, J> {
             if !self.open() {
                 break;
             }
-            let looks = self.judge.look(group, &self.worth)?;
-            seen.extend(group.iter().cloned().zip(looks));
+            let probes = self.evaluator.probe(group, &self.threshold)?;
+            seen.extend(group.iter().cloned().zip(probes));
         }
         Ok(seen)
     }
 
     /// Whether a change costs little more than it may, so that others like it may pay.
-    fn nearly_pays(&self, look: &Look) -> bool {
-        let (costs, may) = (look.kl - self.worth.kl, self.worth.limit(look.saved) - self.worth.kl);
+    fn nearly_pays(&self, probe: &Probe) -> bool {
+        let (costs, may) = (probe.kl - self.threshold.kl, self.threshold.limit(probe.saved) - self.threshold.kl);
         costs.max(0.0) < NEARLY * may
     }
 
     /// Nats that a change is short of paying, by its look.
-    fn short(&self, look: &Look) -> f64 {
-        (look.kl - self.worth.kl) / self.worth.hope - self.worth.kl.min(self.worth.price * look.saved.max(0.0))
+    fn short(&self, probe: &Probe) -> f64 {
+        (probe.kl - self.threshold.kl) / self.threshold.slack
+            - self.threshold.kl.min(self.threshold.price * probe.saved.max(0.0))
     }
 }
 
@@ -273,33 +276,34 @@ impl<'a, J: Judge> Climb<'a, J> {
 ///
 /// # Errors
 /// What the judge says.
-pub fn climb<J: Judge>(
-    judge: &mut J,
+pub fn climb<J: Evaluator>(
+    evaluator: &mut J,
     table: &Table,
     start: Candidate,
     other: Option<Candidate>,
     bounds: &Bounds,
 ) -> Result<Climbed> {
-    let (mut climb, first) = Climb::begin(judge, table, start, other, bounds)?;
+    let (mut climb, first) = Climb::begin(evaluator, table, start, other, bounds)?;
     let (mut seen, mut finished, mut first_round) = (Vec::new(), false, true);
     while climb.open() {
-        let looks = climb.survey(first_round)?;
+        let probes = climb.survey(first_round)?;
         first_round = false;
-        let short = |look: &Look| climb.short(look);
-        seen = looks
+        let short = |probe: &Probe| climb.short(probe);
+        seen = probes
             .iter()
-            .map(|(c, look)| Seen { change: c.change.clone(), look: look.clone(), short: short(look) })
+            .map(|(c, probe)| Probed { change: c.change.clone(), probe: probe.clone(), short: short(probe) })
             .collect();
-        let pays =
-            |(c, look): &(Candidate, Look)| look.complete && short(look) < 0.0 && !climb.rejected.contains(&c.scheme);
-        let promising = looks.into_iter().filter(pays).map(|(c, _)| c).collect();
+        let pays = |(c, probe): &(Candidate, Probe)| {
+            probe.complete && short(probe) < 0.0 && !climb.rejected.contains(&c.scheme)
+        };
+        let promising = probes.into_iter().filter(pays).map(|(c, _)| c).collect();
         let Some(better) = climb.better(promising)? else {
             finished = climb.open();
             break;
         };
         climb.go_on_from(better)?;
     }
-    let Climb { best, packed, kept, trials, rough, worth: Worth { price, .. }, .. } = climb;
+    let Climb { best, packed, kept, trials, rough, threshold: Threshold { price, .. }, .. } = climb;
     Ok(Climbed { best, packed, start: first, seen, kept, trials, rough, price, finished })
 }
 
@@ -325,17 +329,17 @@ mod tests {
             let harm = |m: usize| match scheme.choice(m) {
                 alone if alone.is_alone() => 0.0,
                 zero if zero.is_zero() => 0.5,
-                _ if m == 2 && scheme.leader(m) == 1 => 0.01,
+                _ if m == 2 && scheme.representative(m) == 1 => 0.01,
                 _ => 0.7,
             };
             (0..12).map(harm).sum()
         }
     }
 
-    impl Judge for Fake {
-        fn pack(&mut self, candidates: &[Candidate], care: Care, _: f64) -> Result<Vec<Packed>> {
+    impl Evaluator for Fake {
+        fn pack(&mut self, candidates: &[Candidate], fidelity: Fidelity, _: f64) -> Result<Vec<Packed>> {
             let pack = |c: &Candidate| {
-                let how = if care == Care::Full { "pack" } else { "rough" };
+                let how = if fidelity == Fidelity::Full { "pack" } else { "rough" };
                 self.log.push(format!("{how} {}", c.change));
                 let kl = self.least + Fake::harm(&c.scheme) + 0.2 * Fake::size(&c.scheme) / 4000.0;
                 let rows = vec![kl - 0.001, kl, kl + 0.001];
@@ -344,19 +348,19 @@ mod tests {
             Ok(candidates.iter().map(pack).collect())
         }
 
-        fn settle(&mut self, base: &Candidate, _: &Packed) -> Result<f64> {
+        fn set_base(&mut self, base: &Candidate, _: &Packed) -> Result<f64> {
             self.base = base.scheme.clone();
             Ok(5e-5)
         }
 
-        fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
-            let look = |c: &Candidate| {
+        fn probe(&mut self, candidates: &[Candidate], threshold: &Threshold) -> Result<Vec<Probe>> {
+            let probe = |c: &Candidate| {
                 self.log.push(format!("look {}", c.change));
                 let saved = Fake::size(&self.base) - Fake::size(&c.scheme);
-                let kl = worth.kl + Fake::harm(&c.scheme) - Fake::harm(&self.base);
-                Look { kl, error: 0.0, complete: true, saved, predicted: 0.0 }
+                let kl = threshold.kl + Fake::harm(&c.scheme) - Fake::harm(&self.base);
+                Probe { kl, error: 0.0, complete: true, saved, predicted: 0.0 }
             };
-            Ok(candidates.iter().map(look).collect())
+            Ok(candidates.iter().map(probe).collect())
         }
     }
 
@@ -376,7 +380,7 @@ mod tests {
     }
 
     fn within(trials: usize) -> Bounds<'static> {
-        Bounds { trials, hope: 1.0, heals: false, stop: &|| false }
+        Bounds { trials, slack: 1.0, heals: false, stop: &|| false }
     }
 
     fn count(log: &[String], what: &str) -> usize {
@@ -417,7 +421,7 @@ mod tests {
     #[test]
     fn many_are_packed_roughly_before_few_are_fully() {
         // With so much hope every change looks promising.
-        let bounds = |trials| Bounds { hope: 1e3, heals: true, ..within(trials) };
+        let bounds = |trials| Bounds { slack: 1e3, heals: true, ..within(trials) };
         // Where all are about alike, the best of the fixed shapes are judged in full though they rank behind the changes.
         for (least, shapes) in [(60.0, 1..=SHAPES), (0.0, 0..=0)] {
             let (climbed, log) = run_from(least, 12, &bounds(9), None);

@@ -135,7 +135,7 @@ pub fn moves(table: &Table, scheme: &Scheme) -> (Vec<Candidate>, Vec<Candidate>)
             }
             let pairs = matrices.iter().zip(&other.matrices);
             let pairs: Vec<(usize, usize)> = pairs.filter_map(|(a, b)| Some(((*a)?, (*b)?))).collect();
-            let live = |m: usize| !scheme.choice(scheme.leader(m)).is_zero();
+            let live = |m: usize| !scheme.choice(scheme.representative(m)).is_zero();
             if pairs.is_empty() || !pairs.iter().all(|(a, b)| live(*a) && live(*b)) {
                 continue;
             }
@@ -187,7 +187,7 @@ mod tests {
         );
         let (near, _) = moves(&table, &Scheme::default());
         let tie = near.iter().find(|c| c.change.to_string() == "layer 1 attn as 0").unwrap();
-        assert_eq!([3, 4, 5].map(|m| tie.scheme.leader(m)), [0, 1, 5]);
+        assert_eq!([3, 4, 5].map(|m| tie.scheme.representative(m)), [0, 1, 5]);
         let special = specialised(tie, &Scheme::default(), &table, 8).unwrap();
         assert_eq!(special.change.to_string(), "layer 1 attn as 0, rank 8");
         // What is tied is not tied again; what others start from stays.

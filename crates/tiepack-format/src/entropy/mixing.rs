@@ -101,11 +101,11 @@ pub fn error(bit: bool, p: u32) -> i32 {
 
 /// An adaptive probability for rare bits that need no model.
 #[derive(Clone, Copy, Debug)]
-pub struct Plain(u16);
+pub struct AdaptiveBit(u16);
 
-impl Plain {
+impl AdaptiveBit {
     pub fn new() -> Self {
-        Plain(1 << 15)
+        AdaptiveBit(1 << 15)
     }
 
     #[inline]
@@ -125,7 +125,7 @@ impl Plain {
     }
 }
 
-impl Default for Plain {
+impl Default for AdaptiveBit {
     fn default() -> Self {
         Self::new()
     }

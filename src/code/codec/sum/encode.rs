@@ -185,7 +185,7 @@ mod tests {
     fn encode(w: &[f32], metric: &Metric, c: f64, terms: Terms<&[f32], &Settings>) -> (Vec<u8>, f64) {
         let Start { mut bytes, rest } = start(w, metric, c, &terms, terms.from().copied());
         let Some(settings) = terms.residual else { return (bytes, super::loss(&rest, metric)) };
-        let coded = matrix::encode(&rest, metric, c, settings, &matrix::settled(&rest, metric, c, settings));
+        let coded = matrix::encode(&rest, metric, c, settings, &matrix::converged(&rest, metric, c, settings));
         bytes.extend(&coded.bytes);
         (bytes, coded.loss)
     }

@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// A change as it looks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Look {
+pub struct Probe {
     /// KL with the change made on the base, nats per token.
     pub kl: f64,
     /// One standard error of it.
@@ -58,26 +58,27 @@ impl Packed {
 
 /// What a base is worth: where the bytes that a change saves are spent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Worth {
+pub struct Threshold {
     /// KL of the base.
     pub kl: f64,
     /// Nats that a byte more or less buys.
     pub price: f64,
     /// How many times more than it looks a change may cost and still be worth packing: what healing may take back.
-    pub hope: f64,
+    #[serde(rename = "hope")]
+    pub slack: f64,
 }
 
-impl Worth {
+impl Threshold {
     /// The KL up to which a change that saves so many bytes may pay.
     pub fn limit(&self, saved: f64) -> f64 {
-        self.kl + self.hope * self.kl.min(self.price * saved.max(0.0))
+        self.kl + self.slack * self.kl.min(self.price * saved.max(0.0))
     }
 }
 
 /// How long what is packed is healed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Care {
+pub enum Fidelity {
     /// A few steps, to be ranked.
     Rough,
     /// As long as the base, to be compared with it.
@@ -85,11 +86,11 @@ pub enum Care {
 }
 
 /// The expensive thing. Everything it returns follows from its arguments.
-pub trait Judge {
+pub trait Evaluator {
     /// Packs schemes into the cap. One that is surely worse than `limit` nats need not be measured to the end.
-    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>>;
+    fn pack(&mut self, candidates: &[Candidate], fidelity: Fidelity, limit: f64) -> Result<Vec<Packed>>;
     /// Makes a packed scheme the base of what follows; returns the price of a byte there.
-    fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64>;
+    fn set_base(&mut self, base: &Candidate, packed: &Packed) -> Result<f64>;
     /// Looks at changes of the base.
-    fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>>;
+    fn probe(&mut self, candidates: &[Candidate], threshold: &Threshold) -> Result<Vec<Probe>>;
 }
