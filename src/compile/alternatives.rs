@@ -1,4 +1,5 @@
-//! What a matrix may be made of beside being stored alone: by one Lagrangian, predicted loss plus the price of its bytes.
+//! Chooses the recipe of each matrix, among being stored alone and its alternatives, by one Lagrangian: predicted loss plus the
+//! price of its bytes.
 //!
 //! Everything is screened before anything is coded: pairs by their correlation, low-rank terms by the largest singular value,
 //! and what is left by its rate in theory. What looks better is really coded, and kept if it is. A residual's bits depend on how
@@ -26,29 +27,30 @@ use crate::recipe::{AnyGrid, Prediction};
 
 /// Bytes that an entry of a sum takes in the header and before its terms.
 const ENTRY: f64 = 8.0;
-/// What an offer must gain to be made, and in theory to be coded: as a share of what the matrix costs alone, and in bytes. A matrix
-/// that others start from is worth more to healing free than a few thousandths of their bytes are.
+/// Minimum gain before an alternative is coded, by its estimate, and before it is chosen, as coded: a share of the cost of the matrix
+/// stored alone, and a number of bytes; the larger counts. Below it a matrix stays independent, because healing gains more from
+/// that than a few thousandths of the bytes are worth.
 const LEAST_GAIN: (f64, f64) = (0.01, 16.0);
 /// Highest rank of a term, as one in so many of the matrix's smaller side.
 const THIN: usize = 4;
-/// Offers coded for a matrix.
+/// Alternatives coded for a matrix, at most.
 const CODED: usize = 2;
 
-/// An offer, and what it costs.
+/// An alternative recipe of a matrix, and its cost.
 #[derive(Debug, Clone)]
 pub(super) struct Alternative {
     pub choice: Choice,
     /// Nats more than what the matrix is made of, bytes at their price; below 0 for a better one.
     pub more: f64,
-    /// It was coded; otherwise that is theory.
+    /// Whether it was coded; otherwise `more` is an estimate.
     pub coded: bool,
 }
 
-/// What was decided for one matrix.
+/// The decision for one matrix.
 pub(super) struct Decided {
     pub stored: usize,
     pub choice: Choice,
-    /// The best of what it was not made of.
+    /// The best alternative that was not chosen.
     pub next: Option<Alternative>,
 }
 
@@ -94,7 +96,7 @@ pub(super) fn decide(
     Ok(decided)
 }
 
-/// What was decided so far about matrices that may start from one another.
+/// The decisions so far about matrices that may be predicted from one another.
 struct SoFar {
     scheme: Scheme,
     /// Loss and price of the bytes of each.
@@ -122,7 +124,7 @@ fn one(
         (if coarse { lost.clone() } else { units(metric.scale(w)) }, lost)
     };
     let (coded, lost) = both(&w);
-    // What a residual leaves is theory on both sides; what is lost without one is known, and held against what is.
+    // With a residual both sides are estimates; without one the loss is known exactly, and compared with the coded cost.
     let mut alternatives = vec![(Choice::ZERO, 0.5 * lost.energy() - cost)];
     let before = coded.on_grid();
     let alternative = |from: Option<usize>, rest: Rest, spectrum: &Spectrum| {
@@ -153,7 +155,7 @@ fn one(
     let mut best = (ALONE, cost, Vec::new());
     for (choice, _) in alternatives.iter().take_while(|(_, estimate)| *estimate < -least_gain).take(CODED) {
         let scheme = so_far.scheme.clone().with(i, *choice);
-        // What it starts from changes as well: it is coded for one more.
+        // The reference changes as well: it is coded for one more matrix.
         let (mut its, mut costs) = (cost, Vec::new());
         if choice.is_zero() {
             its = 0.5 * lost.energy();
@@ -173,7 +175,7 @@ fn one(
     so_far.scheme = so_far.scheme.clone().with(i, choice);
     so_far.costs.extend(costs);
     if tried.len() == 1 {
-        // Nothing came near: what theory says of the rest.
+        // Nothing was coded: the best estimate is reported instead.
         let theory = |(choice, more): &(Choice, f64)| Alternative {
             choice: *choice,
             more: lowest + more.max(0.0),
@@ -204,8 +206,8 @@ fn squared_cosine(a: &[f32], b: &[f32], rows: &[f32]) -> f64 {
     if aa > 0.0 && bb > 0.0 { ab * ab / (aa * bb) } else { 0.0 }
 }
 
-/// A matrix (R, C), seen through theory: what is coded in the units of [`Metric::scale`], what is lost whitened. Distortion `d` a
-/// weight is what a grid leaves, twice the loss.
+/// The spectrum of a matrix (R, C), from which rates are estimated: coded parts in the units of [`Metric::scale`], lost parts
+/// whitened. `d` is the distortion per weight that a grid leaves, twice the loss.
 #[derive(Clone)]
 struct Spectrum {
     z: Vec<f32>,
@@ -214,7 +216,7 @@ struct Spectrum {
     d: f64,
 }
 
-/// What becomes of what a low-rank term leaves.
+/// The treatment of the rest that a low-rank term leaves.
 #[derive(Clone, Copy, PartialEq)]
 enum Rest {
     Lost,
@@ -269,13 +271,13 @@ impl Spectrum {
         strength
     }
 
-    /// What the best multiple of `p` leaves.
+    /// The rest after the best multiple of `p` is subtracted.
     fn less(&self, p: Spectrum) -> Spectrum {
         let gain = sum::gain(&self.z, &p.z) as f32;
         Spectrum { z: self.z.iter().zip(&p.z).map(|(w, p)| w - gain * p).collect(), ..p }
     }
 
-    /// What a component of this squared singular value costs to store, and loses; its grids are `coarser` than where nothing follows.
+    /// Cost of storing a component of this squared singular value, and its loss; its grids are `coarser` than where nothing follows.
     fn component(&self, square: f64, coarser: f64) -> f64 {
         let step2 = (EQUAL_SLOPE * coarser).powi(2) * self.d / GRANULAR;
         let bits = |n: usize| n as f64 * 0.5 * (1.0 + 17.0 * square / (n as f64 * step2)).log2();
@@ -348,7 +350,7 @@ fn cost(rows: &[f64], cols: &[f64], d: f64) -> f64 {
     sum * d
 }
 
-/// What a sum or a matrix left out loses, by the quadratic, nats per token: `w` is what it is, `becomes` what it will be.
+/// Loss by the quadratic model, nats per token, where a matrix `target.w` is replaced by `becomes`.
 pub(super) fn predicted(target: &Target, becomes: &[f32]) -> f64 {
     let rest: Vec<f32> = target.w.iter().zip(becomes).map(|(w, b)| w - b).collect();
     target.correction * sum::loss(&rest, &target.metric)

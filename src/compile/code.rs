@@ -33,7 +33,7 @@ pub(super) fn code<T>(
 /// A stream up to its residual.
 pub(super) struct Begun<'a> {
     bytes: Vec<u8>,
-    /// What the residual has to be (R, C); where there is none, what is lost.
+    /// The target of the residual (R, C); where there is no residual, the part of the matrix that is lost.
     pub rest: Cow<'a, [f32]>,
 }
 
@@ -74,7 +74,7 @@ impl Begun<'_> {
 pub(super) struct Parts {
     pub gain: Option<i16>,
     pub low_rank: Option<LowRank>,
-    /// What the residual had to be (R, C), as [`begin`] found it.
+    /// The target of the residual (R, C), as [`begin`] found it.
     pub rest: Vec<f32>,
     /// Indices (C, R) of the residual.
     pub indices: Option<Vec<i32>>,

@@ -1,4 +1,4 @@
-//! Judges schemes by what they really cost: packs them into the cap and measures the KL on calibration tokens.
+//! Evaluates schemes by their real cost: packs them into the cap and measures the KL on calibration tokens.
 //!
 //! Where the file will be healed, what is packed here is healed as well, for a short while and on other calibration tokens: what
 //! was trained apart can only be shared by training it again, and what is compared must have had the same chance.
@@ -26,15 +26,15 @@ use crate::plan::scheme::Scheme;
 use crate::progress::{Progress, Silent};
 use crate::train::teacher::Teacher;
 
-/// How near the cap a scheme is packed to be compared with others, and to be ranked.
+/// Relative distance from the cap to which a scheme is packed, to be compared with others and, roughly, to be ranked.
 const CLOSE: f64 = 1e-3;
 const ROUGHLY_CLOSE: f64 = 4e-3;
 /// Octaves of the step size over which the price of a byte is measured: about what leaving a layer out buys.
 const PRICE_OCTAVES: f64 = 0.2;
-/// Bits of an integer in a low-rank factor, for changes that are looked at.
+/// Bits of an integer in a low-rank factor, for changes that are probed.
 const FACTOR_BITS: f64 = 5.0;
 
-/// Steps of a short healing, and of one that only tells what is worth it.
+/// Iterations of a short healing, and of one that only ranks.
 ///
 /// They are short ones: on equally many tokens twice the steps heal more (bundled model at 30,000 bytes: KL .94 after 24 steps of
 /// 1,024 tokens, .98 after 12 of 2,048). Half as many of them are too few for what is shared far below a bit a weight.
@@ -43,7 +43,7 @@ const ROUGH_ITERATIONS: usize = 24;
 pub(super) const PACE: Pace = Pace { iteration_tokens: 1024, held: 4, close: 1_000 };
 /// A scheme whose KL is so many times the limit before healing is not healed.
 const HOPELESS: f64 = 8.0;
-/// Changes are looked at on one batch in so many: what a look cannot tell, no more rows tell either.
+/// Changes are probed on one batch in so many: the error of a probe is not one that more rows would reduce.
 const PROBED: usize = 2;
 /// Schemes that are kept as they were packed, for the case that one becomes the base.
 const KEPT: usize = 4;
@@ -57,11 +57,11 @@ fn term_bytes(rank: usize, [rows, cols]: [usize; 2]) -> f64 {
     (rank * (rows + cols)) as f64 * FACTOR_BITS / 8.0
 }
 
-/// How candidates are healed.
+/// The short healing of candidates.
 pub(super) struct Short<'a> {
-    /// Tokens that are not among those that candidates are judged on.
+    /// Tokens that are not among those that candidates are measured on.
     pub calib: Vec<u32>,
-    /// Seen by all of them: they go over the same text.
+    /// Shared by all of them: they go over the same text.
     pub teacher: Teacher<'a>,
     /// How long, and into how many bytes, is each candidate's own.
     pub options: heal::Options<'a>,
@@ -77,7 +77,7 @@ struct CodedScheme {
     finished: Finished,
 }
 
-/// A packed scheme, where it can be coded on from, what it is worth, and its tensors after a short healing.
+/// A packed scheme, the state from which coding goes on, its measured loss, and its tensors after a short healing.
 struct PackedScheme<'a> {
     coded: CodedScheme,
     parts: Parts<'a>,
@@ -85,13 +85,13 @@ struct PackedScheme<'a> {
     healed: Option<Vec<Vec<f32>>>,
 }
 
-/// The base of what is looked at.
+/// The base that changes are probed on.
 struct ProbeBase<'a> {
     coded: CodedScheme,
     base: Base<'a>,
 }
 
-/// What is known of the scheme that a search starts from; other schemes are packed from there.
+/// Sizes and step size of the scheme that a search starts from; the step sizes of other schemes are predicted from them.
 pub(super) struct Known {
     scheme: Scheme,
     /// A step size near the budget.
@@ -111,7 +111,7 @@ impl Known {
     }
 }
 
-/// Judges on this machine.
+/// The evaluator that works in this process.
 pub(super) struct Local<'a> {
     model: &'a Model,
     metrics: &'a Metrics<'a>,
@@ -265,7 +265,7 @@ impl<'a> Local<'a> {
         let layers =
             changed.iter().flat_map(|m| self.model.uses(*m)).map(|spec| self.model.specs[spec].layer).collect();
         let data: Vec<(usize, &[f32])> = made.iter().map(|c| (c.stored, &c.data[..])).collect();
-        // Of the rows that are looked at only the difference counts.
+        // Of the probed rows only the difference from the base counts.
         let apart = threshold.kl - base.kl;
         let measured = base.variant(self.named(&data)?, &layers, threshold.limit(saved) - apart)?;
         // Text has no infinity.
@@ -273,7 +273,7 @@ impl<'a> Local<'a> {
         Ok(Probe { kl: measured.mean() + apart, error, complete: measured.complete, saved, predicted })
     }
 
-    /// What matrices that start from one another become.
+    /// The changed weights of matrices that are predicted from one another.
     fn changes(&self, coded: &CodedScheme, scheme: &Scheme, group: &[usize]) -> Vec<Change> {
         let size = |m: usize| coded.streams[m].as_ref().map_or(0.0, |s| s.bytes.len() as f64);
         let lost = |m: usize| coded.streams[m].as_ref().map_or(0.0, |s| s.loss);
@@ -307,7 +307,7 @@ impl<'a> Local<'a> {
     }
 }
 
-/// What a stored matrix becomes.
+/// The changed weights of a stored matrix.
 struct Change {
     stored: usize,
     data: Vec<f32>,

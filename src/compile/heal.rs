@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::train::teacher::Teacher;
 
-/// On what, towards what and how to heal.
+/// Teacher, text and options of a healing.
 pub(super) struct HealingInput<'a> {
     /// The original.
     pub teacher: &'a Teacher<'a>,
@@ -72,8 +72,8 @@ pub(super) fn heal(
     Ok((Pieces { entries: header.streams, streams: healed.streams, decoded }, healed.course))
 }
 
-/// The order in which the columns of a residual are bound: that of the matrix at the start of its chain. A column of it is
-/// settled once those that it starts from are, and then makes good for what rounding did to them.
+/// The order in which the columns of a residual are frozen: that of the matrix at the start of its chain. A column is frozen after
+/// the columns that it is predicted from, and so compensates for their rounding.
 fn order(task: &Task, tasks: &[Task], model: &Model, metrics: &Metrics) -> Option<Vec<usize>> {
     let before = |task: &Task| tasks.iter().find(|other| task.from().is_some_and(|from| other.tensors.contains(&from)));
     let first = std::iter::successors(before(task), |task| before(task)).last()?;

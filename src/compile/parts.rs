@@ -24,7 +24,7 @@ use crate::plan::{PLAN_VERSION, Part, Plan};
 use crate::progress::Progress;
 use crate::recipe::{AnyGrid, Grid, Made, Odd, Recipe, Terms};
 
-/// What a byte is worth in units of c²: 8 bits at 2 ln 2 times the loss per weight.
+/// The price of a byte in units of c²: 8 bits at 2 ln 2 times the loss per weight.
 pub(super) const NATS_PER_BYTE: f64 = 8.0 * 2.0 * std::f64::consts::LN_2 * GRANULAR / 2.0;
 
 /// A coded stream, and what it is expected to cost.
@@ -62,7 +62,7 @@ impl<'a> Matrix<'a> {
         let step = c / self.target.correction.sqrt();
         let begun = begin(&self.terms, &self.target, reference, step);
         if !self.terms.is_alone() {
-            // What is left depends on the decoded reference, not on the step size alone.
+            // The residual depends on the decoded reference, not on the step size alone.
             self.learned.converged = None;
         }
         let (coded, grid) = match self.terms.residual {
@@ -78,12 +78,12 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What earlier trials taught about the residual of a matrix.
+/// State of the residual search of a matrix that later trials reuse.
 #[derive(Clone, Default)]
 struct Learned {
     /// What grid 1 of its trellis is made of, and what indices cost, once a first search has found out.
     found: Option<(Odd, indices::Prices)>,
-    /// The step size that the prices are settled for.
+    /// The step size for which the prices have converged.
     converged: Option<f64>,
 }
 
@@ -139,7 +139,7 @@ pub(super) struct Parts<'a> {
     groups: Vec<Group<'a>>,
     small: Vec<usize>,
     zeros: Vec<usize>,
-    /// What leaving each of these out loses.
+    /// The loss of leaving each of these out.
     gone: Vec<f64>,
     scheme: Scheme,
     pub states: usize,
@@ -157,7 +157,7 @@ impl<'a> Parts<'a> {
         let mut groups: Vec<Group> = Vec::new();
         for stored in large {
             let mut matrix = Matrix::new(model, metrics, scheme, stored);
-            // Whatever a silent matrix could give is nothing.
+            // A dead matrix does not reach the predictions: no term of it could lower the loss.
             if scheme.from(stored).is_some_and(|from| zeros.contains(&from)) {
                 matrix.terms = ALONE;
             }

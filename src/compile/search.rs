@@ -28,13 +28,13 @@ use crate::train::teacher::Teacher;
 
 /// States while the step size is still far off: sizes hardly depend on them.
 const SEARCH_STATES: usize = 8;
-/// How near the budget the step size must be before the final trellis is tried.
+/// Relative distance from the budget at which the search changes to the final trellis.
 const SEARCH_CLOSE: f64 = 4e-3;
 const FINAL_CLOSE: f64 = 5e-4;
 /// How many times more a change may cost by its look than it saves where it will be healed: ties of layers that were trained
 /// apart lose three fifths of what they cost.
 const HEALED: f64 = 3.0;
-/// Logits of the calibration tokens that candidates are judged on take at most so many numbers.
+/// Logits of the calibration tokens that candidates are measured on take at most so many numbers.
 const MOST_LOGITS: usize = 1 << 26;
 
 /// The shared roles of a model by layer; what nothing depends on is not among them.
@@ -49,7 +49,7 @@ fn table(model: &Model, metrics: &Metrics) -> Table {
     Table { layers, roles: model.tied_roles.clone() }
 }
 
-/// A model on its way to the budget, before whole layers are looked at.
+/// A model on its way to the budget, before the search over whole layers.
 struct Begun<'a> {
     parts: Parts<'a>,
     known: Known,
@@ -112,7 +112,7 @@ pub(super) fn search(job: Job, budget: u64) -> Result<(Finished, Structure)> {
     Ok((finished, structure))
 }
 
-/// What structures are judged on: a network, and rows of calibration tokens.
+/// The network and the calibration rows on which structures are evaluated.
 struct Ground<'a> {
     job: Job<'a>,
     net: &'a dyn Net,
@@ -154,7 +154,7 @@ impl<'a> Ground<'a> {
         Original::new(self.net, &self.job.model.params()?, Windows::new(&self.sample, self.net.context(), None))
     }
 
-    /// A judge that packs into `budget` bytes.
+    /// An evaluator that packs into `budget` bytes.
     fn evaluator<'g>(
         &'g self,
         original: &'g Original<'g>,
@@ -207,7 +207,7 @@ fn structures(ground: &Ground, table: &Table, parts: &Parts, known: Known, budge
 /// Makes trials for another process.
 ///
 /// # Errors
-/// Input, when there is nothing to judge with.
+/// Input, when there is no network or no text to evaluate on.
 pub(super) fn serve(job: Job, folder: &Path) -> Result<usize> {
     let budget = job.options.budget(job.options.cap);
     let table = table(job.model, job.metrics);

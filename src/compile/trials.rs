@@ -74,14 +74,14 @@ enum TrialKind {
 
 type Key = (TrialKind, Option<String>, String);
 
-/// A judge whose trials are logged and, where the log has them, not made again.
+/// An evaluator whose trials are logged and, where the log has them, not made again.
 pub(super) struct Logged<J> {
     evaluator: J,
     log: Option<(PathBuf, File)>,
     known: HashMap<Key, Found>,
     trial: usize,
     base: Option<(Candidate, Packed)>,
-    /// Whether the judge has been told of the base.
+    /// Whether the base has been set in the evaluator.
     base_is_set: bool,
 }
 
@@ -107,7 +107,7 @@ impl<J: Evaluator> Logged<J> {
         }
         let head = serde_json::to_string(&LogHeader { search: VERSION, run: run.to_string() }).unwrap_or_default();
         let text = if kept.is_empty() { head + "\n" } else { kept };
-        // What a broken run left of its last line goes.
+        // The incomplete last line of an interrupted run is dropped.
         std::fs::write(path, text).map_err(|e| Error::io("write", path, e))?;
         let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io("write", path, e))?;
         logged.log = Some((path.to_path_buf(), file));
@@ -170,7 +170,7 @@ impl<J: Evaluator> Logged<J> {
         found.cloned().ok_or_else(|| Error::compute(format!("nobody judged {}", candidate.change)))
     }
 
-    /// Tells the judge of the base, if it was not told yet: a search that only repeats its log needs none.
+    /// Sets the base in the evaluator, if that was not done yet: a search that only repeats its log needs none.
     fn settle_now(&mut self) -> Result<()> {
         if let (Some((base, packed)), false) = (&self.base, self.base_is_set) {
             self.evaluator.set_base(base, packed)?;

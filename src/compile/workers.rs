@@ -1,7 +1,7 @@
 //! Trials in other processes, which share nothing but a folder: here or on other machines, started by us or by anybody.
 //!
-//! `N.task` is a task, `N.claim` says that somebody is at it, `N.result` is what came of it, `end` sends everybody home. Files come
-//! into being whole: they are written under another name and renamed.
+//! `N.task` is a task, `N.claim` marks it as taken by a worker, `N.result` holds its result, and `end` tells all workers to exit.
+//! Files appear whole: they are written under another name and renamed.
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -13,15 +13,15 @@ use crate::error::{Error, Result};
 use crate::plan::evaluator::{Evaluator, Fidelity, Packed, Probe, Threshold};
 use crate::plan::moves::Candidate;
 
-/// Between two looks into the folder.
+/// Time between two polls of the folder.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A worker goes home by itself when nobody has wanted anything for so long.
+/// A worker exits by itself when no task has come for so long.
 const PATIENCE: Duration = Duration::from_secs(900);
 const END: &str = "end";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Task {
-    /// What run it belongs to: a worker of other options would find something else.
+    /// Digest of its run: a worker with other options would find another result.
     run: String,
     candidate: Candidate,
     what: What,
@@ -30,13 +30,13 @@ struct Task {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum What {
-    /// Pack it; above this KL nobody wants to know how much (`None`: everybody does).
+    /// Pack it; above `limit` nats the KL need not be measured to the end (`None`: no limit).
     Pack {
         #[serde(rename = "care")]
         fidelity: Fidelity,
         limit: Option<f64>,
     },
-    /// Look at it as a change of a base.
+    /// Probe it as a change of a base.
     #[serde(rename = "look")]
     Probe {
         base: Candidate,
@@ -165,7 +165,7 @@ impl<J: Evaluator> Evaluator for WorkerPool<J> {
 }
 
 impl<J> Drop for WorkerPool<J> {
-    /// Sends the workers home. They may be at a task that nobody waits for any more.
+    /// Tells the workers to exit and waits for them. They may be at a task whose result is no longer needed.
     fn drop(&mut self) {
         // If this cannot be written the workers end when nothing comes.
         let _ = std::fs::write(self.folder.join(END), "");

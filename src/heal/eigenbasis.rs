@@ -157,7 +157,7 @@ mod tests {
                 let (u, v) = (Eigenbasis::output(&metric), Eigenbasis::input(&metric, from));
                 let g = values(rows * n, 3);
                 let step = unwhiten_change(whiten_gradient(&g, &u, &v), &u, &v);
-                // As seen by the metric: only the loose columns move.
+                // As seen by the metric: only the free columns move.
                 let mut e = vec![0f32; rows * cols];
                 let mut gradient = vec![0f32; rows * cols];
                 for (k, (s, g)) in step.iter().zip(&g).enumerate() {

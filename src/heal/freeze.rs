@@ -1,7 +1,7 @@
-//! A quantized matrix in training: some of its columns are bound to grid points, the others are still real and learn.
+//! A quantized matrix in training: some of its columns are frozen on grid points, the others are free (real-valued) and learn.
 //!
-//! Columns are bound in groups, those that matter most first, by the search that rounds a whole matrix. What a group could not
-//! say, the loose columns make good for: at once as far as the curvature of this matrix tells (the conditional minimum that
+//! Columns are frozen in groups, those that matter most first, by the search that rounds a whole matrix. The free columns
+//! compensate for the error of each group: at once as far as the curvature of this matrix tells (the conditional minimum that
 //! feedback stands for, GPTQ, arXiv:2210.17323), then by training for what the errors in all other matrices ask. Rounding in
 //! parts with training between them is incremental network quantization (arXiv:1702.03044).
 
@@ -25,13 +25,13 @@ pub struct Freezing {
     settings: Settings,
     steps: StepSizes,
     prices: Prices,
-    /// The model's step size: the unit in which loose columns move.
+    /// The model's step size: the unit in which free columns move.
     step: f64,
-    /// (R, C), columns in rounding order: grid points of the bound columns, then the loose ones.
+    /// (R, C), columns in rounding order: grid points of the frozen columns, then the free ones.
     values: Vec<f32>,
-    /// Columns that are bound.
+    /// Columns that are frozen.
     frozen: i32,
-    /// (C, R) natural order: of the bound columns.
+    /// (C, R) natural order: of the frozen columns.
     indices: Vec<i32>,
     /// Bits of every column in rounding order where nothing is trained.
     usual: Vec<f64>,
@@ -42,7 +42,7 @@ pub struct Freezing {
 }
 
 impl Freezing {
-    /// `w` (R, C) row-major, of which nothing is bound yet, with the step sizes and prices of [`matrix::encode`], which made
+    /// `w` (R, C) row-major, of which nothing is frozen yet, with the step sizes and prices of [`matrix::encode`], which made
     /// `indices` (C, R) of it.
     pub fn new(w: &[f32], metric: &Metric, step: f64, settings: Settings, indices: &[i32]) -> Self {
         let cols = metric.cols;
@@ -83,14 +83,14 @@ impl Freezing {
         bits
     }
 
-    /// Bits of the bound columns beyond what they take untrained, and what the loose ones would take.
+    /// Bits of the frozen columns beyond what they take untrained, and the expected bits of the free ones.
     pub fn budget(&self) -> (f64, f64) {
         let frozen = self.frozen();
         let more = (0..frozen).map(|k| self.bits(k, &self.indices) - self.usual[k]).sum();
         (more, self.usual[frozen..].iter().sum())
     }
 
-    /// Binds columns until `share` of them are, bits at `price` times their usual price.
+    /// Freezes columns until `share` of them are, bits at `price` times their usual price.
     pub fn freeze(&mut self, share: f64, price: f32) {
         let Metric { rows, cols, .. } = self.metric;
         let from = self.frozen();
@@ -142,7 +142,7 @@ impl Freezing {
         round(&w, &part, &row, &col, &self.settings.trellis, &Rate { prices: &prices, lambda }).indices
     }
 
-    /// Adds E_A H_AJ H_JJ⁻¹ to the loose columns J for an error E (R, n) in columns A: with H = R Rᵀ that is E_A R_AJ R_JJ⁻¹.
+    /// Adds E_A H_AJ H_JJ⁻¹ to the free columns J for an error E (R, n) in columns A: with H = R Rᵀ that is E_A R_AJ R_JJ⁻¹.
     fn propagate(&mut self, error: &[f32], columns: std::ops::Range<usize>) {
         let Metric { rows, cols, ref input, ref input_factor, .. } = self.metric;
         let (first, from, n) = (columns.start, self.frozen(), columns.len());
@@ -150,7 +150,7 @@ impl Freezing {
         if rest == 0 {
             return;
         }
-        // What the bound columns ask of the loose ones, over R_kk; then those ask each other: a unit triangular system.
+        // The error of the frozen columns propagated to the free ones, over R_kk; among those it is a unit triangular system.
         let mut asked = vec![0f32; rows * rest];
         let down = View::strided(&input_factor[first * cols + from..], n, rest, cols);
         product(&mut asked, rest, View::dense(error, rows, n), down, 1.0, false);
@@ -164,8 +164,8 @@ impl Freezing {
         }
     }
 
-    /// What is added to this matrix has grown by `change` (R, C) row-major: the loose columns take that back, and make good
-    /// for it in the bound ones.
+    /// Compensates for a `change` (R, C) row-major of the prediction that is added to this matrix: free columns subtract their
+    /// part of it, and the part of the frozen columns, which cannot move, is propagated to the free ones.
     pub fn compensate(&mut self, change: &[f32]) {
         let Metric { rows, cols, ref order, .. } = self.metric;
         let frozen = self.frozen();
@@ -184,7 +184,7 @@ impl Freezing {
         }
     }
 
-    /// Moves the loose columns by about `rate` steps against the gradient (R, C) of the weights.
+    /// Moves the free columns by about `rate` steps against the gradient (R, C) of the weights.
     pub fn learn(&mut self, gradient: &[f32], rate: f32, betas: Betas) {
         let Metric { rows, cols, ref order, .. } = self.metric;
         let from = self.frozen();
@@ -215,12 +215,12 @@ impl Freezing {
         weights
     }
 
-    /// The stream, once all columns are bound.
+    /// The stream, once all columns are frozen.
     pub fn stream(&self) -> Vec<u8> {
         matrix::write(&self.indices, &self.steps, &self.settings.trellis)
     }
 
-    /// What training changes.
+    /// The parameters that training changes.
     pub fn params(&mut self) -> Vec<ParamRef<'_>> {
         let Adam { first, second, steps } = &mut self.adam;
         let floats = [&mut self.values, first, second].map(ParamRef::Floats);
@@ -228,7 +228,7 @@ impl Freezing {
         floats.into_iter().chain(counts).chain([ParamRef::Integers(&mut self.indices)]).collect()
     }
 
-    /// Whether what was read into the slots belongs together.
+    /// Whether what was read into the parameters belongs together.
     pub fn is_sound(&self) -> bool {
         let Metric { rows, cols, .. } = self.metric;
         let Some(free) = usize::try_from(self.frozen).ok().and_then(|frozen| cols.checked_sub(frozen)) else {
@@ -287,7 +287,7 @@ mod tests {
         assert!(more(4.0) < more(1.0) && more(1.0) < more(0.2), "{} {} {}", more(4.0), more(1.0), more(0.2));
     }
 
-    /// After a change from outside, no move of the loose columns lowers the loss of this matrix.
+    /// After a change from outside, no move of the free columns lowers the loss of this matrix.
     #[test]
     fn loose_columns_make_good_for_a_change() {
         let (rows, cols) = (17, 12);

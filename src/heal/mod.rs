@@ -1,9 +1,9 @@
-//! Healing: trains what a plan keeps, so that the weights make good together for what rounding lost one by one.
+//! Healing: trains the parameters that a plan keeps, so that the weights compensate together for the errors of rounding each alone.
 //!
 //! The original is the teacher, the packed model the student (distillation; QAD, arXiv:2601.20088), on calibration tokens.
-//! Columns of all matrices are bound to their grids in groups, and between two groups what is still loose is trained to make
-//! good for what the bound ones could not say ([`freeze`]); what bits cost is part of the search, and their price is steered so
-//! that the file stays at its cap. Text set aside from calibration says whether that helped.
+//! Columns of all matrices are frozen on their grids in groups, and between two groups the free columns are trained to
+//! compensate for the rounding error of the frozen ones ([`freeze`]). The search for grid points counts bits at a price, which is
+//! steered so that the file stays at its cap. Text set aside from calibration says whether that helped.
 
 mod course;
 mod eigenbasis;

@@ -1,8 +1,8 @@
-//! What training changes, one thing at a time: so that a state can be kept and taken back, here and on disk.
+//! References to the parameters that training changes, one by one, so that a state can be saved and restored, in memory and on disk.
 
 use crate::train::adam::Adam;
 
-/// One thing that training changes.
+/// A parameter that training changes.
 pub enum ParamRef<'a> {
     Floats(&'a mut Vec<f32>),
     Integers(&'a mut Vec<i32>),
@@ -15,7 +15,7 @@ pub fn adam<'a>(values: &'a mut Vec<f32>, adam: &'a mut Adam) -> [ParamRef<'a>; 
     [ParamRef::Floats(values), ParamRef::Floats(first), ParamRef::Floats(second), ParamRef::Count(steps)]
 }
 
-/// What was in a slot at some time.
+/// The saved value of a parameter.
 #[derive(Clone)]
 pub enum Saved {
     Floats(Vec<f32>),
@@ -33,7 +33,7 @@ impl ParamRef<'_> {
     }
 
     /// # Panics
-    /// If it was kept of a slot of another kind.
+    /// If it was saved from a parameter of another kind.
     pub fn restore(self, kept: &Saved) {
         match (self, kept) {
             (ParamRef::Floats(x), Saved::Floats(kept)) => x.clone_from(kept),

@@ -26,20 +26,20 @@ use crate::train::objective::Objective;
 use crate::train::rows::Rows;
 use crate::train::teacher::{self, Teacher};
 
-/// Groups of columns that are bound one after the other, at most.
+/// Groups of columns that are frozen one after the other, at most.
 const GROUPS: usize = 16;
 /// The rate, in steps of the grid for an axis on which an error of one step costs the same as on all others: so much over the
-/// root of the steps between two groups. Where fewer columns are bound there is less to make good for: it starts lower, with the
+/// root of the steps between two groups. Where fewer columns are frozen there is less error to compensate: it starts lower, with the
 /// root of their share.
 const RATE: f32 = 0.055;
 const HIGHEST: f32 = 0.03;
 const BETAS: Betas = Betas { first: 0.9, second: 0.95 };
-/// Where there is something to learn before anything is bound, it gets so many shares of the steps more than what comes
+/// Where there is something to learn before anything is frozen, it gets so many shares of the steps more than what comes
 /// between two groups.
 const FIRST: usize = 4;
 /// Control tensors learn at this share of the rate.
 const VECTORS: f32 = 0.6;
-/// Steps between two looks at the held-out text.
+/// Iterations between two measurements on the held-out text.
 const EVERY: usize = 20;
 /// Steps between two groups, at most, of a run that lasts as long as it gains; and the least share of the objective that a look
 /// must have gained for it to go on before the next group.
@@ -47,9 +47,9 @@ const MOST: usize = 100;
 const GAIN: f64 = 0.005;
 /// Steps whose time says how many fit into a given time.
 const TIMED_ITERATIONS: usize = 4;
-/// Steps that a look at the held-out text counts as where time is planned.
+/// Time of a measurement on the held-out text, in iterations, where time is planned.
 const PROBE_ITERATIONS: f64 = 0.75;
-/// The price of a bit grows by this power of what the loose columns must save, at most by [`TURN`] at a time.
+/// The price of a bit grows by this power of what the free columns must save, at most by [`TURN`] at a time.
 const STEER: f64 = 20.0;
 const TURN: f64 = 0.2;
 /// Squared error of a matrix, over its squares, that is more than arithmetic makes.
@@ -59,7 +59,7 @@ const FITS: usize = 9;
 /// Breakdowns after which a run ends.
 const BREAKDOWNS: usize = 3;
 
-/// What a healing may do.
+/// Limits and settings of a healing.
 #[derive(Clone)]
 pub struct Options<'a> {
     pub length: Length,
@@ -165,7 +165,7 @@ struct HealingRun<'a> {
     held_out: HeldOut<'a>,
     rows: Rows<'a>,
     batch: usize,
-    /// Groups that are bound when training begins: 1, or 0 where there is something to learn before.
+    /// Groups that are frozen when training begins: 1, or 0 where there is something to learn before.
     first: usize,
     groups: usize,
     student: Student,
@@ -178,7 +178,7 @@ struct HealingRun<'a> {
     file_size: &'a (dyn Fn(&[usize]) -> Result<u64> + Sync),
     progress: &'a dyn Progress,
     started: Instant,
-    /// How long binding the last group took.
+    /// How long freezing the last group took.
     freezing_time: Duration,
     breakdowns: usize,
 }
@@ -227,7 +227,7 @@ impl HealingRun<'_> {
         Ok(())
     }
 
-    /// Shares of the steps that are done before so many groups are bound.
+    /// Shares of the steps that are done before so many groups are frozen.
     fn shares(&self, group: usize) -> usize {
         // What comes before the first group may have to bring together what was trained apart.
         let begun = if self.first == 0 { FIRST } else { 0 };
@@ -244,7 +244,7 @@ impl HealingRun<'_> {
         if group + 1 >= self.groups { self.state.steps - until(group) } else { until(group + 1) - until(group) }
     }
 
-    /// Trains until the next group is to be bound; says whether the run was stopped.
+    /// Trains until the next group is to be frozen; returns whether the run was stopped.
     fn segment(&mut self) -> Result<bool> {
         let start = self.student.snapshot();
         // Long segments end with their best state, if only the one that they began with.
@@ -329,7 +329,7 @@ impl HealingRun<'_> {
         self.progress.advance(self.state.step as u64);
     }
 
-    /// Has the loose columns save what the bound ones took too much.
+    /// Sets the price of a bit so that the free columns save the bytes that the frozen ones took beyond their share.
     fn steer(&mut self) {
         let (over, left) = self.student.bits();
         if left > 0.0 {
@@ -337,7 +337,7 @@ impl HealingRun<'_> {
         }
     }
 
-    /// Looks at the held-out text while some columns are loose; returns what is to be small.
+    /// Measures on the held-out text while some columns are free; returns the objective.
     fn watch(&mut self) -> Result<f64> {
         let untrained = self.state.course.first().map_or(0, |point| point.bytes);
         let bytes = (untrained as f64 + self.student.bits().0 / 8.0).round() as u64;
@@ -369,7 +369,7 @@ impl HealingRun<'_> {
         Ok(())
     }
 
-    /// What is to be small, at a point of the course.
+    /// The objective that training minimises, at a point of the course.
     fn objective_at(&self, at: usize) -> f64 {
         let point = &self.state.course[at];
         match self.options.objective {
@@ -384,7 +384,7 @@ impl HealingRun<'_> {
         (self.state.step * self.batch) as f64 / self.rows.pieces().max(1) as f64
     }
 
-    /// Goes back to where the last group was bound, with half the rate.
+    /// Goes back to where the last group was frozen, with half the rate.
     fn break_down(&mut self, done: usize, start: &[Saved]) -> Result<()> {
         let step = self.state.step;
         self.breakdowns += 1;

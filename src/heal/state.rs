@@ -12,14 +12,14 @@ use super::trainable::TrainedStream;
 use crate::error::{Error, Result};
 use crate::save;
 
-/// Where a run stands, beside its tensors.
+/// The state of a run, apart from its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// Of everything that the run depends on: blake3 in hexadecimal.
     pub key: String,
     /// Steps done.
     pub step: usize,
-    /// Groups of columns that are bound.
+    /// Groups of columns that are frozen.
     pub group: usize,
     /// Steps in all.
     pub steps: usize,
@@ -30,7 +30,7 @@ pub struct RunState {
     pub course: Vec<Point>,
 }
 
-/// A run: standing and streams.
+/// A checkpoint: run state and streams.
 pub struct Checkpoint<'a> {
     pub state: &'a mut RunState,
     pub streams: &'a mut [TrainedStream],
@@ -46,7 +46,7 @@ pub fn is_state(start: &[u8]) -> bool {
 }
 
 impl Checkpoint<'_> {
-    /// Writes the state to `path`; what was there before gives way only to a complete new one.
+    /// Writes the state to `path`; an earlier file is replaced only by a complete new one.
     ///
     /// # Errors
     /// If the file cannot be written.

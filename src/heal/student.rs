@@ -15,7 +15,7 @@ pub struct Student {
 }
 
 impl Student {
-    /// Streams of which nothing is bound yet, and the weights that they decode to untrained.
+    /// Streams of which nothing is frozen yet, and the weights that they decode to untrained.
     pub fn new(streams: Vec<TrainedStream>, untrained: Vec<Vec<f32>>) -> Self {
         let mut student = Student { streams, weights: untrained };
         // Residuals were of matrices that were rounded; these no longer are.
@@ -23,7 +23,7 @@ impl Student {
         student
     }
 
-    /// Whether a matrix differs from that of `model` by more than `share` of its energy before anything is bound.
+    /// Whether a matrix differs from that of `model` by more than `share` of its energy before anything is frozen.
     pub fn differs(&self, model: &Model, share: f32) -> bool {
         let matrices = self.streams.iter().filter(|s| !matches!(s.trainable, Trainable::Fixed | Trainable::Vectors(_)));
         matrices.map(|s| s.tensors[0]).any(|at| {
@@ -37,7 +37,7 @@ impl Student {
         self.follow(|_, _| {});
     }
 
-    /// Binds columns of all matrices until `share` of each are, bits at `price` times their usual price.
+    /// Freezes columns of all matrices until `share` of each are, bits at `price` times their usual price.
     pub fn freeze(&mut self, share: f64, price: f32) {
         let before = self.references();
         self.streams.par_iter_mut().filter(|s| s.from.is_none()).for_each(|s| s.freeze(share, price));
@@ -66,7 +66,7 @@ impl Student {
         }
     }
 
-    /// Bits of what is bound beyond what it takes untrained, and what the loose columns would take.
+    /// Bits of what is frozen beyond what it takes untrained, and the expected bits of the free columns.
     pub fn bits(&self) -> (f64, f64) {
         let each: Vec<(f64, f64)> = self.streams.par_iter().filter_map(|s| Some(s.freezing()?.budget())).collect();
         each.into_iter().fold((0.0, 0.0), |sum, own| (sum.0 + own.0, sum.1 + own.1))
@@ -80,7 +80,7 @@ impl Student {
         self.follow(|stream, now| compensate(stream, now, &before));
     }
 
-    /// The streams once all is bound; those that never change have the bytes that they had `before`.
+    /// The streams once all is frozen; those that never change have the bytes that they had `before`.
     pub fn coded(&self, before: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let each = self.streams.par_iter().zip(before);
         each.map(|(stream, before)| stream.bytes().unwrap_or_else(|| before.clone())).collect()
@@ -149,7 +149,7 @@ mod tests {
         let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         let mut frozen = Vec::new();
         for group in 0..4 {
-            // The first moves on, bound columns of the second stay where they are, and the others where they were.
+            // The first moves on, frozen columns of the second stay where they are, and the others where they were.
             let (before, was) = (student.weights[1].clone(), student.weights[0].clone());
             student.learn(vec![values(rows * cols, 9 + group), vec![0.0; rows * cols]], [0.5, 0.5], BETAS);
             assert!(apart(&was, &student.weights[0]) > 1e-3);
@@ -159,7 +159,7 @@ mod tests {
         }
         let error: Vec<f32> = second.iter().zip(&student.weights[1]).map(|(a, b)| a - b).collect();
         let lost = loss(&error, &metric);
-        // What a grid alone loses: the rounding of the first, and its learning, are made good for.
+        // The loss of a grid alone: the rounding and the training of the first matrix are compensated.
         let usual = 0.5 * GRANULAR * STEP * STEP * (rows * cols) as f64;
         assert!(lost < 2.0 * usual, "{lost}, a grid alone {usual}; {frozen:?}");
     }

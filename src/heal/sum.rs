@@ -1,8 +1,8 @@
 //! A sum in training: a multiple of an earlier matrix, a low-rank term, a residual on a grid.
 //!
 //! The gain stays. Factors of a low-rank term that learn have shadows on the scale of their integers, seen through these as if there
-//! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432). The residual is a [`Freezing`] and takes back
-//! what the earlier matrix learns; where there is none, what the gradient asks of that matrix is handed on to it.
+//! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432). The residual is a [`Freezing`] and compensates
+//! for the changes of the earlier matrix; where there is none, the gradient is passed on to that matrix.
 
 use super::freeze::Freezing;
 use super::param::{ParamRef, adam};
@@ -19,7 +19,7 @@ pub struct Sum {
     cols: usize,
     gain: Option<i16>,
     low_rank: Option<Factors>,
-    /// Whether factors learn. Under a fine residual they stay: their grids are coarse, and what they jump moves bound columns.
+    /// Whether factors learn. Under a fine residual they stay: their grids are coarse, and a jump of theirs would move frozen columns.
     factors_learn: bool,
     pub residual: Option<Freezing>,
 }
@@ -57,7 +57,7 @@ impl Sum {
         sum::add_up([self.rows, self.cols], reference.zip(self.gain), low_rank.as_ref(), residual)
     }
 
-    /// The stream, once all of the residual is bound.
+    /// The stream, once all of the residual is frozen.
     pub fn stream(&self) -> Vec<u8> {
         let residual = self.residual.as_ref().map(Freezing::stream);
         match (self.gain, &self.low_rank, residual) {
@@ -80,7 +80,7 @@ impl Sum {
         }
     }
 
-    /// What training changes.
+    /// The parameters that training changes.
     pub fn params(&mut self) -> Vec<ParamRef<'_>> {
         let factors = self.low_rank.iter_mut().flat_map(|f| [&mut f.a, &mut f.b]);
         let mut params: Vec<ParamRef> = factors.flat_map(|(values, moments)| adam(values, moments)).collect();
@@ -88,7 +88,7 @@ impl Sum {
         params
     }
 
-    /// Whether what was read into the slots belongs together.
+    /// Whether what was read into the parameters belongs together.
     pub fn is_sound(&self) -> bool {
         let sized = |(x, adam): &(Vec<f32>, Adam), n: usize, rank: usize| {
             [x, &adam.first, &adam.second].iter().all(|v| v.len() == n * rank)

@@ -1,4 +1,4 @@
-//! One stream in training, whatever it is made of.
+//! One stream in training, of any recipe.
 
 use super::freeze::Freezing;
 use super::param::ParamRef;
@@ -6,7 +6,7 @@ use super::small::Small;
 use super::sum::Sum;
 use crate::train::adam::Betas;
 
-/// What a stream's tensors are in training.
+/// The trainable form of a stream's tensors.
 pub enum Trainable {
     /// Exact tensors and zeros: nothing to learn.
     Fixed,
@@ -35,7 +35,7 @@ impl TrainedStream {
         }
     }
 
-    /// The bytes of the stream once all columns are bound; `None` where nothing changes.
+    /// The bytes of the stream once all columns are frozen; `None` where nothing changes.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         match &self.trainable {
             Trainable::Fixed => None,
@@ -44,7 +44,7 @@ impl TrainedStream {
         }
     }
 
-    /// What is bound column by column.
+    /// The matrix of this stream that is frozen column by column, if it has one.
     pub fn freezing(&self) -> Option<&Freezing> {
         match &self.trainable {
             Trainable::Sum(sum) => sum.residual.as_ref(),
@@ -52,7 +52,7 @@ impl TrainedStream {
         }
     }
 
-    /// Binds columns until `share` of them are, bits at `price` times their usual price.
+    /// Freezes columns until `share` of them are, bits at `price` times their usual price.
     pub fn freeze(&mut self, share: f64, price: f32) {
         match &mut self.trainable {
             Trainable::Fixed | Trainable::Vectors(_) => {}
@@ -60,7 +60,7 @@ impl TrainedStream {
         }
     }
 
-    /// The tensor whose changes a residual takes back: the one that it starts from.
+    /// The reference whose changes the residual compensates: the tensor that this stream is predicted from.
     pub fn compensates_for(&self) -> Option<usize> {
         match &self.trainable {
             Trainable::Sum(sum) if sum.residual.is_some() => self.from,
@@ -68,7 +68,7 @@ impl TrainedStream {
         }
     }
 
-    /// The tensor that this starts from has changed by `change`: a residual takes that back.
+    /// Lets the residual compensate for a `change` of the tensor that this stream is predicted from.
     pub fn compensate(&mut self, mut change: Vec<f32>) {
         let Trainable::Sum(sum) = &mut self.trainable else { return };
         let gain = sum.gain();
@@ -98,7 +98,7 @@ impl TrainedStream {
         gradients[self.tensors[0]] = own;
     }
 
-    /// What training changes, in a fixed order.
+    /// The parameters that training changes, in a fixed order.
     pub fn params(&mut self) -> Vec<ParamRef<'_>> {
         match &mut self.trainable {
             Trainable::Fixed => Vec::new(),
@@ -107,7 +107,7 @@ impl TrainedStream {
         }
     }
 
-    /// Whether what was read into the slots belongs together.
+    /// Whether what was read into the parameters belongs together.
     pub fn is_sound(&self) -> bool {
         match &self.trainable {
             Trainable::Fixed => true,

@@ -14,7 +14,7 @@ pub struct EncodedPart<T> {
     pub coded: T,
 }
 
-/// What can be encoded. The search knows nothing else about a model, so it is tested with a fake one.
+/// Encodes a model at a step size. The search knows nothing else about a model, so it is tested with a fake one.
 pub trait Encoder {
     type Coded;
     /// Every part at step size `c`, in a fixed order. A smaller step size means more bytes and less loss.
@@ -31,7 +31,7 @@ pub trait Encoder {
     }
 }
 
-/// The way a search went.
+/// The result of a search.
 pub enum Outcome<T> {
     /// Parts that fit.
     Fits(T),
@@ -56,7 +56,7 @@ struct Trial<T> {
     parts: Vec<EncodedPart<T>>,
 }
 
-/// Where the next step size comes from: the last trials and how fast size falls with the step size.
+/// Chooses the next step size, from the last trials and the slope of size over step size.
 struct Search {
     budget: f64,
     start: f64,
@@ -193,7 +193,7 @@ pub fn meet<E: Encoder>(
 
 /// Exchanges that [`fill`] tries at most.
 const FILLS: usize = 6;
-/// Bytes that are not worth another try.
+/// Leftover bytes that are too few for another try.
 const LEFT: u64 = 8;
 
 /// Spends the last bytes on single parts: each time on the smallest one whose step size need not change by much.

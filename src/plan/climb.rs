@@ -1,15 +1,15 @@
-//! The search over schemes: looks at single changes, packs the promising ones into the cap, keeps what is measured to be
+//! The search over schemes: probes single changes, packs the promising ones into the cap, keeps what is measured to be
 //! better, and goes on from there.
 //!
-//! A look makes a change on the packed base without quantizing what it changes, and measures the KL: cheap, and more honest
+//! A probe makes a change on the packed base without quantizing what it changes, and measures the KL: cheap, and more honest
 //! than the quadratic, which does not hold for changes of that size. What a change saves buys at most what the base has lost, and
 //! at most as much as the last bytes bought. Only where that may pay for the change is it packed into the cap like the base, and
 //! then the two are compared row by row.
 //!
-//! Where packed structures are healed before they are judged, many are healed for a short while first, and only those that are
-//! then in front for as long as the base (successive halving, arXiv:1502.07943): what a look says of a change that will be healed
+//! Where packed structures are healed before they are compared, many are healed for a short while first, and only those that are
+//! then in front for as long as the base (successive halving, arXiv:1502.07943): the probe of a change that will be healed
 //! ranks badly, a few steps rank single changes nearly as all steps do. Fixed shapes change so much that a few steps do not tell:
-//! those that are about as good as the best of them are judged in full whatever their rank.
+//! those that are about as good as the best of them are packed in full whatever their rank.
 
 use serde::{Serialize, Serializer};
 
@@ -19,9 +19,9 @@ use super::scheme::Scheme;
 use super::shape::{Table, starts};
 use crate::error::Result;
 
-/// How far a search goes.
+/// Limits of a search.
 pub struct Bounds<'a> {
-    /// Candidates packed with full care, or [`ROUGH`] times as many roughly. Looks are free: they cost a hundredth of that.
+    /// Candidates packed with full care, or [`ROUGH`] times as many roughly. Probes are not counted: they cost a hundredth of that.
     pub trials: usize,
     pub slack: f64,
     /// Whether what is packed is healed, so that rough packing is cheaper.
@@ -30,14 +30,14 @@ pub struct Bounds<'a> {
     pub stop: &'a dyn Fn() -> bool,
 }
 
-/// One change that was looked at, and what it would have to be worth.
+/// A probed change, and the nats that it is short of paying for itself.
 #[derive(Debug, Clone, Serialize)]
 pub struct Probed {
     #[serde(rename = "name", serialize_with = "in_words")]
     pub change: Move,
     #[serde(rename = "look")]
     pub probe: Probe,
-    /// Nats that it is short of paying for itself, by its look; below 0: it would pay.
+    /// Nats that it is short of paying for itself, by its probe; below 0: it would pay.
     pub short: f64,
 }
 
@@ -45,7 +45,7 @@ fn in_words<S: Serializer>(change: &Move, serializer: S) -> std::result::Result<
     serializer.collect_str(change)
 }
 
-/// Where a search ended.
+/// The result of a search.
 pub struct Climbed {
     pub best: Candidate,
     pub packed: Packed,
@@ -66,7 +66,7 @@ pub struct Climbed {
 
 /// Structures packed roughly that count as one.
 pub const ROUGH: usize = 4;
-/// Candidates packed after each round of looks: roughly, the fixed shapes among them, and of these with full care.
+/// Candidates packed after each round of probes: roughly, the fixed shapes among them, and of these with full care.
 const ROUGHLY: usize = 8;
 const SHAPES: usize = 3;
 const FULLY: usize = 2;
@@ -75,11 +75,11 @@ const FULLY: usize = 2;
 /// where it was measured.
 const ALIKE: f64 = 1.05;
 const BEYOND: f64 = 1.25;
-/// Candidates packed after each round of looks where nothing is healed.
+/// Candidates packed after each round of probes where nothing is healed.
 const PACKED: usize = 3;
-/// Looked at together, between two questions whether to stop.
+/// Changes probed together, between two checks whether to stop.
 const TOGETHER: usize = 8;
-/// The far changes are looked at if a near one costs at most so many times what it may.
+/// Far changes are probed if a near one costs at most so many times its allowance.
 const NEARLY: f64 = 2.0;
 /// Copies that are tried with a low-rank term as well.
 const SPECIALISTS: usize = 3;
@@ -89,9 +89,9 @@ struct Climb<'a, J: Evaluator> {
     evaluator: &'a mut J,
     table: &'a Table,
     bounds: &'a Bounds<'a>,
-    /// Fixed shapes, looked at in the first round.
+    /// Fixed shapes, probed in the first round.
     shapes: Vec<Candidate>,
-    /// The base, and what it is worth.
+    /// The base, and the threshold that its changes must meet.
     best: Candidate,
     packed: Packed,
     threshold: Threshold,
@@ -135,7 +135,7 @@ impl<'a, J: Evaluator> Climb<'a, J> {
         Ok((climb, first))
     }
 
-    /// Looks at the changes of the base, in the first round at the fixed shapes as well; those nearest to paying come first.
+    /// Probes the changes of the base, in the first round the fixed shapes as well; those nearest to paying come first.
     fn survey(&mut self, first_round: bool) -> Result<Vec<(Candidate, Probe)>> {
         let (mut near, far) = moves(self.table, &self.best.scheme);
         if first_round {
@@ -196,7 +196,7 @@ impl<'a, J: Evaluator> Climb<'a, J> {
         (ROUGH * self.bounds.trials).saturating_sub(ROUGH * self.trials + self.rough)
     }
 
-    /// Takes the next of `promising`, of which the first look best, and returns those to pack with full care.
+    /// Takes the next of `promising`, the most promising first, and returns those to pack with full care.
     fn next(&mut self, promising: &mut Vec<Candidate>) -> Result<Vec<Candidate>> {
         let fixed = |c: &Candidate| matches!(c.change, Move::Shape(_));
         let least = if self.bounds.heals { FULLY } else { PACKED };
@@ -265,7 +265,7 @@ impl<'a, J: Evaluator> Climb<'a, J> {
         costs.max(0.0) < NEARLY * may
     }
 
-    /// Nats that a change is short of paying, by its look.
+    /// Nats that a change is short of paying, by its probe.
     fn short(&self, probe: &Probe) -> f64 {
         (probe.kl - self.threshold.kl) / self.threshold.slack
             - self.threshold.kl.min(self.threshold.price * probe.saved.max(0.0))
@@ -275,7 +275,7 @@ impl<'a, J: Evaluator> Climb<'a, J> {
 /// Climbs from `start`, or from `other` if that is measured to be better.
 ///
 /// # Errors
-/// What the judge says.
+/// Those of the evaluator.
 pub fn climb<J: Evaluator>(
     evaluator: &mut J,
     table: &Table,
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn many_are_packed_roughly_before_few_are_fully() {
-        // With so much hope every change looks promising.
+        // With so much slack every change looks promising.
         let bounds = |trials| Bounds { slack: 1e3, heals: true, ..within(trials) };
         // Where all are about alike, the best of the fixed shapes are judged in full though they rank behind the changes.
         for (least, shapes) in [(60.0, 1..=SHAPES), (0.0, 0..=0)] {

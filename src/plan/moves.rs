@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::scheme::{Choice, Scheme};
 use super::shape::{Shape, Table};
 
-/// How a scheme differs from the one before it, and the scheme.
+/// A scheme, and the change that leads to it from the one before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     pub change: Move,
@@ -117,8 +117,8 @@ fn owners(table: &Table) -> Vec<Owner> {
     layers.into_iter().chain(branches).collect()
 }
 
-/// Every single change of `scheme`. The first list is worth looking at always: copies of the layer before, and what is left
-/// out; the second only where something of the first came near to being worth it.
+/// Every single change of `scheme`. The first list is always probed: copies of the layer before, and pieces left
+/// out; the second only where a change of the first nearly pays.
 pub fn moves(table: &Table, scheme: &Scheme) -> (Vec<Candidate>, Vec<Candidate>) {
     let pieces = owners(table);
     let (mut near, mut far) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! What each matrix starts from, before anything is said about step sizes: the part of a plan that a search over ties decides.
+//! A scheme: the recipe of each matrix, without step sizes. It is the part of a plan that a search over ties decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::recipe::{AnyGrid, Prediction, Terms};
 
-/// What a matrix is made of: other matrices by their numbers, on a grid that coding chooses.
+/// The recipe of a matrix: other matrices by their numbers, and a grid that coding chooses.
 pub type Choice = Terms<usize, AnyGrid>;
 
 /// Stored by itself.
@@ -17,7 +17,7 @@ pub fn copy(from: usize, rank: usize) -> Choice {
     Terms { prediction: Some(Prediction { from, gain: None }), rank, residual: None }
 }
 
-/// What every matrix that is not simply stored alone is made of. Matrices have numbers, and start from lower ones only, so
+/// The recipes of all matrices that are not simply stored alone. Matrices have numbers, and start from lower ones only, so
 /// there are no cycles.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Scheme {

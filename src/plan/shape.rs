@@ -19,7 +19,7 @@ pub struct Table {
     pub roles: Vec<String>,
 }
 
-/// Where the weights of a shared block come from (Relaxed Recursive Transformers, arXiv:2410.20672).
+/// The source of the weights of a shared block (Relaxed Recursive Transformers, arXiv:2410.20672).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Init {
     /// The first layers.

@@ -1,4 +1,4 @@
-//! The ways of a trellis from one row to the next: what each costs, and which of the two into a state is cheaper.
+//! The branches of a trellis from one row to the next: the cost of each, and the cheaper of the two that lead into a state.
 //!
 //! All states are weighed side by side, in f32 alone and without a branch, so that compilers find vector instructions for it.
 
@@ -19,7 +19,7 @@ pub struct Scale<'a> {
     pub lambda: f32,
 }
 
-/// Ways into the S states of a trellis: where each comes from, the lower state first, and the working memory.
+/// Branches into the S states of a trellis: where each comes from, the lower state first, and the working memory.
 pub struct Branches<const S: usize> {
     /// 1 for the states on the odd grid, else 0.
     grid: [f32; S],
@@ -51,7 +51,7 @@ impl<const S: usize> Branches<S> {
         }
     }
 
-    /// Weighs the two ways out of every state, at `cost` so far, that wants to round `target`.
+    /// Computes the cost of the two branches out of every state, which has `cost` so far and rounds `target`.
     #[inline(always)]
     pub fn weigh(&mut self, target: &[f32; S], cost: &[f32; S], scale: &Scale) {
         match self.plain {
@@ -60,7 +60,7 @@ impl<const S: usize> Branches<S> {
         }
     }
 
-    /// Keeps the cheaper way into every state: the state before, and the value on the way. `cost` relative to the best one stays
+    /// Keeps the cheaper branch into every state: its predecessor, and the value on the branch. `cost` relative to the best one stays
     /// small, so that f32 can tell them apart.
     #[inline(always)]
     pub fn choose(&self, cost: &mut [f32; S], predecessor: &mut [u8; S], value: &mut [f32; S]) {

@@ -1,7 +1,7 @@
 //! The error metric of one matrix in the form rounding wants: triangular factors of its curvature.
 //!
 //! A change E costs ½ tr(O E H Eᵀ). With H = R Rᵀ and O = P Pᵀ (R, P upper triangular) that is ½ |Pᵀ E R|², so the
-//! error of a later column or row can make good for that of the earlier ones: column k wants to be rounded from
+//! error of a later column or row can compensate that of the earlier ones: column k wants to be rounded from
 //! `W_k + Σ_{j<k} E_j R_jk / R_kk` at the price R_kk² (LDLQ, arXiv:2307.13304, equal to GPTQ, arXiv:2210.17323), and
 //! inside it row i likewise from the rows above (YAQA, arXiv:2505.22988).
 
@@ -43,7 +43,7 @@ pub struct Metric {
     pub block: usize,
 }
 
-/// What is added to the diagonals, relative to their mean: sampled factors are noisy where they are small.
+/// Damping added to the diagonals, relative to their mean: sampled factors are noisy where they are small.
 #[derive(Debug, Clone, Copy)]
 pub struct Damping {
     pub input: f64,

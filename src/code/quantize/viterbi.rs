@@ -15,7 +15,7 @@ const SPAN: usize = 16;
 /// Columns whose feedback onto the later ones is applied in one matrix product.
 const BLOCK: usize = 64;
 
-/// What rounding pays for bits.
+/// The rate term of rounding: prices of indices and their weight λ.
 pub struct Rate<'a> {
     pub prices: &'a Prices,
     /// Metric units per bit.
@@ -108,7 +108,7 @@ fn add_scaled(sum: &mut [f32], f: f32, e: &[f32]) {
     );
 }
 
-/// What all columns of a matrix have in common.
+/// The inputs that all columns of a matrix share.
 #[derive(Clone, Copy)]
 struct Job<'a> {
     metric: &'a Metric,
@@ -142,7 +142,7 @@ struct Column<'a, const S: usize> {
     recent: Box<[[f32; SPAN]; S]>,
     next_recent: Box<[[f32; SPAN]; S]>,
     cost: [f32; S],
-    /// What a state wants to round at this row.
+    /// The value that each state rounds at this row.
     target: [f32; S],
 }
 

@@ -1,10 +1,10 @@
-//! The end of a run: the last group is bound at a price at which the file fills its cap, and weighed against the untrained one.
+//! The end of a run: the last group is frozen at a price at which the file fills its cap, and weighed against the untrained one.
 
 use super::{FITS, HealingRun};
 use crate::error::Result;
 use crate::heal::Point;
 
-/// How far the first of them are apart, in logarithms.
+/// Distance of the first two prices tried, in natural logarithms.
 const STRIDE: f32 = 0.1;
 /// KL on the text itself over that on text set aside, below which the text counts as learned by heart.
 const BY_HEART: f64 = 0.85;
@@ -17,7 +17,7 @@ struct Fitting {
 }
 
 impl HealingRun<'_> {
-    /// Binds all that is loose, at a price at which the file fills its budget, and takes that if it is better than untrained.
+    /// Freezes all that is free, at a price at which the file fills its budget, and takes that if it is better than untrained.
     pub(super) fn fit(&mut self) -> Result<()> {
         if self.state.step == 0 {
             return Ok(());
@@ -64,7 +64,7 @@ impl HealingRun<'_> {
         Ok(())
     }
 
-    /// Says so where the text was learned by heart.
+    /// Warns where the text was overfitted: its KL is well below that of held-out text.
     fn weigh_text(&self) {
         let seen: Vec<&Point> = self.state.course.iter().filter(|p| p.frozen < 1.0 && p.training_kl > 0.0).collect();
         let mean = |of: fn(&Point) -> f64| seen.iter().map(|p| of(p)).sum::<f64>() / seen.len().max(1) as f64;

@@ -29,7 +29,8 @@ pub fn split_layer(name: &str) -> Option<(&str, usize, &str)> {
     None
 }
 
-/// What the tensors of one role have in common. The layer's number stands between `prefix` and `suffix`.
+/// The name parts, form and shape that the tensors of one role (a kind, in the format) share. The layer's number stands between
+/// `prefix` and `suffix`.
 #[derive(PartialEq)]
 struct Role {
     prefix: String,
@@ -39,7 +40,7 @@ struct Role {
     shape: Vec<usize>,
 }
 
-/// A tensor as its kind, and how far its layer is from that of the last tensor with a layer.
+/// A tensor as the number of its role, and the distance of its layer from that of the last tensor with a layer.
 #[derive(Clone, Copy, PartialEq)]
 struct Entry {
     role: usize,

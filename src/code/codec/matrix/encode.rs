@@ -9,7 +9,7 @@ use crate::code::quantize::metric::Metric;
 use crate::code::quantize::step_rule::{Powers, step_sizes};
 use crate::code::quantize::viterbi::{Rate, Rounded, round};
 
-/// How a matrix is searched and coded. The same for all matrices of a model.
+/// Settings of search and coding, the same for all matrices of a model.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub trellis: Trellis,
@@ -18,7 +18,7 @@ pub struct Settings {
     pub lambda: f32,
 }
 
-/// A coded matrix, and what it is worth.
+/// A coded matrix, and its predicted loss.
 pub struct CodedMatrix {
     pub bytes: Vec<u8>,
     /// Predicted loss against the original, nats per token.

@@ -26,7 +26,7 @@ const SHIFT_LOG: i32 = 24;
 /// From this shift on the octaves share their nodes.
 const LAST_SHIFT: i32 = 3;
 
-/// Where the terms for one place lie.
+/// Indices of the model terms for one place of the matrix.
 pub struct Position {
     shift: u32,
     /// The nodes on both sides and the share of the second in 1/16.
@@ -50,7 +50,7 @@ impl Position {
         }
     }
 
-    /// A place of which only the expected magnitude is known: slot 0 of every correction stays empty.
+    /// A place of which only the expected magnitude is known: entry 0 of every correction stays empty.
     #[inline]
     pub fn prior_only(log: i32, z: usize) -> Self {
         let log = log.clamp(LOWEST_LOG, 511);
@@ -111,7 +111,7 @@ impl Model {
         bit
     }
 
-    /// Codes a rank and returns it; a decoder finds it. `None` if it exceeds [`MAX_INDEX`].
+    /// Codes a magnitude index and returns it; a decoder finds it. `None` if it exceeds [`MAX_INDEX`].
     #[inline]
     pub fn magnitude_index<B: BitIo>(
         &mut self,

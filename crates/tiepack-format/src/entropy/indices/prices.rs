@@ -1,4 +1,4 @@
-//! What indices cost: the coder's own probabilities as prices for the search.
+//! Prices of indices in bits, from the coder's own probabilities, for the search.
 
 use super::encode::level;
 use super::layout::Layout;
@@ -14,7 +14,7 @@ pub const PRICED: usize = 64;
 const BUCKETS: usize = 64;
 const BUCKET_LOG: i32 = 4;
 
-/// What indices cost, for rate-aware rounding in a second pass.
+/// Prices of indices, for rate-aware rounding in a second pass.
 #[derive(Clone)]
 pub struct Prices {
     /// (BUCKETS, 2 grids, PRICED ranks of [`crate::grid::trellis::Trellis::magnitude_index`]): bits, the sign included.

@@ -1,4 +1,4 @@
-//! Where the probabilities of index bits start, before a stream has taught its own.
+//! Prior probabilities of index bits, from which the adaptive model of a stream starts.
 
 /// Modelled bits: the unary ones of the upper part and the lower bits' contexts.
 pub const BITS: usize = 28;

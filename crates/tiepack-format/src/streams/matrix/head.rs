@@ -1,4 +1,4 @@
-//! What a stream says of its grid before the first index, and its indices as they are.
+//! The grid header of a matrix stream, and its indices as they were written.
 
 use super::PLAIN;
 use crate::entropy::exponents;

@@ -22,7 +22,7 @@ use crate::varint::{Reader, put};
 pub const MOST_RANK: usize = 4096;
 /// Integers of the factors stay below this: r products of two, shifted by [`SPREAD`], stay within 63 bits.
 pub const MOST: i32 = 1 << 15;
-/// How far exponents may lie apart.
+/// Greatest difference of exponents.
 pub const SPREAD: i32 = 20;
 /// Exponents lie in −EXPONENT_LIMIT..=EXPONENT_LIMIT.
 const EXPONENT_LIMIT: i32 = 100;
