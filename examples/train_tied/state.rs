@@ -14,7 +14,7 @@ use super::student::{Memory, Student};
 
 const STATE_FIELD: &str = "standing";
 
-/// Where a run stands, beside its tensors.
+/// The state of a run, apart from its tensors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunState {
     /// Of everything that the run depends on: blake3 in hexadecimal.

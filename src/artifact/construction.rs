@@ -1,4 +1,4 @@
-//! What the streams of an artifact say of themselves, without decoding what they need not; and of the indices in them.
+//! Recipes of the streams of an artifact, read without decoding more than that needs; and statistics of their indices.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::code::grid::trellis;
 use crate::error::{Error, Result};
 use crate::recipe::{Grid, Odd, Prediction, Recipe, Terms};
 
-/// What a stream says that its tensors are made of.
+/// The recipe of a stream, as its bytes give it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Construction<T> {
     /// Tensors by `T`.
@@ -29,7 +29,7 @@ pub fn codec_of<T, G>(recipe: &Recipe<T, G>) -> u8 {
     }
 }
 
-/// What the indices of a matrix hold, and what they cost.
+/// Entropy and coded size of the indices of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct IndexStatistics {
     /// Entropy of a single index given its grid, bits per weight: what a coder without contexts would need.

@@ -27,7 +27,7 @@ const RUN_PY: &str = include_str!("run.py");
 /// Where the part of decoder.c begins that only codec 0 needs.
 const LOSSLESS_C: &str = "// --- Lossless";
 
-/// How a bundle decodes.
+/// The decoder of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decoder {
     /// The small decoder is part of the bundle
@@ -36,7 +36,7 @@ pub enum Decoder {
     Import,
 }
 
-/// What a bundle is made of beside the weights.
+/// The parts of a bundle beside the weights.
 pub struct Script<'a> {
     /// Its file's name, for tracebacks.
     pub name: &'a str,
@@ -46,7 +46,7 @@ pub struct Script<'a> {
     pub form: Container,
 }
 
-/// Where the bytes of a bundle go.
+/// Bytes of a bundle by purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Ledger {
     /// Streams, or the whole artifact where the decoder is imported.

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::inspect::groups::{By, key};
 use crate::inspect::{Inventory, InventoryKind};
 
-/// What two files differ in.
+/// The differences of two files.
 #[derive(Debug, Serialize)]
 pub struct Difference {
     pub before: About,
@@ -77,7 +77,7 @@ pub struct Setting {
     pub after: Option<Value>,
 }
 
-/// What a matrix is made of, in words; `None`: there is no such matrix.
+/// The recipe of a matrix in words; `None`: there is no such matrix.
 #[derive(Debug, Serialize)]
 pub struct Made {
     pub tensor: String,

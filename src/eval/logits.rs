@@ -38,7 +38,7 @@ pub fn tokens_of<'a>(inputs: impl Iterator<Item = &'a [u32]>, length: usize, dev
     Ok(Tensor::from_vec(ids, shape, device)?)
 }
 
-/// What a network predicts for one batch of rows, on the device of its parameters.
+/// A network's predictions for one batch of rows, on the device of its parameters.
 ///
 /// # Errors
 /// If the forward pass fails.
@@ -101,7 +101,7 @@ pub fn with_residual<'n>(
     Ok((Predictions::of_state(net, params, state)?, Residual { values, width }))
 }
 
-/// What a residual stream of this shape (rows, T, D) predicts.
+/// Predictions from a residual stream of this shape (rows, T, D).
 ///
 /// # Errors
 /// If the head fails.
@@ -130,7 +130,7 @@ pub fn states(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usi
     Ok(states)
 }
 
-/// Where a network with these parameters runs.
+/// The device on which a network with these parameters runs.
 pub fn device(params: &Params) -> &Device {
     params.values().next().map_or(&Device::Cpu, Tensor::device)
 }

@@ -19,7 +19,7 @@ const ROUND: usize = 4;
 /// An evaluation ends when it is worse than it may be by so many standard errors.
 const SURE: f64 = 4.0;
 
-/// What was measured of one variant.
+/// Measured KL of one variant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// Mean KL(original ‖ variant) of every row evaluated, nats per token.
@@ -45,7 +45,7 @@ impl Measured {
     }
 }
 
-/// What the original predicts on some rows: what everything is measured against.
+/// The original's predictions on some rows, with which variants are compared.
 pub struct Original<'a> {
     windows: Windows<'a>,
     /// Rows of a batch.

@@ -15,7 +15,7 @@ use crate::nets::{Net, Params};
 /// Windows run between two looks at the order of things: enough for every thread, few enough to hold.
 const BLOCK: usize = 256;
 
-/// What is scored, and with how much before it.
+/// The scored positions, and the context before them.
 #[derive(Debug, Clone, Copy)]
 pub struct Scoring {
     /// Tokens of a window, S.
@@ -29,7 +29,7 @@ pub struct Scoring {
     pub tokens: usize,
 }
 
-/// What the network lost.
+/// The measured loss of the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scored {
     /// Sum over all tokens.

@@ -27,7 +27,7 @@ const SPACE: char = '\u{2581}';
 /// No vocabulary is larger, and ids must not claim memory that the file does not have.
 const MAX_IDS: usize = 1 << 20;
 
-/// What every token id adds to the length of the text.
+/// Bytes that every token id adds to the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenBytes {
     /// Bytes without the leading space.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::{Structure, bits_per_weight};
 use crate::nets::TensorSpec;
 
-/// How far to look into an artifact.
+/// Depth to which an artifact is inspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// The header, and the first bytes of every stream.
@@ -25,7 +25,7 @@ pub enum Depth {
     Indices,
 }
 
-/// Where the bytes of an artifact go.
+/// Bytes of an artifact by purpose.
 ///
 /// # Errors
 /// Input when the file cannot be read, Verification when it is damaged; the message begins with the path.

@@ -1,4 +1,4 @@
-//! Where the bytes of a file go: every one of them in exactly one row.
+//! The ledger of a file: every byte of it in exactly one row.
 
 mod artifact;
 pub mod groups;
@@ -76,7 +76,7 @@ pub struct Use {
     pub row: usize,
 }
 
-/// How well a row's weights came through, held against the model that it was made of.
+/// The error of a row's weights, compared with the model that it was made of.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Distortion {
     /// |packed - original| over |original|.

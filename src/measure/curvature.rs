@@ -114,7 +114,7 @@ struct Measurement<'a> {
     temperature: f32,
 }
 
-/// What [`measure`] found.
+/// The result of [`measure`].
 pub struct Measured {
     /// For every stored tensor.
     pub curvature: Vec<Curvature>,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ingest::{RawTensor, TieMap};
 use crate::nets::TensorSpec;
 
-/// How to make tensors equal that are declared tied and are not.
+/// Ways to make tensors equal that are declared tied and are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retie {
     /// All become the first in canonical order.
@@ -156,7 +156,7 @@ pub(super) fn layer_copies(structure: &Structure, source: &[usize]) -> Vec<usize
     (0..structure.layers).map(first_equal).collect()
 }
 
-/// Where every tied role of every layer stands among the specs.
+/// The index among the specs of every tied role of every layer.
 fn places(structure: &Structure) -> BTreeMap<(usize, &str), usize> {
     let mut places = BTreeMap::new();
     for (index, spec) in structure.specs.iter().enumerate() {

@@ -54,7 +54,7 @@ pub const KEYS: &[Table] = &[
     ],
 ];
 
-/// What a whole-layer tie shares; scale vectors stay each layer's own.
+/// The roles that a whole-layer tie shares; scale vectors stay each layer's own.
 const TIED_ROLES: &[&str] =
     &["attn.c_q.weight", "attn.c_k.weight", "attn.c_v.weight", "attn.proj.weight", "mlp.fc.weight", "mlp.proj.weight"];
 
@@ -69,7 +69,7 @@ const GATED_ROLES: &[&str] = &[
     "mlp.proj.weight",
 ];
 
-/// What an MLP does to its hidden values.
+/// The activation of an MLP.
 #[derive(Clone, Copy, PartialEq)]
 enum Activation {
     /// max(x, 0)²

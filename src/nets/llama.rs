@@ -146,7 +146,7 @@ const USUAL_WINDOW: usize = 4096;
 /// Layers that see everything in a Qwen with windows whose configuration does not say.
 const USUAL_WHOLE: usize = 28;
 
-/// What each layer's queries see: everything, unless the model slides a window.
+/// The attention span of each layer's queries: everything, unless the model slides a window.
 fn windows(fields: &Fields, kind: &str, layers: usize) -> Result<Vec<usize>> {
     let everything = vec![usize::MAX; layers];
     if kind == LLAMA {

@@ -97,7 +97,7 @@ fn add(sum: &mut [f32], more: &[f32]) {
     );
 }
 
-/// What all pieces of a batch have in common.
+/// The inputs that all pieces of a batch share.
 struct Pass<'a> {
     model: &'a Model,
     params: &'a Params,

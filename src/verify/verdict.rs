@@ -10,7 +10,7 @@ use crate::eval::compare::{Comparison, Losses};
 use crate::ingest::Remark;
 use crate::text::thousands;
 
-/// What was found out about an artifact.
+/// The verdict on an artifact.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verdict {
     pub artifact: File,
@@ -88,7 +88,7 @@ impl Budget {
     }
 }
 
-/// How many tensors came through unchanged.
+/// Number of tensors that are unchanged.
 #[derive(Debug, Clone, Serialize)]
 pub struct Against {
     pub path: String,

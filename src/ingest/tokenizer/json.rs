@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// Text that one token can stand for.
 const MAX_BYTES: u64 = 1 << 16;
 
-/// How a vocabulary writes bytes.
+/// The notation of bytes in a vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum VocabularyKind {
     ByteLevel,

@@ -18,7 +18,7 @@ use encode::Encoder;
 use numbers::Element;
 use recognise::Found;
 
-/// What a file of tokens is.
+/// The format of a file of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenFormat {
     /// With a header of 256 integers: the challenge's, modded-nanogpt's, llm.c's.
@@ -34,7 +34,7 @@ pub enum TokenFormat {
     Jsonl,
 }
 
-/// How files of tokens are read.
+/// Settings of reading files of tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
     /// `None`: as each file's content says.
@@ -45,7 +45,7 @@ pub struct Reading {
     pub tokenizer: Option<PathBuf>,
 }
 
-/// Where the tokens of one file lie.
+/// The extent of the tokens of one file.
 #[derive(Debug)]
 struct Extent {
     path: PathBuf,

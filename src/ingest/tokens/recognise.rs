@@ -1,4 +1,4 @@
-//! What a file of tokens is, by its content; its name decides only where numbers without a header could be anything.
+//! Recognises the format of a file of tokens by its content; its name decides only where numbers without a header could be anything.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
