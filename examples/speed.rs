@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
-use tiepack::cli::device::{self, Place};
+use tiepack::cli::device::{self, DeviceChoice};
 use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
 use tiepack::ingest::{self, Overrides, Reading, Shard, folder};
@@ -42,7 +42,7 @@ struct Args {
     threads: Option<usize>,
     /// cpu or cuda:N
     #[arg(long, default_value = "cpu", value_parser = device::parse)]
-    device: Place,
+    device: DeviceChoice,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -29,13 +29,13 @@ use clap::Parser;
 use serde_json::{Value, json};
 use tiepack::cli::device;
 use tiepack::error::{Error, Result};
-use tiepack::ingest::{Overrides, Reading, Stream, TokenBytes, folder};
+use tiepack::ingest::{Overrides, Reading, TokenBytes, TokenStream, folder};
 use tiepack::nets;
 use tiepack::progress::{Bars, Progress, Silent};
 use train_tied::args::{Args, Shape};
 use train_tied::controller::Controller;
 use train_tied::rounding::Rounding;
-use train_tied::state::Standing;
+use train_tied::state::RunState;
 use train_tied::student::Student;
 use train_tied::{finish, init, session, shape, state};
 
@@ -84,8 +84,8 @@ fn run(args: &Args, progress: &dyn Progress) -> Result<Value> {
                 .hint("`tiepack tokens` makes token shards from text"));
         }
     }
-    let tokens = Stream::open(&train, &Reading::default(), args.vocab)?.rest()?;
-    let validation = Stream::open(&val, &Reading::default(), args.vocab)?.rest()?;
+    let tokens = TokenStream::open(&train, &Reading::default(), args.vocab)?.rest()?;
+    let validation = TokenStream::open(&val, &Reading::default(), args.vocab)?.rest()?;
     finish::rows(&validation, &*net, args.val_rows)?;
     if args.from.as_ref().is_some_and(|from| same(from, &args.out)) {
         return Err(Error::usage(format!("--from {0}: OUT would overwrite it", args.out.display())));
@@ -101,9 +101,9 @@ fn run(args: &Args, progress: &dyn Progress) -> Result<Value> {
     let key = key(args, &tokens, &weights);
     let mut student = Student::new(config.clone(), net.clone(), weights, args, device)?;
     let controller = (args.shape == Shape::Dynamic).then(|| Controller::new(net.layers(), args.price, args.seed));
-    let mut standing = match args.resume {
+    let mut run_state = match args.resume {
         true => state::load(&session::checkpoint(&args.out), &key, &mut student, controller)?,
-        false => Standing {
+        false => RunState {
             key,
             step: 0,
             copies: student.copies.clone(),
@@ -114,7 +114,7 @@ fn run(args: &Args, progress: &dyn Progress) -> Result<Value> {
             rounding: args.cap.filter(|_| args.pack_aware.is_some()).map(|cap| Rounding::new(cap, student.specs.len())),
         },
     };
-    let course = session::train(args, &tokens, &mut student, &mut standing, progress)?;
+    let course = session::train(args, &tokens, &mut student, &mut run_state, progress)?;
     if course.steps < args.steps {
         return Ok(json!({"out": args.out, "steps": course.steps, "of": args.steps}));
     }

@@ -1,4 +1,4 @@
-//! What a tensor is made of: W = α·P + A·B + S ∘ Q, where P is an earlier matrix, A·B of low rank and Q on a grid.
+//! Recipes of tensors: W = α·P + A·B + S ∘ Q, where P is an earlier matrix, A·B of low rank and Q on a grid.
 //!
 //! A plan is recipes with step sizes, a scheme is recipes without; an artifact's streams are recipes that were carried out.
 
@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What the tensors of a stream are made of. `T` is how a tensor is referred to, `G` what is known of a grid.
+/// The recipe of the tensors of a stream. `T` refers to a tensor, `G` describes a grid.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recipe<T, G = Grid> {
     /// Bit for bit.
@@ -46,7 +46,7 @@ pub struct Grid {
     pub odd: Odd,
 }
 
-/// What the second of the trellis' two grids is made of.
+/// The points of the second of the trellis' two grids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Odd {

@@ -13,7 +13,7 @@ use tiepack::train::adam::{Adam, Betas};
 const HIDDEN: usize = 128;
 const RATE: f32 = 1e-3;
 const BETAS: Betas = Betas { first: 0.9, second: 0.999 };
-/// What the value of the next state counts.
+/// The discount of the value of the next state.
 const DISCOUNT: f32 = 0.9;
 /// Nats of loss are worth so many units of reward.
 const GAIN: f64 = 4.0;

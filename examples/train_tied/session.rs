@@ -17,7 +17,7 @@ use super::args::{Args, Falling};
 use super::controller::Controller;
 use super::picture::picture;
 use super::rounding::SETTLE_EVERY;
-use super::state::{self, Standing};
+use super::state::{self, RunState};
 use super::student::Student;
 
 /// How much of the running mean of the loss a step leaves.
@@ -40,7 +40,7 @@ pub fn checkpoint(out: &Path) -> PathBuf {
     out.join("checkpoint.safetensors")
 }
 
-/// Trains from where `standing` is. `tokens` are those of training.
+/// Trains from where `run_state` is. `tokens` are those of training.
 ///
 /// # Errors
 /// Input, if the text is too short; Compute, if the run diverges: the last checkpoint stays.
@@ -48,7 +48,7 @@ pub fn train(
     args: &Args,
     tokens: &[u32],
     student: &mut Student,
-    standing: &mut Standing,
+    run_state: &mut RunState,
     progress: &dyn Progress,
 ) -> Result<Course> {
     // Rows are drawn one by one: neighbours are of one document, and a step of them learns clearly less.
@@ -61,7 +61,7 @@ pub fn train(
             .hint("give more text, or a smaller --batch"));
     }
     // The order of the text is that of an unbroken run.
-    (0..standing.step).for_each(|_| drop(rows.batch(pieces)));
+    (0..run_state.step).for_each(|_| drop(rows.batch(pieces)));
     let fall = match args.schedule {
         Falling::Cosine => Fall::Cosine,
         Falling::Linear => Fall::Linear(args.fall),
@@ -69,30 +69,30 @@ pub fn train(
     let schedule = Schedule { steps: args.steps, warmup: args.warmup.min(args.steps / 2), fall };
     let at = |share: f64| (share * args.steps as f64) as usize;
     let (first, last) = (at(args.decide[0]), at(args.decide[1]));
-    let end = args.stop_after.map_or(args.steps, |n| args.steps.min(standing.step + n));
+    let end = args.stop_after.map_or(args.steps, |n| args.steps.min(run_state.step + n));
 
     progress.begin("training", args.steps as u64);
-    progress.advance(standing.step as u64);
-    let (began, begun) = (Instant::now(), standing.step);
+    progress.advance(run_state.step as u64);
+    let (began, begun) = (Instant::now(), run_state.step);
     let mut kept = args.resume.then_some(begun);
     let mut times = Vec::with_capacity(end.saturating_sub(begun));
-    while standing.step < end {
-        let (step, clock) = (standing.step, Instant::now());
-        if let Some(controller) = standing
+    while run_state.step < end {
+        let (step, clock) = (run_state.step, Instant::now());
+        if let Some(controller) = run_state
             .controller
             .as_mut()
             .filter(|_| (first..last).contains(&step) && step.is_multiple_of(args.decide_every))
         {
-            if let (Some(trend), false) = (standing.trend, standing.recent.is_empty()) {
-                controller.reward(trend - standing.recent.iter().sum::<f64>() / standing.recent.len() as f64);
+            if let (Some(trend), false) = (run_state.trend, run_state.recent.is_empty()) {
+                controller.reward(trend - run_state.recent.iter().sum::<f64>() / run_state.recent.len() as f64);
             }
             let part = (step - first) as f64 / (last - first) as f64;
-            standing.copies = controller.decide(step, part, &student.copies);
-            student.retie(standing.copies.clone())?;
-            standing.recent.clear();
+            run_state.copies = controller.decide(step, part, &student.copies);
+            student.retie(run_state.copies.clone())?;
+            run_state.recent.clear();
         }
         let mut weights = student.weights();
-        if let (Some(rounding), Some(how)) = (&mut standing.rounding, args.pack_aware)
+        if let (Some(rounding), Some(how)) = (&mut run_state.rounding, args.pack_aware)
             && step >= at(args.pack_aware_from)
         {
             if step.is_multiple_of(SETTLE_EVERY) || rounding.constant == 0.0 {
@@ -108,41 +108,41 @@ pub fn train(
         if !found.tensors.iter().all(|g| finite(g)) {
             return Err(diverged(args, "a gradient is not finite", step, kept));
         }
-        if let Some(rounding) = &mut standing.rounding {
+        if let Some(rounding) = &mut run_state.rounding {
             rounding.watch(&student.specs, &student.owners, &found.tensors);
         }
         student.learn(&found.tensors, schedule.at(step));
-        standing.trend = Some(standing.trend.map_or(loss, |trend| TREND * trend + (1.0 - TREND) * loss));
-        standing.recent.push(loss);
-        if standing.controller.is_none() || standing.recent.len() > args.steps {
-            standing.recent.clear();
+        run_state.trend = Some(run_state.trend.map_or(loss, |trend| TREND * trend + (1.0 - TREND) * loss));
+        run_state.recent.push(loss);
+        if run_state.controller.is_none() || run_state.recent.len() > args.steps {
+            run_state.recent.clear();
         }
-        standing.step += 1;
+        run_state.step += 1;
         times.push(clock.elapsed().as_secs_f64());
         progress.advance(1);
-        let rate = ((standing.step - begun) * step_tokens) as f64 / began.elapsed().as_secs_f64();
-        let line = format!("loss {:.4}, {} tokens/s", standing.trend.unwrap_or(loss), thousands(rate as u64));
+        let rate = ((run_state.step - begun) * step_tokens) as f64 / began.elapsed().as_secs_f64();
+        let line = format!("loss {:.4}, {} tokens/s", run_state.trend.unwrap_or(loss), thousands(rate as u64));
         progress.status(&line);
         if step.is_multiple_of(args.report_every) {
             progress.note(&format!("step {step:5}  {line}  ties {:?}", student.copies));
         }
-        if standing.step == end && end < args.steps || standing.step.is_multiple_of(args.checkpoint_every) {
+        if run_state.step == end && end < args.steps || run_state.step.is_multiple_of(args.checkpoint_every) {
             sound(args, student, step, kept)?;
-            state::save(&checkpoint(&args.out), student, standing)?;
-            log(args, standing, student.copies.len())?;
-            kept = Some(standing.step);
+            state::save(&checkpoint(&args.out), student, run_state)?;
+            log(args, run_state, student.copies.len())?;
+            kept = Some(run_state.step);
         }
     }
-    sound(args, student, standing.step, kept)?;
+    sound(args, student, run_state.step, kept)?;
     progress.end();
-    log(args, standing, student.copies.len())?;
+    log(args, run_state, student.copies.len())?;
     times.sort_by(f64::total_cmp);
     Ok(Course {
-        steps: standing.step,
-        training_loss: standing.trend,
+        steps: run_state.step,
+        training_loss: run_state.trend,
         step_tokens,
         step_seconds: times.get(times.len() / 2).copied(),
-        decisions: standing.controller.as_ref().map_or(0, |c| c.decisions.len()),
+        decisions: run_state.controller.as_ref().map_or(0, |c| c.decisions.len()),
     })
 }
 
@@ -155,8 +155,8 @@ fn finite(values: &[f32]) -> bool {
 }
 
 /// Decisions as lines of JSON, and a picture of them.
-fn log(args: &Args, standing: &Standing, layers: usize) -> Result<()> {
-    let Some(Controller { decisions, .. }) = &standing.controller else { return Ok(()) };
+fn log(args: &Args, run_state: &RunState, layers: usize) -> Result<()> {
+    let Some(Controller { decisions, .. }) = &run_state.controller else { return Ok(()) };
     let line = |d| serde_json::to_value(d).unwrap_or(Value::Null).to_string() + "\n";
     save::save(&args.out.join("decisions.jsonl"), decisions.iter().map(line).collect::<String>().as_bytes())?;
     save::save(&args.out.join("ties.svg"), picture(decisions, layers, args.steps).as_bytes())

@@ -16,7 +16,7 @@ use super::args::{Args, Optimizer};
 const BETAS: Betas = Betas { first: 0.9, second: 0.95 };
 const MOMENTUM: f32 = 0.95;
 
-/// What an optimiser remembers of a tensor.
+/// The optimiser's state of a tensor.
 #[derive(Clone)]
 pub enum Memory {
     Muon(Muon),

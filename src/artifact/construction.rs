@@ -1,4 +1,4 @@
-//! What the streams of an artifact say of themselves, without decoding what they need not; and of the indices in them.
+//! Recipes of the streams of an artifact, read without decoding more than that needs; and statistics of their indices.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::code::grid::trellis;
 use crate::error::{Error, Result};
 use crate::recipe::{Grid, Odd, Prediction, Recipe, Terms};
 
-/// What a stream says that its tensors are made of.
+/// The recipe of a stream, as its bytes give it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Construction<T> {
     /// Tensors by `T`.
@@ -29,7 +29,7 @@ pub fn codec_of<T, G>(recipe: &Recipe<T, G>) -> u8 {
     }
 }
 
-/// What the indices of a matrix hold, and what they cost.
+/// Entropy and coded size of the indices of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct IndexStatistics {
     /// Entropy of a single index given its grid, bits per weight: what a coder without contexts would need.
@@ -46,7 +46,7 @@ pub struct IndexStatistics {
 /// Verification, when they are damaged in a way that shows.
 pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u32>> {
     let damaged = || Error::verification(format!("a stream of codec {} is damaged", entry.codec));
-    let grid = |head: &matrix::Head| Grid {
+    let grid = |head: &matrix::GridHeader| Grid {
         states: head.trellis.states,
         odd: match head.trellis.odd {
             trellis::Odd::Plain => Odd::Plain,
@@ -58,7 +58,7 @@ pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u3
         codec::VECTORS => (Recipe::Vectors, None),
         codec::ZERO => (Recipe::ZERO, None),
         codec::MATRIX => {
-            let head = matrix::head(bytes).ok_or_else(damaged)?;
+            let head = matrix::grid_header(bytes).ok_or_else(damaged)?;
             (Recipe::Sum(Terms::alone(grid(&head))), Some(head))
         }
         codec::SUM => {
@@ -69,7 +69,7 @@ pub fn construction(entry: &StreamEntry, bytes: &[u8]) -> Result<Construction<u3
                 _ => return Err(damaged()),
             };
             let head = match sum.residual {
-                Some(residual) => Some(matrix::head(residual).ok_or_else(damaged)?),
+                Some(residual) => Some(matrix::grid_header(residual).ok_or_else(damaged)?),
                 None => None,
             };
             (Recipe::Sum(Terms { prediction, rank: sum.rank(), residual: head.as_ref().map(grid) }), head)

@@ -29,7 +29,7 @@ pub fn in_order(kept: &[Kept]) -> impl Iterator<Item = &Kept> {
     TYPES.into_iter().flat_map(|element| kept.iter().filter(move |kept| kept.element == element))
 }
 
-/// What a header says of the kept tensors of a model.
+/// The entries of a header for the kept tensors of a model.
 pub fn entries(kept: &[Kept]) -> Vec<KeptEntry> {
     let id = |kept: &Kept| TYPES.iter().position(|element| *element == kept.element).unwrap_or_default() as u8;
     let entry = |kept: &Kept| KeptEntry { name: kept.name.clone(), shape: kept.shape.clone(), element: id(kept) };

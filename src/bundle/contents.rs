@@ -1,11 +1,11 @@
-//! What the small decoder must know of an artifact's header, as Python.
+//! The facts of an artifact's header that the small decoder needs, as Python.
 
 use std::fmt::Display;
 
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::model::Dtype;
 
-/// What of a header is needed to decode. Tensors are numbered in the order in which the streams have them.
+/// The part of a header that decoding needs. Tensors are numbered in the order in which the streams have them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     pub entries: Vec<StreamEntry>,

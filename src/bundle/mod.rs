@@ -18,7 +18,7 @@ pub use contents::Contents;
 pub use source::{Import, Source};
 pub use wrap::{BLOB_NAME, Container, Files, REQUIREMENT, is_bundle, reads};
 
-use crate::code::entropy::indices::{BITS, NODES, SHAPE};
+use crate::code::entropy::indices::{BITS, NODES, PRIORS};
 use crate::error::{Error, Result};
 
 const DECODER_C: &str = include_str!("decoder.c");
@@ -27,7 +27,7 @@ const RUN_PY: &str = include_str!("run.py");
 /// Where the part of decoder.c begins that only codec 0 needs.
 const LOSSLESS_C: &str = "// --- Lossless";
 
-/// How a bundle decodes.
+/// The decoder of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decoder {
     /// The small decoder is part of the bundle
@@ -36,7 +36,7 @@ pub enum Decoder {
     Import,
 }
 
-/// What a bundle is made of beside the weights.
+/// The parts of a bundle beside the weights.
 pub struct Script<'a> {
     /// Its file's name, for tracebacks.
     pub name: &'a str,
@@ -46,7 +46,7 @@ pub struct Script<'a> {
     pub form: Container,
 }
 
-/// Where the bytes of a bundle go.
+/// Bytes of a bundle by purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Ledger {
     /// Streams, or the whole artifact where the decoder is imported.
@@ -92,7 +92,7 @@ fn embedded(script: &Script, contents: &Contents) -> Vec<u8> {
 
 /// The starting shapes: differences between nodes, then between the two tables, bit by bit: so they compress best.
 fn shapes() -> Vec<u8> {
-    let at = |table: usize, node: usize, grid: usize, bit: usize| SHAPE[table][node][grid][bit] as u8;
+    let at = |table: usize, node: usize, grid: usize, bit: usize| PRIORS[table][node][grid][bit] as u8;
     let step = |table: usize, node: usize, grid: usize, bit: usize| match node {
         0 => at(table, 0, grid, bit),
         _ => at(table, node, grid, bit).wrapping_sub(at(table, node - 1, grid, bit)),

@@ -34,7 +34,7 @@ const MAX_CODE: u64 = 1 << 26;
 /// Most memory of the unpacker, in units of 1,024 bytes.
 const MAX_MEMORY: u32 = 1 << 17;
 
-/// What a bundle brings.
+/// The content of a bundle.
 pub struct Brought {
     /// Bytes of the script and of the file with its weights, if they are apart.
     pub bytes: u64,

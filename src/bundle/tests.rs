@@ -46,7 +46,7 @@ fn tables() -> Vec<i32> {
     t.extend([80, 500].into_iter().flat_map(|start| (0..1024).map(move |n| 5 * 65536 / (n + start))));
     t.extend((-3071..=3071).map(|s| ensemble::squash(s) as i32));
     t.extend((0..4096).map(|p| ensemble::stretch(p << 4)));
-    t.extend(SHAPE.iter().flatten().flatten().flatten().map(|s| i32::from(*s)));
+    t.extend(PRIORS.iter().flatten().flatten().flatten().map(|s| i32::from(*s)));
     assert_eq!(t.len(), 20_992);
     t
 }
@@ -244,5 +244,5 @@ fn shapes_come_back_as_run_py_sums_them() {
             }
         }
     }
-    assert_eq!(table, SHAPE);
+    assert_eq!(table, PRIORS);
 }

@@ -56,7 +56,7 @@ fn short(hash: &[u8]) -> String {
     hash.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
-/// How a bundle holds its bytes.
+/// The encoding of the bytes in a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Container {
@@ -69,7 +69,7 @@ pub enum Container {
     Apart,
 }
 
-/// What is to be written.
+/// The content to be written.
 pub struct Files {
     pub script: Vec<u8>,
     /// [`BLOB_NAME`], if the weights are apart.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::bytes::{self, Rows};
-use super::device::{self, Place, Precision};
+use super::device::{self, DeviceChoice, Precision};
 use super::heal;
 use crate::bundle::{Container, Decoder};
 use crate::compile::Heal;
@@ -176,7 +176,7 @@ pub struct PackArgs {
     pub writing: Writing,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
-    pub device: Place,
+    pub device: DeviceChoice,
     /// What networks compute in: `f32`, or `bf16` as most training runs do; on a CPU that is slower
     #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -212,7 +212,7 @@ pub struct EvalArgs {
     pub writing: Writing,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
-    pub device: Place,
+    pub device: DeviceChoice,
     /// What networks compute in: `f32`, or `bf16` as most training runs do; on a CPU that is slower
     #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -244,7 +244,7 @@ pub struct VerifyArgs {
     pub include: Vec<PathBuf>,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
-    pub device: Place,
+    pub device: DeviceChoice,
     /// What networks compute in: `f32`, or `bf16` as most training runs do; on a CPU that is slower
     #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = true, default_value_t = Precision::F32)]
     pub precision: Precision,
@@ -351,7 +351,7 @@ pub struct FrontierArgs {
     pub writing: Writing,
     /// Where networks run: `cpu`, or `cuda:N` in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
-    pub device: Place,
+    pub device: DeviceChoice,
 }
 
 #[derive(Debug, Args)]

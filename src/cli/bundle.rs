@@ -8,7 +8,7 @@ use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
 use super::args::BundleArgs;
 use super::figures::{Side, table};
-use super::output::Kind;
+use super::output::OutputKind;
 use super::{files, guard};
 use crate::artifact::layout::{Header, StreamEntry, codec};
 use crate::artifact::open::decode;
@@ -115,9 +115,9 @@ impl Bundling {
     /// # Errors
     /// Input, naming the file.
     fn guard(&self, inputs: &[PathBuf], force: bool) -> Result<()> {
-        let mut outputs = vec![Kind::Bundle.at(&self.output)];
+        let mut outputs = vec![OutputKind::Bundle.at(&self.output)];
         if self.form == Container::Apart {
-            outputs.push(Kind::Weights(self.output.clone()).at(self.output.with_file_name(BLOB_NAME)));
+            outputs.push(OutputKind::Weights(self.output.clone()).at(self.output.with_file_name(BLOB_NAME)));
         }
         // A list that is there may name more than tiepack, and is not ours to replace.
         let list = self.requirements();
@@ -126,7 +126,7 @@ impl Bundling {
                 return Err(Error::input(format!("{} is there and does not name {REQUIREMENT}", list.display()))
                     .hint("add that line to it, write the bundle to another folder, or replace it with --force"));
             }
-            outputs.push(Kind::Anonymous.at(list));
+            outputs.push(OutputKind::Anonymous.at(list));
         }
         guard::outputs(&outputs, &[inputs, std::slice::from_ref(&self.script)].concat(), force)
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::args::ConfigArgs;
 use super::figures::count;
-use super::output::Kind;
+use super::output::OutputKind;
 use super::{files, guard};
 use crate::artifact::open::open;
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ pub fn run(args: &ConfigArgs) -> Result<Recognised> {
     let (folder, path) = folder::weights(&args.model)?;
     let source = folder::config(&folder, &overrides)?;
     let ties = folder::ties(&folder, &overrides)?;
-    let output = args.output.iter().map(|path| Kind::Anonymous.at(path)).collect::<Vec<_>>();
+    let output = args.output.iter().map(|path| OutputKind::Anonymous.at(path)).collect::<Vec<_>>();
     let inputs: Vec<PathBuf> = weights::files(&path).into_iter().chain(source.clone()).chain(ties.clone()).collect();
     guard::outputs(&output, &inputs, args.writing.force)?;
     let ties = ties.map_or(Ok(None), |path| TieMap::read(&path))?;

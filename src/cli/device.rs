@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 /// A device that the command line names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum DeviceChoice {
     Cpu,
     /// The NVIDIA GPU of this number.
     Cuda(usize),
@@ -16,12 +16,12 @@ pub enum Place {
 ///
 /// # Errors
 /// It is none of them.
-pub fn parse(text: &str) -> std::result::Result<Place, String> {
+pub fn parse(text: &str) -> std::result::Result<DeviceChoice, String> {
     let wanted = || "wanted cpu or cuda:N".to_string();
     match text.split_once(':') {
-        None if text == "cpu" => Ok(Place::Cpu),
-        None if text == "cuda" => Ok(Place::Cuda(0)),
-        Some(("cuda", number)) => number.parse().map(Place::Cuda).map_err(|_| wanted()),
+        None if text == "cpu" => Ok(DeviceChoice::Cpu),
+        None if text == "cuda" => Ok(DeviceChoice::Cuda(0)),
+        Some(("cuda", number)) => number.parse().map(DeviceChoice::Cuda).map_err(|_| wanted()),
         _ => Err(wanted()),
     }
 }
@@ -42,11 +42,11 @@ impl Precision {
     }
 }
 
-impl Place {
+impl DeviceChoice {
     /// # Errors
     /// Usage when this program knows no such devices; Compute when the machine has none of that number.
     pub fn open(self) -> Result<Device> {
-        let Place::Cuda(number) = self else { return Ok(Device::Cpu) };
+        let DeviceChoice::Cuda(number) = self else { return Ok(Device::Cpu) };
         if !candle_core::utils::cuda_is_available() {
             return Err(Error::usage(format!("--device cuda:{number}: this tiepack was built without CUDA"))
                 .hint("use --device cpu, or build tiepack with `--features cuda`"));
@@ -83,9 +83,9 @@ mod tests {
 
     #[test]
     fn devices_by_name() {
-        assert_eq!(parse("cpu"), Ok(Place::Cpu));
-        assert_eq!(parse("cuda"), Ok(Place::Cuda(0)));
-        assert_eq!(parse("cuda:3"), Ok(Place::Cuda(3)));
+        assert_eq!(parse("cpu"), Ok(DeviceChoice::Cpu));
+        assert_eq!(parse("cuda"), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!(parse("cuda:3"), Ok(DeviceChoice::Cuda(3)));
         for other in ["", "cuda:", "cuda:-1", "cuda:x", "gpu", "cpu:0", "CPU"] {
             assert!(parse(other).is_err(), "{other:?}");
         }

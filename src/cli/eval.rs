@@ -10,7 +10,7 @@ use crate::artifact::open::open;
 use crate::error::{Error, Result};
 use crate::eval::sliding::{Scoring, score};
 use crate::ingest::tokenizer::Lengths;
-use crate::ingest::{Stream, TokenBytes};
+use crate::ingest::{TokenBytes, TokenStream};
 use crate::progress::Progress;
 use crate::save::{self, Staged};
 use crate::verify::verdict::{Evaluation, Loss, Note};
@@ -55,7 +55,7 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
     }
     let table = validation.table(vocab)?;
     validation.some_shards(&args.model)?;
-    let mut stream = Stream::open(&validation.shards, &validation.reading, vocab)?;
+    let mut stream = TokenStream::open(&validation.shards, &validation.reading, vocab)?;
     let rows_available = stream.tokens().saturating_sub(1) / length;
     if rows_available == 0 {
         let (found, wanted) = (stream.tokens(), length + 1);
@@ -108,7 +108,7 @@ pub fn run(args: &EvalArgs, progress: &dyn Progress) -> Result<Evaluated> {
 }
 
 /// Bytes of all tokens as their table counts and as their text has them, if that is known.
-fn lengths(table: &TokenBytes, stream: &mut Stream) -> Result<Option<(u64, u64)>> {
+fn lengths(table: &TokenBytes, stream: &mut TokenStream) -> Result<Option<(u64, u64)>> {
     let (mut lengths, mut part) = (Lengths::of(table), Vec::new());
     while stream.read(&mut part, 1 << 15)? > 0 {
         lengths.push(&part);
@@ -119,7 +119,7 @@ fn lengths(table: &TokenBytes, stream: &mut Stream) -> Result<Option<(u64, u64)>
 }
 
 /// Refuses a document mark that stands nowhere in the text: the option would change nothing.
-fn check_mark(mark: u32, stream: &mut Stream, tokens: usize, vocab: usize) -> Result<()> {
+fn check_mark(mark: u32, stream: &mut TokenStream, tokens: usize, vocab: usize) -> Result<()> {
     if mark as usize >= vocab {
         return Err(Error::usage(format!("--documents {mark}: the model knows only ids below {vocab}")));
     }

@@ -13,7 +13,9 @@ use super::bytes::Rows;
 use crate::bundle::read::{self as bundles, Brought};
 use crate::error::{Error, Result};
 use crate::ingest::tokenizer::Lengths;
-use crate::ingest::{self, Located, Overrides, RawTensor, Reading, Remark, Shard, Source, Stream, TokenBytes, folder};
+use crate::ingest::{
+    self, Located, Overrides, RawTensor, Reading, Remark, Shard, Source, TokenBytes, TokenStream, folder,
+};
 use crate::model::{Model, Structure, build, build_as_it_is};
 use crate::nets::guess::{self, Shapes};
 use crate::nets::{self, Net};
@@ -260,7 +262,7 @@ impl Validation {
         if self.shards.is_empty() {
             return Ok(None);
         }
-        let mut stream = Stream::open(&self.shards, &self.reading, vocab)?;
+        let mut stream = TokenStream::open(&self.shards, &self.reading, vocab)?;
         let tokens = stream.rest()?;
         let lengths = table.as_ref().and_then(|table| {
             let mut lengths = Lengths::of(table);

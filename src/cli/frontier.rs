@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::FrontierArgs;
 use super::files::{self, Validation};
-use super::output::{Kind, Output};
+use super::output::{Output, OutputKind};
 use super::{guard, interrupt, pack, page};
 use crate::compile::{Options, Source, compile_each};
 use crate::error::{self, Error, Result};
@@ -132,7 +132,7 @@ pub fn run(args: &FrontierArgs, progress: &dyn Progress) -> Result<Frontier> {
     let path = |cap: u64| folder.join(format!("{name}-{cap}.tiepack"));
     let files: Vec<PathBuf> = caps.iter().map(|cap| path(*cap)).collect();
     let inputs: Vec<PathBuf> = located.files().into_iter().chain(args.include.iter().cloned()).collect();
-    let artifacts: Vec<Output> = files.iter().map(|path| Kind::Artifact.at(path)).collect();
+    let artifacts: Vec<Output> = files.iter().map(|path| OutputKind::Artifact.at(path)).collect();
     guard::outputs(&artifacts, &inputs, args.writing.force)?;
     let (mut cached_statistics, mut refused) = (false, None);
     let mut reached = vec![false; caps.len()];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::args::{Command, ModelFiles, Pictures, ValidationFiles};
 use super::files::{self, Validation};
 use super::judged;
-use super::output::{Kind, Output};
+use super::output::{Output, OutputKind};
 use crate::error::{Error, Result};
 use crate::ingest::folder;
 use crate::save;
@@ -26,12 +26,13 @@ pub fn check(command: &Command) -> Result<()> {
     let mut named = Named::default();
     let force = match command {
         Command::Pack(args) => {
-            named.writes(Kind::Artifact, [&args.output]);
-            named.writes(Kind::Anonymous, &args.write_plan);
-            named.writes(Kind::HealState, &args.heal_checkpoint);
-            named.writes(Kind::SearchLog, &args.search_log);
-            named.writes(Kind::Bundle, &args.bundle.as_ref().map(|_| args.output.with_extension("py")));
-            named.writes(Kind::Artifact, &args.judging.evaluator.as_ref().map(|_| judged::unjudged(&args.output)));
+            named.writes(OutputKind::Artifact, [&args.output]);
+            named.writes(OutputKind::Anonymous, &args.write_plan);
+            named.writes(OutputKind::HealState, &args.heal_checkpoint);
+            named.writes(OutputKind::SearchLog, &args.search_log);
+            named.writes(OutputKind::Bundle, &args.bundle.as_ref().map(|_| args.output.with_extension("py")));
+            named
+                .writes(OutputKind::Artifact, &args.judging.evaluator.as_ref().map(|_| judged::unjudged(&args.output)));
             named.draws(&args.pictures);
             named.reads(args.include.iter().chain(&args.measuring.statistics).chain(&args.plan).chain(&args.bundle));
             named.model(&args.model, &args.files, Some(&args.validation), &args.measuring.calib)?;
@@ -39,7 +40,7 @@ pub fn check(command: &Command) -> Result<()> {
             args.writing.force || args.worker.is_some()
         }
         Command::Eval(args) => {
-            named.writes(Kind::Anonymous, &args.losses);
+            named.writes(OutputKind::Anonymous, &args.losses);
             named.model(&args.model, &args.files, Some(&args.validation), &[])?;
             args.writing.force
         }
@@ -60,7 +61,7 @@ pub fn check(command: &Command) -> Result<()> {
             args.writing.force
         }
         Command::Frontier(args) => {
-            named.writes(Kind::Table, &args.csv);
+            named.writes(OutputKind::Table, &args.csv);
             named.draws(&args.pictures);
             named.reads(args.include.iter().chain(&args.measuring.statistics).chain(&args.peers));
             named.model(&args.model, &args.files, Some(&args.validation), &args.measuring.calib)?;
@@ -72,13 +73,13 @@ pub fn check(command: &Command) -> Result<()> {
 }
 
 impl Named {
-    fn writes<'a>(&mut self, kind: Kind, paths: impl IntoIterator<Item = &'a PathBuf>) {
+    fn writes<'a>(&mut self, kind: OutputKind, paths: impl IntoIterator<Item = &'a PathBuf>) {
         self.outputs.extend(paths.into_iter().map(|path| kind.clone().at(path)));
     }
 
     fn draws(&mut self, pictures: &Pictures) {
-        self.writes(Kind::Page, &pictures.report);
-        self.writes(Kind::Picture, &pictures.svg);
+        self.writes(OutputKind::Page, &pictures.report);
+        self.writes(OutputKind::Picture, &pictures.svg);
     }
 
     fn reads<'a>(&mut self, paths: impl IntoIterator<Item = &'a PathBuf>) {

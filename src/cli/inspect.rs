@@ -11,7 +11,7 @@ use crate::compile::predict::{Cost, predict};
 use crate::compile::{Options, Source};
 use crate::error::{Error, Result};
 use crate::ingest::{self, folder};
-use crate::inspect::{By, Depth, Fidelity, Group, Inventory, artifact, model, of_bundle};
+use crate::inspect::{By, Depth, Distortion, Group, Inventory, artifact, model, of_bundle};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::verify::verdict::Note;
@@ -121,7 +121,7 @@ fn fill(inventory: &mut Inventory, model: &Model, costs: &[Cost]) -> Option<f64>
             error += own * costs[*i].relative_error.powi(2);
         }
         let predicted_loss = tensors.iter().map(|i| costs[*i].loss).sum::<Option<f64>>();
-        row.fidelity = Some(Fidelity {
+        row.fidelity = Some(Distortion {
             relative_error: if error > 0.0 { (error / energy).sqrt() } else { 0.0 },
             predicted_loss,
             loss_share: predicted_loss.zip(total).map(|(loss, total)| if total > 0.0 { loss / total } else { 0.0 }),

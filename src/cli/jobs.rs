@@ -30,7 +30,7 @@ pub fn work(args: &PackArgs) -> Result<(Work, Option<tempfile::TempDir>)> {
     // Threads are shared out: a worker each would be slower.
     let threads = (rayon::current_num_threads() / jobs.max(1)).max(1);
     let start = move |folder: &Path| -> Result<Vec<Child>> { (0..jobs).map(|_| worker(folder, threads)).collect() };
-    Ok((Work::Farm { folder, start: Box::new(start) }, kept))
+    Ok((Work::Workers { folder, start: Box::new(start) }, kept))
 }
 
 /// This very command as a worker.

@@ -18,12 +18,12 @@ const SEEN: usize = 1 << 16;
 #[derive(Debug, Clone)]
 pub struct Output {
     pub path: PathBuf,
-    pub kind: Kind,
+    pub kind: OutputKind,
 }
 
 /// What is to be written, which tells whether a file that is there is of that kind and of tiepack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum OutputKind {
     Artifact,
     /// `--report`.
     Page,
@@ -45,23 +45,23 @@ pub enum Kind {
     Anonymous,
 }
 
-impl Kind {
+impl OutputKind {
     pub fn at(self, path: impl Into<PathBuf>) -> Output {
         Output { path: path.into(), kind: self }
     }
 
     fn name(&self) -> &'static str {
         match self {
-            Kind::Artifact => "artifact",
-            Kind::Page => "page",
-            Kind::Picture => "picture",
-            Kind::Table => "table",
-            Kind::Bundle => "bundle",
-            Kind::Weights(_) => "weights of the bundle beside it",
-            Kind::SearchLog => "log of a search",
-            Kind::HealState => "state of a healing",
-            Kind::Manual => "manual page",
-            Kind::Anonymous => "file",
+            OutputKind::Artifact => "artifact",
+            OutputKind::Page => "page",
+            OutputKind::Picture => "picture",
+            OutputKind::Table => "table",
+            OutputKind::Bundle => "bundle",
+            OutputKind::Weights(_) => "weights of the bundle beside it",
+            OutputKind::SearchLog => "log of a search",
+            OutputKind::HealState => "state of a healing",
+            OutputKind::Manual => "manual page",
+            OutputKind::Anonymous => "file",
         }
     }
 
@@ -70,20 +70,20 @@ impl Kind {
         let (head, tail) = ends(path)?;
         let holds = |part: &[u8], mark: &str| part.windows(mark.len()).any(|at| at == mark.as_bytes());
         Ok(match self {
-            Kind::Artifact => files::begins_as_artifact(&head),
-            Kind::Page => head.starts_with(b"<!doctype html>") && holds(&head, report::MARK),
-            Kind::Picture => head.starts_with(b"<svg ") && holds(&head, report::MARK),
-            Kind::Table => head.starts_with(frontier::TABLE_HEAD.as_bytes()),
-            Kind::Bundle => bundle::is_bundle(&head) || bundle::is_bundle(&tail),
-            Kind::Weights(script) => {
+            OutputKind::Artifact => files::begins_as_artifact(&head),
+            OutputKind::Page => head.starts_with(b"<!doctype html>") && holds(&head, report::MARK),
+            OutputKind::Picture => head.starts_with(b"<svg ") && holds(&head, report::MARK),
+            OutputKind::Table => head.starts_with(frontier::TABLE_HEAD.as_bytes()),
+            OutputKind::Bundle => bundle::is_bundle(&head) || bundle::is_bundle(&tail),
+            OutputKind::Weights(script) => {
                 // That script says what it reads.
                 let (head, _) = ends(script).unwrap_or_default();
                 bundle::reads(&head, File::open(path)?)?
             }
-            Kind::SearchLog => trials::is_log(&head),
-            Kind::HealState => state::is_state(&head),
-            Kind::Manual => holds(&head, ".TH tiepack"),
-            Kind::Anonymous => false,
+            OutputKind::SearchLog => trials::is_log(&head),
+            OutputKind::HealState => state::is_state(&head),
+            OutputKind::Manual => holds(&head, ".TH tiepack"),
+            OutputKind::Anonymous => false,
         })
     }
 }
@@ -99,7 +99,7 @@ impl Output {
             return Ok(());
         }
         let what = match self.kind {
-            Kind::Anonymous => "it is already there".to_string(),
+            OutputKind::Anonymous => "it is already there".to_string(),
             _ => format!("a file is there which is no {} that tiepack wrote", self.kind.name()),
         };
         Err(refusal(&self.path, &what))

@@ -190,8 +190,8 @@ pub fn run(args: &PackArgs, progress: &dyn Progress) -> Result<Done> {
     if let Some(path) = &args.write_plan {
         save::save(path, compiled.plan.to_json().as_bytes())?;
     }
-    if !compiled.silent.is_empty() {
-        notes.push(Note::Silent(compiled.silent));
+    if !compiled.dead.is_empty() {
+        notes.push(Note::Dead(compiled.dead));
     }
     if !compiled.unmeasured.is_empty() {
         notes.push(Note::Unmeasured(compiled.unmeasured));

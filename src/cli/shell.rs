@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::args::{Cli, CompletionsArgs, ManArgs};
 use super::guard;
-use super::output::{Kind, Output};
+use super::output::{Output, OutputKind};
 use crate::error::{Error, Result};
 use crate::save;
 
@@ -46,7 +46,7 @@ pub fn man(args: &ManArgs) -> Result<Made> {
         for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
             files.push((folder.join(format!("tiepack-{}.1", command.get_name())), page(command)?));
         }
-        let outputs: Vec<Output> = files.iter().map(|(path, _)| Kind::Manual.at(path)).collect();
+        let outputs: Vec<Output> = files.iter().map(|(path, _)| OutputKind::Manual.at(path)).collect();
         guard::outputs(&outputs, &[], args.writing.force)?;
         for (path, text) in &files {
             save::save(path, text.as_bytes())?;

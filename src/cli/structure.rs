@@ -69,16 +69,16 @@ fn searched(search: &Searched) -> String {
     };
     let _ = writeln!(out, "\n{rough}{} structures packed and judged, {kept}; {end}", count(search.trials));
     for seen in search.nearest.iter().take(NAMED) {
-        let (saved, adds) = (thousands(seen.look.saved.max(0.0) as u64), seen.look.kl - search.found);
-        let worth = search.found.min(search.price * seen.look.saved);
-        let at_least = if seen.look.complete { "" } else { "at least " };
+        let (saved, adds) = (thousands(seen.probe.saved.max(0.0) as u64), seen.probe.kl - search.found);
+        let value = search.found.min(search.price * seen.probe.saved);
+        let at_least = if seen.probe.complete { "" } else { "at least " };
         let _ = writeln!(
             out,
             "  {}: saves {saved} bytes, worth {} nats, adds {at_least}{} (predicted {})",
             seen.change,
-            nats(worth),
+            nats(value),
             nats(adds),
-            nats(seen.look.predicted)
+            nats(seen.probe.predicted)
         );
     }
     out
@@ -87,8 +87,8 @@ fn searched(search: &Searched) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::climb::Seen;
-    use crate::plan::judge::Look;
+    use crate::plan::climb::Probed;
+    use crate::plan::evaluator::Probe;
     use crate::plan::moves::{Move, Piece};
 
     #[test]
@@ -103,7 +103,7 @@ mod tests {
             next: next.map(|(made, more, coded)| Next { made: made.into(), more, coded }),
         };
         let change = Move::Copy { piece: Piece { layer: 1, branch: None }, of: 0, rank: 0 };
-        let look = Look { kl: 0.31, error: 0.01, complete: false, saved: 81_000.0, predicted: 9.7 };
+        let probe = Probe { kl: 0.31, error: 0.01, complete: false, saved: 81_000.0, predicted: 9.7 };
         let structure = Structure {
             rows: vec![
                 row(0, "attn.c_q.weight", "alone", Some(("rank 2 + grid", 2e-4, true))),
@@ -119,7 +119,7 @@ mod tests {
                 found: 0.11,
                 kept: vec!["without layer 1 mlp".into()],
                 price: 2e-6,
-                nearest: vec![Seen { change, look, short: 0.09 }],
+                nearest: vec![Probed { change, probe, short: 0.09 }],
             }),
         };
         insta::assert_snapshot!(text(&structure), @"

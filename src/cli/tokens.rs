@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::args::TokensArgs;
 use super::figures::count;
 use super::guard;
-use super::output::Kind;
+use super::output::OutputKind;
 use crate::error::Result;
 use crate::ingest::tokenizer::BYTES;
 use crate::ingest::tokens::header;
-use crate::ingest::{Reading, Stream, TokenBytes, folder};
+use crate::ingest::{Reading, TokenBytes, TokenStream, folder};
 use crate::progress::Progress;
 use crate::save;
 
@@ -36,14 +36,14 @@ pub fn run(args: &TokensArgs, progress: &dyn Progress) -> Result<Made> {
     let paths = folder::shards(&args.text, Path::new("."), "")?;
     let inputs: Vec<PathBuf> = paths.iter().chain([&args.tokenizer]).cloned().collect();
     // Shards look like anybody's.
-    guard::outputs(&[Kind::Anonymous.at(&args.output)], &inputs, args.writing.force)?;
+    guard::outputs(&[OutputKind::Anonymous.at(&args.output)], &inputs, args.writing.force)?;
     let vocab = match args.tokenizer == Path::new(BYTES) {
         true => 256,
         false => TokenBytes::read(&args.tokenizer)?.bytes.len(),
     };
     progress.begin("make tokens", 0);
     let reading = Reading { tokenizer: Some(args.tokenizer.clone()), ..args.reading.reading() };
-    let mut stream = Stream::open(&paths, &reading, vocab)?;
+    let mut stream = TokenStream::open(&paths, &reading, vocab)?;
     let tokens = stream.tokens();
     let (head, bits) = header::of(vocab, tokens)?;
     let mut file = save::begin(&args.output)?;

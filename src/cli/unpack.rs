@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::args::UnpackArgs;
-use super::output::{Kind, Output, refusal};
+use super::output::{Output, OutputKind, refusal};
 use super::{files, guard};
 use crate::artifact::open::open;
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ pub fn run(args: &UnpackArgs, progress: &dyn Progress) -> Result<Unpacked> {
     let (weights, folder) = target(&args.output)?;
     let beside = [weights.with_file_name("config.json"), weights.with_file_name("ties.json")];
     let outputs = [&weights].into_iter().chain(beside.iter().filter(|_| folder));
-    let outputs: Vec<Output> = outputs.map(|path| Kind::Anonymous.at(path)).collect();
+    let outputs: Vec<Output> = outputs.map(|path| OutputKind::Anonymous.at(path)).collect();
     // What is there may be just what is to be written: that is known once there is something to compare.
     guard::outputs(&outputs, std::slice::from_ref(&artifact), true)?;
     progress.begin("decode the artifact", 0);

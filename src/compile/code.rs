@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::metrics::settings;
 use super::target::Target;
-use crate::code::codec::matrix::{self, Coded};
+use crate::code::codec::matrix::{self, CodedMatrix};
 use crate::code::codec::sum::{self, LowRank};
 use crate::code::entropy::indices;
 use crate::recipe::{Grid, Terms};
@@ -13,7 +13,7 @@ use crate::recipe::{Grid, Terms};
 #[derive(Clone, Copy)]
 pub(super) enum Prices<'a> {
     /// Those that follow from the matrix and the step size alone: what a plan is executed at.
-    Settled,
+    Converged,
     /// Those that were learned at a step size nearby.
     Learned(&'a indices::Prices),
 }
@@ -26,14 +26,14 @@ pub(super) fn code<T>(
     reference: Option<&[f32]>,
     step: f64,
     prices: Prices,
-) -> Coded {
+) -> CodedMatrix {
     begin(terms, target, reference, step).finish(target, terms.residual, step, prices)
 }
 
 /// A stream up to its residual.
 pub(super) struct Begun<'a> {
     bytes: Vec<u8>,
-    /// What the residual has to be (R, C); where there is none, what is lost.
+    /// The target of the residual (R, C); where there is no residual, the part of the matrix that is lost.
     pub rest: Cow<'a, [f32]>,
 }
 
@@ -53,20 +53,20 @@ pub(super) fn begin<'a, T, G>(
 
 impl Begun<'_> {
     /// The whole stream with the residual on this grid; without one what is left is lost.
-    pub fn finish(&self, target: &Target, residual: Option<Grid>, step: f64, prices: Prices) -> Coded {
+    pub fn finish(&self, target: &Target, residual: Option<Grid>, step: f64, prices: Prices) -> CodedMatrix {
         let (rest, metric) = (&self.rest[..], &*target.metric);
         let mut bytes = self.bytes.clone();
-        let Some(grid) = residual else { return Coded { bytes, loss: sum::loss(rest, metric) } };
+        let Some(grid) = residual else { return CodedMatrix { bytes, loss: sum::loss(rest, metric) } };
         let settings = settings(grid);
         let coded = match prices {
-            Prices::Settled => {
-                let prices = matrix::settled(rest, metric, step, &settings);
+            Prices::Converged => {
+                let prices = matrix::converged(rest, metric, step, &settings);
                 matrix::encode(rest, metric, step, &settings, &prices)
             }
             Prices::Learned(prices) => matrix::encode(rest, metric, step, &settings, prices),
         };
         bytes.extend(coded.bytes);
-        Coded { bytes, loss: coded.loss }
+        CodedMatrix { bytes, loss: coded.loss }
     }
 }
 
@@ -74,7 +74,7 @@ impl Begun<'_> {
 pub(super) struct Parts {
     pub gain: Option<i16>,
     pub low_rank: Option<LowRank>,
-    /// What the residual had to be (R, C), as [`begin`] found it.
+    /// The target of the residual (R, C), as [`begin`] found it.
     pub rest: Vec<f32>,
     /// Indices (C, R) of the residual.
     pub indices: Option<Vec<i32>>,

@@ -1,4 +1,4 @@
-//! What comes of packing.
+//! The result of packing.
 
 use super::structure::Structure;
 use crate::heal::Course;
@@ -9,16 +9,16 @@ use crate::plan::Plan;
 pub struct Compiled {
     /// The whole file.
     pub bytes: Vec<u8>,
-    /// What it is made of.
+    /// The plan that it was made by.
     pub plan: Plan,
     /// Stages and their seconds.
     pub stages: Vec<(String, f64)>,
     pub cached_statistics: bool,
     /// Matrices that nothing depends on, though they are not zero: stored as zeros.
-    pub silent: Vec<String>,
+    pub dead: Vec<String>,
     /// Matrices of whose curvature nothing was known, though that of others was.
     pub unmeasured: Vec<String>,
-    /// What became of every matrix, where that was searched.
+    /// The structure that was found, where one was searched.
     pub structure: Option<Structure>,
     pub healed: Option<Healed>,
 }
@@ -30,7 +30,7 @@ impl Compiled {
             plan,
             stages,
             cached_statistics: false,
-            silent: Vec::new(),
+            dead: Vec::new(),
             unmeasured: Vec::new(),
             structure: None,
             healed: None,
@@ -38,7 +38,7 @@ impl Compiled {
     }
 }
 
-/// What healing started from, and how it went.
+/// The loss before healing, and its course.
 pub struct Healed {
     /// The model before, as its file would have been.
     pub before: Model,

@@ -36,7 +36,7 @@ impl Task<'_> {
         self.recipe.from().copied()
     }
 
-    /// What its matrix is coded as.
+    /// The target that its matrix is coded to.
     pub fn target<'a>(&self, model: &'a Model, metrics: &'a Metrics) -> Target<'a> {
         target(model, metrics, self.tensors[0], &self.mean_of, &self.serves)
     }
@@ -54,7 +54,7 @@ pub(super) fn execute(plan: &Plan, model: &Model, metrics: &Metrics, progress: &
     let mut done: Vec<Option<(StreamEntry, Vec<u8>)>> = tasks.iter().map(|_| None).collect();
     let mut left: Vec<usize> = (0..tasks.len()).collect();
     while !left.is_empty() {
-        // Whatever waits for no other part that is still to be coded.
+        // All parts whose references are already coded.
         let waits =
             |i: &usize| tasks[*i].from().is_some_and(|from| left.iter().any(|k| tasks[*k].tensors.contains(&from)));
         let (waiting, ready): (Vec<usize>, Vec<usize>) = left.iter().partition(|i| waits(i));
@@ -204,6 +204,6 @@ fn encode(task: &Task, model: &Model, metrics: &Metrics, reference: Option<&[f32
         Recipe::Vectors => Ok(vectors::encode(&metrics.control_tensors(model, &task.tensors), step).bytes),
         // Whatever the tensors are.
         Recipe::Sum(terms) if terms.is_zero() => Ok(Vec::new()),
-        Recipe::Sum(terms) => Ok(code(terms, &task.target(model, metrics), reference, step, Prices::Settled).bytes),
+        Recipe::Sum(terms) => Ok(code(terms, &task.target(model, metrics), reference, step, Prices::Converged).bytes),
     }
 }

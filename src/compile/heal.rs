@@ -13,10 +13,10 @@ use crate::artifact::write::size_of;
 use crate::code::codec::sum;
 use crate::error::{Error, Result};
 use crate::eval::windows::token_bytes;
-use crate::heal::binding::Binding;
-use crate::heal::part::{Part, Stream};
+use crate::heal::freeze::Freezing;
 use crate::heal::small::Small;
 use crate::heal::sum::Sum;
+use crate::heal::trainable::{Trainable, TrainedStream};
 use crate::heal::{self, Course};
 use crate::model::Model;
 use crate::plan::Plan;
@@ -24,8 +24,8 @@ use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::train::teacher::Teacher;
 
-/// On what, towards what and how to heal.
-pub(super) struct Healing<'a> {
+/// Teacher, text and options of a healing.
+pub(super) struct HealingInput<'a> {
     /// The original.
     pub teacher: &'a Teacher<'a>,
     pub calib: &'a [u32],
@@ -41,19 +41,19 @@ pub(super) fn heal(
     metrics: &Metrics,
     plan: &Plan,
     pieces: Pieces,
-    healing: &Healing,
+    healing: &HealingInput,
     progress: &dyn Progress,
 ) -> Result<(Pieces, Course)> {
     progress.begin("preparing to heal", plan.parts.len() as u64);
     let tasks = resolve(plan, model)?;
-    let streams: Vec<Stream> = tasks
+    let streams: Vec<TrainedStream> = tasks
         .par_iter()
         .zip(&pieces.streams)
         .map(|(task, bytes)| {
             let reference = task.from().map(|from| &pieces.decoded[from][..]);
-            let part = training(task, &tasks, model, metrics, bytes, reference)?;
+            let trainable = training(task, &tasks, model, metrics, bytes, reference)?;
             progress.advance(1);
-            Ok(Stream { tensors: task.tensors.clone(), from: task.from(), part })
+            Ok(TrainedStream { tensors: task.tensors.clone(), from: task.from(), trainable })
         })
         .collect::<Result<_>>()?;
     let entries = pieces.entries;
@@ -72,8 +72,8 @@ pub(super) fn heal(
     Ok((Pieces { entries: header.streams, streams: healed.streams, decoded }, healed.course))
 }
 
-/// The order in which the columns of a residual are bound: that of the matrix at the start of its chain. A column of it is
-/// settled once those that it starts from are, and then makes good for what rounding did to them.
+/// The order in which the columns of a residual are frozen: that of the matrix at the start of its chain. A column is frozen after
+/// the columns that it is predicted from, and so compensates for their rounding.
 fn order(task: &Task, tasks: &[Task], model: &Model, metrics: &Metrics) -> Option<Vec<usize>> {
     let before = |task: &Task| tasks.iter().find(|other| task.from().is_some_and(|from| other.tensors.contains(&from)));
     let first = std::iter::successors(before(task), |task| before(task)).last()?;
@@ -88,12 +88,12 @@ fn training(
     metrics: &Metrics,
     bytes: &[u8],
     reference: Option<&[f32]>,
-) -> Result<Part> {
+) -> Result<Trainable> {
     let step = task.part.made.step;
     if task.recipe == Recipe::Vectors {
-        return Ok(Part::Vectors(Small::new(metrics.control_tensors(model, &task.tensors), step)));
+        return Ok(Trainable::Vectors(Small::new(metrics.control_tensors(model, &task.tensors), step)));
     }
-    let Some(terms) = task.recipe.matrix() else { return Ok(Part::Fixed) };
+    let Some(terms) = task.recipe.matrix() else { return Ok(Trainable::Fixed) };
     let target = task.target(model, metrics);
     let Parts { gain, low_rank, rest, indices } = parts(terms, &target, reference, bytes).ok_or_else(|| {
         Error::compute(format!("the stream of {} cannot be read back", model.spec(task.tensors[0]).name))
@@ -104,14 +104,14 @@ fn training(
             Some(order) => Cow::Owned(target.metric.in_order(&order)),
             None => Cow::Borrowed(&*target.metric),
         };
-        Binding::new(&rest, &metric, step, settings(grid), &indices)
+        Freezing::new(&rest, &metric, step, settings(grid), &indices)
     });
     let (rows, cols) = model.sides(task.tensors[0]);
-    Ok(Part::Sum(Box::new(Sum::new([rows, cols], gain, low_rank, (residual, coarse)))))
+    Ok(Trainable::Sum(Box::new(Sum::new([rows, cols], gain, low_rank, (residual, coarse)))))
 }
 
 /// Of all that a healing depends on: the plan knows its model.
-fn key(plan: &Plan, Healing { calib, options, .. }: &Healing) -> String {
+fn key(plan: &Plan, HealingInput { calib, options, .. }: &HealingInput) -> String {
     let heal::Options { length, objective, seed, budget, .. } = options;
     let mut hash = blake3::Hasher::new();
     hash.update(plan.to_json().as_bytes());

@@ -1,4 +1,4 @@
-//! What every stage of packing is about.
+//! The inputs that every stage of packing shares.
 
 use std::time::Instant;
 

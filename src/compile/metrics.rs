@@ -1,4 +1,4 @@
-//! What an error in each tensor costs: curvature as measured, in the form that coding wants.
+//! The error metric of each tensor: its measured curvature, in the form that coding needs.
 
 use std::borrow::Cow;
 
@@ -22,13 +22,13 @@ const LAMBDA: f32 = 0.3;
 /// A control tensor acts on a whole channel: where nothing was measured, its values count so many times a weight's.
 const CHANNEL: f32 = 10.0;
 
-/// How much to trust curvature from `tokens` calibration tokens.
+/// Damping of curvature measured on `tokens` calibration tokens.
 fn damping(tokens: usize) -> Damping {
     let noise = (WELL_MEASURED / tokens.max(1) as f64).sqrt().clamp(1.0, 10.0);
     Damping { input: 0.01 * noise, output: 0.01 }
 }
 
-/// How a matrix on this grid is searched and coded.
+/// Settings of search and coding of a matrix on this grid.
 pub(super) fn settings(grid: Grid) -> Settings {
     let odd = match grid.odd {
         Odd::Plain => trellis::Odd::Plain,
@@ -49,7 +49,7 @@ pub(super) struct Metrics<'a> {
     statistics: Option<&'a Statistics>,
     /// Metrics of the matrices whose curvature is known, by stored index.
     known: Vec<Option<Metric>>,
-    /// What a weight counts whose curvature is not known.
+    /// The curvature assumed for a weight whose own is not known.
     usual: f32,
 }
 
@@ -135,10 +135,10 @@ impl<'a> Metrics<'a> {
 
     /// Whether a stored tensor may as well be zero: it is, or nothing that it does reaches the predictions.
     pub fn vanishes(&self, model: &Model, stored: usize) -> bool {
-        let silent = match self.statistics.map(|s| &s.curvature[stored]) {
+        let dead = match self.statistics.map(|s| &s.curvature[stored]) {
             Some(Curvature::Matrix(factors)) => factors.vanishes(),
             _ => false,
         };
-        model.is_matrix(stored) && (silent || model.stored[stored].data.iter().all(|v| *v == 0.0))
+        model.is_matrix(stored) && (dead || model.stored[stored].data.iter().all(|v| *v == 0.0))
     }
 }

@@ -1,15 +1,14 @@
 //! The driver: the only place that knows all stages from a checked model to the bytes of its artifact.
 
+mod alternatives;
 mod code;
 mod compiled;
+mod evaluator;
 mod exact;
 mod execute;
-mod farm;
 mod heal;
 mod job;
-mod judge;
 mod metrics;
-mod offers;
 mod options;
 mod parts;
 mod pieces;
@@ -19,6 +18,7 @@ mod statistics;
 mod structure;
 mod target;
 pub mod trials;
+mod workers;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -112,7 +112,7 @@ fn quantized(job: Job, budget: u64, timer: &mut Timer) -> Result<Compiled> {
             let before = model.with_data(pieces.decoded.iter().map(|data| Arc::new(data.clone())).collect());
             let teacher = Teacher::new(model.network()?, model.params()?);
             let healing =
-                heal::Healing { teacher: &teacher, calib, options: options.healing(length, Pace::USUAL, budget) };
+                heal::HealingInput { teacher: &teacher, calib, options: options.healing(length, Pace::USUAL, budget) };
             let (pieces, course) = heal::heal(model, metrics, &plan, pieces, &healing, job.progress)?;
             Ok::<_, Error>((pieces, Some(Healed { before, course })))
         })?,
@@ -132,9 +132,9 @@ fn quantized(job: Job, budget: u64, timer: &mut Timer) -> Result<Compiled> {
     let named = |wanted: &dyn Fn(usize) -> bool| -> Vec<String> {
         (0..model.stored.len()).filter(|i| wanted(*i)).map(|i| model.spec(i).name.clone()).collect()
     };
-    let silent = named(&|i| metrics.vanishes(model, i) && model.stored[i].data.iter().any(|v| *v != 0.0));
+    let dead = named(&|i| metrics.vanishes(model, i) && model.stored[i].data.iter().any(|v| *v != 0.0));
     let unmeasured = named(&|i| metrics.is_guessed(i));
-    Ok(Compiled { silent, unmeasured, structure, healed, ..Compiled::new(bytes, plan, timer.take()) })
+    Ok(Compiled { dead, unmeasured, structure, healed, ..Compiled::new(bytes, plan, timer.take()) })
 }
 
 /// Makes trials for a search in another process, until that sends everybody home; returns how many.

@@ -1,4 +1,4 @@
-//! What to pack into, and how much time that is worth.
+//! Options of packing: the cap, the effort, the sources of curvature, the search and healing.
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -15,7 +15,7 @@ use crate::train::objective::Objective;
 /// far at 2, nothing that is shared pays at 1.5, and ties win at 1.
 const SCARCE: f64 = 1.4;
 
-/// How much time a better result is worth.
+/// The effort: how much time to spend on a better result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
     /// Few calibration tokens and a small trellis: for a first look.
@@ -74,7 +74,7 @@ impl Effort {
     }
 }
 
-/// What to pack into.
+/// Options of packing.
 pub struct Options {
     /// Bytes that the artifact and everything included with it may take.
     pub cap: u64,
@@ -90,7 +90,7 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Where the curvature comes from.
     pub curvature: Source,
-    /// What to make instead of what a search would find.
+    /// The plan to execute instead of a search.
     pub plan: Option<Plan>,
     pub heal: Heal,
     pub objective: Objective,
@@ -175,7 +175,7 @@ pub enum Work {
     /// This process.
     Here,
     /// Processes that find tasks in a folder; `start` starts those that are ours.
-    Farm { folder: PathBuf, start: Start },
+    Workers { folder: PathBuf, start: Start },
 }
 
 /// Where the curvature of the loss comes from.

@@ -12,7 +12,7 @@ use super::target::{Target, itself, target};
 use crate::artifact::layout::StreamEntry;
 use crate::artifact::open;
 use crate::artifact::write::size_of;
-use crate::code::codec::matrix::{self, Coded, price_step};
+use crate::code::codec::matrix::{self, CodedMatrix, price_step};
 use crate::code::codec::{sum, vectors};
 use crate::code::entropy::indices;
 use crate::code::quantize::step_rule::GRANULAR;
@@ -24,12 +24,12 @@ use crate::plan::{PLAN_VERSION, Part, Plan};
 use crate::progress::Progress;
 use crate::recipe::{AnyGrid, Grid, Made, Odd, Recipe, Terms};
 
-/// What a byte is worth in units of c²: 8 bits at 2 ln 2 times the loss per weight.
+/// The price of a byte in units of c²: 8 bits at 2 ln 2 times the loss per weight.
 pub(super) const NATS_PER_BYTE: f64 = 8.0 * 2.0 * std::f64::consts::LN_2 * GRANULAR / 2.0;
 
 /// A coded stream, and what it is expected to cost.
 #[derive(Clone)]
-pub(super) struct Stream {
+pub(super) struct CodedStream {
     pub bytes: Vec<u8>,
     /// What it is made of, tensors by their stored index, and how finely.
     pub recipe: Recipe<usize>,
@@ -58,33 +58,33 @@ impl<'a> Matrix<'a> {
     }
 
     /// The matrix at the model's step size `c`, given what it starts from, decoded.
-    fn encode(&mut self, c: f64, states: usize, last: bool, reference: Option<&[f32]>) -> Stream {
+    fn encode(&mut self, c: f64, states: usize, last: bool, reference: Option<&[f32]>) -> CodedStream {
         let step = c / self.target.correction.sqrt();
         let begun = begin(&self.terms, &self.target, reference, step);
         if !self.terms.is_alone() {
-            // What is left depends on the decoded reference, not on the step size alone.
-            self.learned.settled = None;
+            // The residual depends on the decoded reference, not on the step size alone.
+            self.learned.converged = None;
         }
         let (coded, grid) = match self.terms.residual {
             Some(AnyGrid) => {
                 let (coded, grid) = self.learned.code(&begun, &self.target, step, states, last);
                 (coded, Some(grid))
             }
-            None => (begun.finish(&self.target, None, step, Prices::Settled), None),
+            None => (begun.finish(&self.target, None, step, Prices::Converged), None),
         };
         let Terms { prediction, rank, .. } = self.terms;
         let recipe = Recipe::Sum(Terms { prediction, rank, residual: grid });
-        Stream { bytes: coded.bytes, recipe, step, loss: self.target.correction * coded.loss }
+        CodedStream { bytes: coded.bytes, recipe, step, loss: self.target.correction * coded.loss }
     }
 }
 
-/// What earlier trials taught about the residual of a matrix.
+/// State of the residual search of a matrix that later trials reuse.
 #[derive(Clone, Default)]
 struct Learned {
     /// What grid 1 of its trellis is made of, and what indices cost, once a first search has found out.
     found: Option<(Odd, indices::Prices)>,
-    /// The step size that the prices are settled for.
-    settled: Option<f64>,
+    /// The step size for which the prices have converged.
+    converged: Option<f64>,
 }
 
 impl Learned {
@@ -92,7 +92,7 @@ impl Learned {
     ///
     /// While the search is far off, prices follow from trial to trial; for the last trials they are those that executing
     /// the plan will find.
-    fn code(&mut self, begun: &Begun, target: &Target, step: f64, states: usize, last: bool) -> (Coded, Grid) {
+    fn code(&mut self, begun: &Begun, target: &Target, step: f64, states: usize, last: bool) -> (CodedMatrix, Grid) {
         let (rest, metric) = (&begun.rest[..], &*target.metric);
         let finish = |grid, prices: &indices::Prices| begun.finish(target, Some(grid), step, Prices::Learned(prices));
         if self.found.is_none() {
@@ -101,7 +101,7 @@ impl Learned {
                 let prices = matrix::learn(rest, metric, step, &settings(grid), None);
                 (finish(grid, &prices), odd, prices)
             });
-            let cost = |coded: &Coded| coded.loss + NATS_PER_BYTE * step * step * coded.bytes.len() as f64;
+            let cost = |coded: &CodedMatrix| coded.loss + NATS_PER_BYTE * step * step * coded.bytes.len() as f64;
             let (coded, odd, prices) = if cost(&plain.0) <= cost(&zero.0) { plain } else { zero };
             self.found = Some((odd, prices));
             if !last {
@@ -113,8 +113,8 @@ impl Learned {
         let at = Some(price_step(step));
         if !last {
             *prices = matrix::learn(rest, metric, step, &settings(grid), Some(prices));
-        } else if self.settled != at {
-            (*prices, self.settled) = (matrix::settled(rest, metric, step, &settings(grid)), at);
+        } else if self.converged != at {
+            (*prices, self.converged) = (matrix::converged(rest, metric, step, &settings(grid)), at);
         }
         (finish(grid, prices), grid)
     }
@@ -139,7 +139,7 @@ pub(super) struct Parts<'a> {
     groups: Vec<Group<'a>>,
     small: Vec<usize>,
     zeros: Vec<usize>,
-    /// What leaving each of these out loses.
+    /// The loss of leaving each of these out.
     gone: Vec<f64>,
     scheme: Scheme,
     pub states: usize,
@@ -157,7 +157,7 @@ impl<'a> Parts<'a> {
         let mut groups: Vec<Group> = Vec::new();
         for stored in large {
             let mut matrix = Matrix::new(model, metrics, scheme, stored);
-            // Whatever a silent matrix could give is nothing.
+            // A dead matrix does not reach the predictions: no term of it could lower the loss.
             if scheme.from(stored).is_some_and(|from| zeros.contains(&from)) {
                 matrix.terms = ALONE;
             }
@@ -196,7 +196,7 @@ impl<'a> Parts<'a> {
     }
 
     /// One matrix under `scheme` at step size `c`, with all that it starts from and all that starts from these.
-    pub fn group_under(&self, scheme: &Scheme, stored: usize, c: f64) -> Result<Vec<(usize, Stream)>> {
+    pub fn group_under(&self, scheme: &Scheme, stored: usize, c: f64) -> Result<Vec<(usize, CodedStream)>> {
         let members = scheme.dependents(scheme.root(stored));
         let mut group: Group =
             members.iter().map(|stored| Matrix::new(self.model, self.metrics, scheme, *stored)).collect();
@@ -205,7 +205,7 @@ impl<'a> Parts<'a> {
     }
 
     /// The streams of coded parts by stored matrix.
-    pub fn by_stored(&self, parts: &[budget::Part<Vec<Stream>>]) -> Vec<Option<Stream>> {
+    pub fn by_stored(&self, parts: &[budget::EncodedPart<Vec<CodedStream>>]) -> Vec<Option<CodedStream>> {
         let mut out = vec![None; self.model.stored.len()];
         for (group, part) in self.groups.iter().zip(parts) {
             for (m, stream) in group.iter().zip(&part.coded) {
@@ -234,28 +234,28 @@ impl<'a> Parts<'a> {
         out
     }
 
-    fn entries(&self, parts: &[budget::Part<Vec<Stream>>]) -> Vec<StreamEntry> {
+    fn entries(&self, parts: &[budget::EncodedPart<Vec<CodedStream>>]) -> Vec<StreamEntry> {
         let one = |Content { at: (part, k), recipe, tensors }: Content| {
             entry(self.model, &recipe, &tensors, parts[part].coded[k].bytes.len())
         };
         self.contents().into_iter().map(one).collect()
     }
 
-    fn group(&mut self, g: usize, c: f64) -> Result<budget::Part<Vec<Stream>>> {
+    fn group(&mut self, g: usize, c: f64) -> Result<budget::EncodedPart<Vec<CodedStream>>> {
         encode(self.model, &mut self.groups[g], c, self.states, self.last)
     }
 
     /// The file that holds these parts, and its plan, with the loss that is predicted for every matrix.
-    pub fn finish(&self, parts: Vec<budget::Part<Vec<Stream>>>) -> Result<Finished> {
+    pub fn finish(&self, parts: Vec<budget::EncodedPart<Vec<CodedStream>>>) -> Result<Finished> {
         let entries = self.entries(&parts);
         let names = |tensors: &[usize]| tensors.iter().map(|t| self.model.spec(*t).name.clone()).collect::<Vec<_>>();
         let (mut streams, mut planned) = (Vec::new(), Vec::new());
         let mut losses = vec![0.0; self.model.stored.len()];
         self.zeros.iter().zip(&self.gone).for_each(|(i, lost)| losses[*i] = *lost);
-        let mut coded: Vec<Vec<Option<Stream>>> =
+        let mut coded: Vec<Vec<Option<CodedStream>>> =
             parts.into_iter().map(|part| part.coded.into_iter().map(Some).collect()).collect();
         for Content { at: (part, k), tensors, .. } in self.contents() {
-            let Some(Stream { bytes, recipe, step, loss }) = coded[part][k].take() else { continue };
+            let Some(CodedStream { bytes, recipe, step, loss }) = coded[part][k].take() else { continue };
             let mean_of = if recipe.matrix().is_some() { names(self.scheme.mean_of(tensors[0])) } else { Vec::new() };
             if tensors.len() == 1 {
                 losses[tensors[0]] = loss;
@@ -280,10 +280,16 @@ pub(super) struct Finished {
     pub losses: Vec<f64>,
 }
 
-fn encode(model: &Model, group: &mut Group, c: f64, states: usize, last: bool) -> Result<budget::Part<Vec<Stream>>> {
+fn encode(
+    model: &Model,
+    group: &mut Group,
+    c: f64,
+    states: usize,
+    last: bool,
+) -> Result<budget::EncodedPart<Vec<CodedStream>>> {
     let wanted: Vec<usize> = group.iter().filter_map(|m| m.terms.from().copied()).collect();
     let mut decoded: Vec<(usize, Vec<f32>)> = Vec::new();
-    let mut coded: Vec<Stream> = Vec::with_capacity(group.len());
+    let mut coded: Vec<CodedStream> = Vec::with_capacity(group.len());
     for m in group {
         let reference = m.terms.from().and_then(|from| decoded.iter().find(|(stored, _)| stored == from));
         let reference = reference.map(|(_, data)| &data[..]);
@@ -302,15 +308,15 @@ fn encode(model: &Model, group: &mut Group, c: f64, states: usize, last: bool) -
         coded.push(stream);
     }
     let (bytes, loss) = (coded.iter().map(|s| s.bytes.len()).sum(), coded.iter().map(|s| s.loss).sum());
-    Ok(budget::Part { bytes, loss, coded })
+    Ok(budget::EncodedPart { bytes, loss, coded })
 }
 
 impl Encoder for Parts<'_> {
-    type Coded = Vec<Stream>;
+    type Coded = Vec<CodedStream>;
 
-    fn encode(&mut self, c: f64) -> Result<Vec<budget::Part<Vec<Stream>>>> {
+    fn encode(&mut self, c: f64) -> Result<Vec<budget::EncodedPart<Vec<CodedStream>>>> {
         let (states, last, progress, model) = (self.states, self.last, self.progress, self.model);
-        let mut parts: Vec<budget::Part<Vec<Stream>>> = self
+        let mut parts: Vec<budget::EncodedPart<Vec<CodedStream>>> = self
             .groups
             .par_iter_mut()
             .with_max_len(1)
@@ -321,7 +327,11 @@ impl Encoder for Parts<'_> {
             })
             .collect::<Result<_>>()?;
         let mut single = |bytes: Vec<u8>, loss: f64, recipe: Recipe<usize>, step: f64| {
-            parts.push(budget::Part { bytes: bytes.len(), loss, coded: vec![Stream { bytes, recipe, step, loss }] });
+            parts.push(budget::EncodedPart {
+                bytes: bytes.len(),
+                loss,
+                coded: vec![CodedStream { bytes, recipe, step, loss }],
+            });
         };
         if !self.small.is_empty() {
             let coded = vectors::encode(&self.metrics.control_tensors(self.model, &self.small), c);
@@ -333,11 +343,11 @@ impl Encoder for Parts<'_> {
         Ok(parts)
     }
 
-    fn file_size(&self, parts: &[budget::Part<Vec<Stream>>]) -> Result<u64> {
+    fn file_size(&self, parts: &[budget::EncodedPart<Vec<CodedStream>>]) -> Result<u64> {
         Ok(size_of(&header(self.model, self.entries(parts)))?)
     }
 
-    fn encode_part(&mut self, part: usize, c: f64) -> Result<budget::Part<Vec<Stream>>> {
+    fn encode_part(&mut self, part: usize, c: f64) -> Result<budget::EncodedPart<Vec<CodedStream>>> {
         match part < self.groups.len() {
             true => self.group(part, c),
             false => Err(Error::compute("only matrices are coded one by one")),

@@ -1,4 +1,4 @@
-//! What the errors of a packed model cost, matrix by matrix, as the measured curvature says.
+//! Predicts the loss of a packed model, matrix by matrix, from the measured curvature.
 
 use rayon::prelude::*;
 

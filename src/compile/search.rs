@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use super::farm::{self, Farm};
+use super::alternatives::{Decided, decide};
+use super::evaluator::{Known, Local, PACE, Short};
 use super::job::Job;
-use super::judge::{Known, Local, PACE, Short};
 use super::metrics::Metrics;
-use super::offers::{Decided, decide};
 use super::options::{Options, Source, Work};
 use super::parts::{Finished, Parts};
 use super::statistics::{beside, between, nominal_step};
 use super::structure::{Searched, Structure};
 use super::trials::Logged;
+use super::workers::{self, WorkerPool};
 use crate::error::{Error, Result};
 use crate::eval::prefix::Original;
 use crate::eval::windows::{Windows, token_bytes};
@@ -28,13 +28,13 @@ use crate::train::teacher::Teacher;
 
 /// States while the step size is still far off: sizes hardly depend on them.
 const SEARCH_STATES: usize = 8;
-/// How near the budget the step size must be before the final trellis is tried.
+/// Relative distance from the budget at which the search changes to the final trellis.
 const SEARCH_CLOSE: f64 = 4e-3;
 const FINAL_CLOSE: f64 = 5e-4;
 /// How many times more a change may cost by its look than it saves where it will be healed: ties of layers that were trained
 /// apart lose three fifths of what they cost.
 const HEALED: f64 = 3.0;
-/// Logits of the calibration tokens that candidates are judged on take at most so many numbers.
+/// Logits of the calibration tokens that candidates are measured on take at most so many numbers.
 const MOST_LOGITS: usize = 1 << 26;
 
 /// The shared roles of a model by layer; what nothing depends on is not among them.
@@ -49,7 +49,7 @@ fn table(model: &Model, metrics: &Metrics) -> Table {
     Table { layers, roles: model.tied_roles.clone() }
 }
 
-/// A model on its way to the budget, before whole layers are looked at.
+/// A model on its way to the budget, before the search over whole layers.
 struct Begun<'a> {
     parts: Parts<'a>,
     known: Known,
@@ -112,7 +112,7 @@ pub(super) fn search(job: Job, budget: u64) -> Result<(Finished, Structure)> {
     Ok((finished, structure))
 }
 
-/// What structures are judged on: a network, and rows of calibration tokens.
+/// The network and the calibration rows on which structures are evaluated.
 struct Ground<'a> {
     job: Job<'a>,
     net: &'a dyn Net,
@@ -154,8 +154,8 @@ impl<'a> Ground<'a> {
         Original::new(self.net, &self.job.model.params()?, Windows::new(&self.sample, self.net.context(), None))
     }
 
-    /// A judge that packs into `budget` bytes.
-    fn judge<'g>(
+    /// An evaluator that packs into `budget` bytes.
+    fn evaluator<'g>(
         &'g self,
         original: &'g Original<'g>,
         parts: Parts<'g>,
@@ -184,20 +184,20 @@ fn structures(ground: &Ground, table: &Table, parts: &Parts, known: Known, budge
     let Job { options, progress, .. } = ground.job;
     progress.begin("searching structures", 0);
     let original = ground.original()?;
-    let local = ground.judge(&original, parts.clone(), known, budget)?;
+    let local = ground.evaluator(&original, parts.clone(), known, budget)?;
     let heals = ground.others.is_some();
-    let hope = if heals { HEALED } else { 1.0 };
+    let slack = if heals { HEALED } else { 1.0 };
     let start = Candidate { change: Move::Declared, scheme: parts.scheme().clone() };
-    let bounds = Bounds { trials: ground.trials, hope, heals, stop: &|| (options.stop)() };
+    let bounds = Bounds { trials: ground.trials, slack, heals, stop: &|| (options.stop)() };
     // What starts from another layer is bound by it in healing: where all of it pays by itself, it may not together.
     let plain = Candidate { change: Move::Apart, scheme: options.shape.scheme(table)? };
     let plain = Some(plain).filter(|plain| heals && plain.scheme != start.scheme);
     let log = options.log.as_deref();
     let climbed = match &options.work {
         Work::Here => climb(&mut Logged::new(local, log, options.resume, &ground.run)?, table, start, plain, &bounds)?,
-        Work::Farm { folder, start: workers } => {
-            let farm = Farm::new(local, folder, workers(folder)?, &ground.run)?;
-            climb(&mut Logged::new(farm, log, options.resume, &ground.run)?, table, start, plain, &bounds)?
+        Work::Workers { folder, start: workers } => {
+            let pool = WorkerPool::new(local, folder, workers(folder)?, &ground.run)?;
+            climb(&mut Logged::new(pool, log, options.resume, &ground.run)?, table, start, plain, &bounds)?
         }
     };
     progress.end();
@@ -207,7 +207,7 @@ fn structures(ground: &Ground, table: &Table, parts: &Parts, known: Known, budge
 /// Makes trials for another process.
 ///
 /// # Errors
-/// Input, when there is nothing to judge with.
+/// Input, when there is no network or no text to evaluate on.
 pub(super) fn serve(job: Job, folder: &Path) -> Result<usize> {
     let budget = job.options.budget(job.options.cap);
     let table = table(job.model, job.metrics);
@@ -215,9 +215,9 @@ pub(super) fn serve(job: Job, folder: &Path) -> Result<usize> {
     let ground = Ground::new(job, budget)?;
     let ground = ground.ok_or_else(|| Error::input("a worker needs a network and calibration tokens"))?;
     let original = ground.original()?;
-    let mut local = ground.judge(&original, parts, known, budget)?;
+    let mut local = ground.evaluator(&original, parts, known, budget)?;
     job.progress.begin("working", 0);
-    let done = farm::serve(&mut local, folder, &ground.run)?;
+    let done = workers::serve(&mut local, folder, &ground.run)?;
     job.progress.end();
     Ok(done)
 }

@@ -1,12 +1,12 @@
-//! What became of every layer and role, what it takes, what it costs, and what the next best would have cost.
+//! The structure that was chosen: recipe, bytes and loss of every layer and role, and the cost of the best alternative.
 
 use serde::Serialize;
 
-use super::offers::Decided;
+use super::alternatives::Decided;
 use super::parts::Finished;
 use crate::artifact::layout::StreamEntry;
 use crate::model::Model;
-use crate::plan::climb::{Climbed, Seen};
+use crate::plan::climb::{Climbed, Probed};
 use crate::plan::scheme::Choice;
 use crate::recipe::Terms;
 
@@ -28,7 +28,7 @@ pub struct Row {
     pub role: String,
     /// Layers that use it; empty for one outside all layers.
     pub layers: Vec<usize>,
-    /// What it is made of, as a person would say it.
+    /// Its recipe in words.
     pub made: String,
     /// Of its stream in the file; where matrices share one, it counts with the first of them.
     pub bytes: u64,
@@ -47,7 +47,7 @@ pub struct Next {
     pub coded: bool,
 }
 
-/// How the search over whole layers went. Figures are nats per token on the calibration tokens that it judges by.
+/// Record of the search over whole layers. Figures are nats per token on the calibration tokens that it judges by.
 #[derive(Debug, Clone, Serialize)]
 pub struct Searched {
     /// Structures packed and judged in full, and those healed for a few steps only.
@@ -63,7 +63,7 @@ pub struct Searched {
     /// Nats that a byte buys at the end.
     pub price: f64,
     /// Changes that came nearest to paying, the nearest first.
-    pub nearest: Vec<Seen>,
+    pub nearest: Vec<Probed>,
 }
 
 impl Searched {
@@ -76,7 +76,7 @@ impl Searched {
             found: climbed.packed.kl(),
             kept: climbed.kept.iter().map(ToString::to_string).collect(),
             price: climbed.price,
-            nearest: climbed.seen.iter().filter(|seen| seen.look.saved > 0.0).take(NAMED).cloned().collect(),
+            nearest: climbed.seen.iter().filter(|seen| seen.probe.saved > 0.0).take(NAMED).cloned().collect(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a matrix is coded as: itself, or the mean of several that one is to stand for.
+//! The target of coding a matrix: itself, or the mean of several matrices that it stands for.
 //!
 //! The mean P of matrices W_k with curvatures O_k ⊗ H_k is the one with the least Σ ½ tr(O_k E_k H_k E_kᵀ), E_k = P − W_k: the
 //! solution of Σ O_k P H_k = Σ O_k W_k H_k, found by conjugate gradients. With inputs alone this is RegMean (arXiv:2212.09849),
@@ -27,7 +27,7 @@ pub(super) struct Target<'a> {
     pub correction: f64,
 }
 
-/// What stored matrix `stored` is coded as: the mean of `mean_of`, itself if these are none. `serves` are the matrices that are
+/// The target of stored matrix `stored`: the mean of `mean_of`, itself if these are none. `serves` are the matrices that are
 /// copies of it: an error in it is one in them as well.
 pub(super) fn target<'a>(
     model: &'a Model,

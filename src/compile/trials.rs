@@ -12,12 +12,12 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::judge::{Care, Judge, Look, Packed, Worth};
+use crate::plan::evaluator::{Evaluator, Fidelity, Packed, Probe, Threshold};
 use crate::plan::moves::Candidate;
 
 /// First line: what run the log belongs to.
 #[derive(Debug, Serialize, Deserialize)]
-struct Head {
+struct LogHeader {
     /// Version of the log.
     search: u32,
     /// Digest of the model, the calibration tokens and all options that trials depend on.
@@ -44,7 +44,8 @@ struct Line {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Found {
-    Look(Look),
+    #[serde(rename = "look")]
+    Probe(Probe),
     Packed(Packed),
     /// The same, healed for a few steps only.
     Rough(Packed),
@@ -55,57 +56,58 @@ enum Found {
 impl Line {
     fn key(&self) -> Key {
         let kind = match self.found {
-            Found::Look(_) => Kind::Look,
-            Found::Packed(_) => Kind::Pack(Care::Full),
-            Found::Rough(_) => Kind::Pack(Care::Rough),
-            Found::Price(_) => Kind::Price,
+            Found::Probe(_) => TrialKind::Probe,
+            Found::Packed(_) => TrialKind::Pack(Fidelity::Full),
+            Found::Rough(_) => TrialKind::Pack(Fidelity::Rough),
+            Found::Price(_) => TrialKind::Price,
         };
         (kind, self.base.clone(), self.scheme.clone())
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
-    Look,
-    Pack(Care),
+enum TrialKind {
+    Probe,
+    Pack(Fidelity),
     Price,
 }
 
-type Key = (Kind, Option<String>, String);
+type Key = (TrialKind, Option<String>, String);
 
-/// A judge whose trials are logged and, where the log has them, not made again.
+/// An evaluator whose trials are logged and, where the log has them, not made again.
 pub(super) struct Logged<J> {
-    judge: J,
+    evaluator: J,
     log: Option<(PathBuf, File)>,
     known: HashMap<Key, Found>,
     trial: usize,
     base: Option<(Candidate, Packed)>,
-    /// Whether the judge has been told of the base.
-    settled: bool,
+    /// Whether the base has been set in the evaluator.
+    base_is_set: bool,
 }
 
 /// Whether a file that begins so is the log of a search, of whatever version.
 pub fn is_log(start: &[u8]) -> bool {
     let line = start.split(|b| *b == b'\n').next().unwrap_or_default();
-    serde_json::from_slice::<Head>(line).is_ok()
+    serde_json::from_slice::<LogHeader>(line).is_ok()
 }
 
-impl<J: Judge> Logged<J> {
+impl<J: Evaluator> Logged<J> {
     /// Logs to `path`; goes on from what is there with `resume`, or begins anew.
     ///
     /// # Errors
     /// Input, when the file cannot be read or written, or is the log of another run.
-    pub fn new(judge: J, path: Option<&Path>, resume: bool, run: &str) -> Result<Self> {
-        let mut logged = Logged { judge, log: None, known: HashMap::new(), trial: 0, base: None, settled: false };
+    pub fn new(evaluator: J, path: Option<&Path>, resume: bool, run: &str) -> Result<Self> {
+        let mut logged =
+            Logged { evaluator, log: None, known: HashMap::new(), trial: 0, base: None, base_is_set: false };
         let Some(path) = path else { return Ok(logged) };
         let mut kept = String::new();
         if resume && path.exists() {
             let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
             kept = logged.recall(&text, run).map_err(|e| e.at(path.display()))?;
         }
-        let head = serde_json::to_string(&Head { search: VERSION, run: run.to_string() }).unwrap_or_default();
+        let head = serde_json::to_string(&LogHeader { search: VERSION, run: run.to_string() }).unwrap_or_default();
         let text = if kept.is_empty() { head + "\n" } else { kept };
-        // What a broken run left of its last line goes.
+        // The incomplete last line of an interrupted run is dropped.
         std::fs::write(path, text).map_err(|e| Error::io("write", path, e))?;
         let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io("write", path, e))?;
         logged.log = Some((path.to_path_buf(), file));
@@ -116,7 +118,7 @@ impl<J: Judge> Logged<J> {
     fn recall(&mut self, text: &str, run: &str) -> Result<String> {
         let mut lines = text.split_inclusive('\n');
         let first = lines.next().unwrap_or_default();
-        let head: Head = serde_json::from_str(first)
+        let head: LogHeader = serde_json::from_str(first)
             .map_err(|e| Error::input(format!("not the log of a search: {e}")).hint("start anew without --resume"))?;
         if head.search != VERSION || head.run != run {
             return Err(Error::input(
@@ -158,74 +160,74 @@ impl<J: Judge> Logged<J> {
     }
 
     /// Those of `candidates` that the log does not have.
-    fn unknown(&self, kind: Kind, base: &Option<String>, candidates: &[Candidate]) -> Vec<Candidate> {
+    fn unknown(&self, kind: TrialKind, base: &Option<String>, candidates: &[Candidate]) -> Vec<Candidate> {
         let known = |c: &&Candidate| self.known.contains_key(&(kind, base.clone(), c.scheme.digest()));
         candidates.iter().filter(|c| !known(c)).cloned().collect()
     }
 
-    fn get(&self, kind: Kind, base: &Option<String>, candidate: &Candidate) -> Result<Found> {
+    fn get(&self, kind: TrialKind, base: &Option<String>, candidate: &Candidate) -> Result<Found> {
         let found = self.known.get(&(kind, base.clone(), candidate.scheme.digest()));
         found.cloned().ok_or_else(|| Error::compute(format!("nobody judged {}", candidate.change)))
     }
 
-    /// Tells the judge of the base, if it was not told yet: a search that only repeats its log needs none.
+    /// Sets the base in the evaluator, if that was not done yet: a search that only repeats its log needs none.
     fn settle_now(&mut self) -> Result<()> {
-        if let (Some((base, packed)), false) = (&self.base, self.settled) {
-            self.judge.settle(base, packed)?;
-            self.settled = true;
+        if let (Some((base, packed)), false) = (&self.base, self.base_is_set) {
+            self.evaluator.set_base(base, packed)?;
+            self.base_is_set = true;
         }
         Ok(())
     }
 }
 
-impl<J: Judge> Judge for Logged<J> {
-    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>> {
-        let missing = self.unknown(Kind::Pack(care), &None, candidates);
+impl<J: Evaluator> Evaluator for Logged<J> {
+    fn pack(&mut self, candidates: &[Candidate], fidelity: Fidelity, limit: f64) -> Result<Vec<Packed>> {
+        let missing = self.unknown(TrialKind::Pack(fidelity), &None, candidates);
         if !missing.is_empty() {
             let start = Instant::now();
-            let packed = self.judge.pack(&missing, care, limit)?;
+            let packed = self.evaluator.pack(&missing, fidelity, limit)?;
             let seconds = start.elapsed().as_secs_f64() / missing.len() as f64;
             for (candidate, packed) in missing.iter().zip(packed) {
-                let found = if care == Care::Full { Found::Packed(packed) } else { Found::Rough(packed) };
+                let found = if fidelity == Fidelity::Full { Found::Packed(packed) } else { Found::Rough(packed) };
                 self.write(candidate, None, seconds, found)?;
             }
         }
-        let packed = |c: &Candidate| match self.get(Kind::Pack(care), &None, c)? {
+        let packed = |c: &Candidate| match self.get(TrialKind::Pack(fidelity), &None, c)? {
             Found::Packed(packed) | Found::Rough(packed) => Ok(packed),
             _ => Err(Error::compute("a trial of another kind")),
         };
         candidates.iter().map(packed).collect()
     }
 
-    fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
-        (self.base, self.settled) = (Some((base.clone(), packed.clone())), false);
-        if let Some(Found::Price(price)) = self.known.get(&(Kind::Price, None, base.scheme.digest())) {
+    fn set_base(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
+        (self.base, self.base_is_set) = (Some((base.clone(), packed.clone())), false);
+        if let Some(Found::Price(price)) = self.known.get(&(TrialKind::Price, None, base.scheme.digest())) {
             return Ok(*price);
         }
         let start = Instant::now();
-        let price = self.judge.settle(base, packed)?;
-        self.settled = true;
+        let price = self.evaluator.set_base(base, packed)?;
+        self.base_is_set = true;
         self.write(base, None, start.elapsed().as_secs_f64(), Found::Price(price))?;
         Ok(price)
     }
 
-    fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
+    fn probe(&mut self, candidates: &[Candidate], threshold: &Threshold) -> Result<Vec<Probe>> {
         let base = self.digest();
-        let missing = self.unknown(Kind::Look, &base, candidates);
+        let missing = self.unknown(TrialKind::Probe, &base, candidates);
         if !missing.is_empty() {
             self.settle_now()?;
             let start = Instant::now();
-            let looks = self.judge.look(&missing, worth)?;
+            let probes = self.evaluator.probe(&missing, threshold)?;
             let seconds = start.elapsed().as_secs_f64() / missing.len() as f64;
-            for (candidate, look) in missing.iter().zip(looks) {
-                self.write(candidate, base.clone(), seconds, Found::Look(look))?;
+            for (candidate, probe) in missing.iter().zip(probes) {
+                self.write(candidate, base.clone(), seconds, Found::Probe(probe))?;
             }
         }
-        let look = |c: &Candidate| match self.get(Kind::Look, &base, c)? {
-            Found::Look(look) => Ok(look),
+        let probe = |c: &Candidate| match self.get(TrialKind::Probe, &base, c)? {
+            Found::Probe(probe) => Ok(probe),
             _ => Err(Error::compute("a trial of another kind")),
         };
-        candidates.iter().map(look).collect()
+        candidates.iter().map(probe).collect()
     }
 }
 
@@ -238,8 +240,8 @@ mod tests {
     /// Counts what it is asked.
     struct Counting<'a>(&'a mut usize);
 
-    impl Judge for Counting<'_> {
-        fn pack(&mut self, candidates: &[Candidate], _: Care, _: f64) -> Result<Vec<Packed>> {
+    impl Evaluator for Counting<'_> {
+        fn pack(&mut self, candidates: &[Candidate], _: Fidelity, _: f64) -> Result<Vec<Packed>> {
             *self.0 += candidates.len();
             let packed = |_| Packed {
                 step: 0.1,
@@ -252,28 +254,28 @@ mod tests {
             Ok(candidates.iter().map(packed).collect())
         }
 
-        fn settle(&mut self, _: &Candidate, _: &Packed) -> Result<f64> {
+        fn set_base(&mut self, _: &Candidate, _: &Packed) -> Result<f64> {
             *self.0 += 1;
             Ok(1.0 / 7.0)
         }
 
-        fn look(&mut self, candidates: &[Candidate], _: &Worth) -> Result<Vec<Look>> {
+        fn probe(&mut self, candidates: &[Candidate], _: &Threshold) -> Result<Vec<Probe>> {
             *self.0 += candidates.len();
-            let look = |_| Look { kl: 0.3, error: 0.1, complete: false, saved: 9.0, predicted: 2.0 };
-            Ok(candidates.iter().map(look).collect())
+            let probe = |_| Probe { kl: 0.3, error: 0.1, complete: false, saved: 9.0, predicted: 2.0 };
+            Ok(candidates.iter().map(probe).collect())
         }
     }
 
     fn go(path: &Path, resume: bool, run: &str) -> Result<(usize, String)> {
         let mut asked = 0;
-        let mut judge = Logged::new(Counting(&mut asked), Some(path), resume, run)?;
+        let mut evaluator = Logged::new(Counting(&mut asked), Some(path), resume, run)?;
         let one = Candidate { change: Move::Declared, scheme: Scheme::default() };
         let other = Candidate { change: Move::Apart, scheme: Scheme::default().tied(1, 2, 0) };
-        judge.pack(std::slice::from_ref(&one), Care::Rough, 1.0)?;
-        let packed = judge.pack(std::slice::from_ref(&one), Care::Full, 1.0)?.remove(0);
-        let price = judge.settle(&one, &packed)?;
-        let looks = judge.look(&[one, other], &Worth { kl: 1.0, price, hope: 1.0 })?;
-        Ok((asked, format!("{packed:?} {price:?} {looks:?}")))
+        evaluator.pack(std::slice::from_ref(&one), Fidelity::Rough, 1.0)?;
+        let packed = evaluator.pack(std::slice::from_ref(&one), Fidelity::Full, 1.0)?.remove(0);
+        let price = evaluator.set_base(&one, &packed)?;
+        let probes = evaluator.probe(&[one, other], &Threshold { kl: 1.0, price, slack: 1.0 })?;
+        Ok((asked, format!("{packed:?} {price:?} {probes:?}")))
     }
 
     #[test]

@@ -16,9 +16,9 @@ pub use weights::{Changed, Reshaped, Weights};
 
 use crate::error::Result;
 use crate::inspect::groups::{By, key};
-use crate::inspect::{Inventory, Kind};
+use crate::inspect::{Inventory, InventoryKind};
 
-/// What two files differ in.
+/// The differences of two files.
 #[derive(Debug, Serialize)]
 pub struct Difference {
     pub before: About,
@@ -45,7 +45,7 @@ pub struct Difference {
 pub struct About {
     pub path: String,
     /// `None`: there is nothing.
-    pub kind: Option<Kind>,
+    pub kind: Option<InventoryKind>,
     pub arch: Option<String>,
     pub layers: usize,
     /// For every layer the first layer that shares all its tied roles.
@@ -77,7 +77,7 @@ pub struct Setting {
     pub after: Option<Value>,
 }
 
-/// What a matrix is made of, in words; `None`: there is no such matrix.
+/// The recipe of a matrix in words; `None`: there is no such matrix.
 #[derive(Debug, Serialize)]
 pub struct Made {
     pub tensor: String,

@@ -13,7 +13,7 @@ use crate::artifact::read::Parsed;
 use crate::error::Result;
 use crate::model::Element;
 
-/// What became of the weights. Tied tensors count once.
+/// Changes of the weights. Tied tensors count once.
 #[derive(Debug, Default, Serialize)]
 pub struct Weights {
     /// Tensors that both have, of the same shape.

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::nets::ops::pointwise::exp;
 use crate::nets::{Net, Params};
 
-/// What a network loses, row by row.
+/// The loss of a network, row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Losses {
     /// Sum of nats over the tokens of each row.
@@ -32,7 +32,7 @@ impl Losses {
     }
 }
 
-/// How far a changed network is from its original.
+/// Distance of a changed network from its original.
 #[derive(Debug, Clone)]
 pub struct Comparison {
     pub original: Losses,
@@ -67,7 +67,7 @@ pub fn losses(net: &dyn Net, params: &Params, windows: &Windows, progress: &(dyn
     Ok(Losses { rows: batches.concat(), length: windows.length() })
 }
 
-/// What a network predicts on fixed rows, kept so that many changed networks can be held against it.
+/// A network's predictions on fixed rows, kept to compare many changed networks with.
 pub struct Reference<'a> {
     windows: Windows<'a>,
     batches: Vec<Predictions<'a>>,
@@ -116,7 +116,7 @@ pub fn divergence(p: &[f32], q: &[f32]) -> f32 {
     (sums.iter().sum::<f32>() + tail).max(0.0)
 }
 
-/// What a network says of some rows.
+/// A network's predictions on some rows.
 pub type Predict<'a> = &'a (dyn Fn(Range<usize>) -> Result<Predictions<'a>> + Sync);
 
 /// Compares a network with changed parameters to its original over every row of `windows`.

@@ -7,7 +7,7 @@ use candle_core::{D, DType, Device, Tensor};
 use super::predictions::{Predictions, turn};
 use super::windows::Windows;
 use crate::error::Result;
-use crate::nets::{Net, Params, Plain, State};
+use crate::nets::{Net, Params, PlainLayers, State};
 
 /// Rows that one thread evaluates at once on a CPU: activations of a few rows stay in the processor's cache.
 const CPU_ROWS: usize = 2;
@@ -38,7 +38,7 @@ pub fn tokens_of<'a>(inputs: impl Iterator<Item = &'a [u32]>, length: usize, dev
     Ok(Tensor::from_vec(ids, shape, device)?)
 }
 
-/// What a network predicts for one batch of rows, on the device of its parameters.
+/// A network's predictions for one batch of rows, on the device of its parameters.
 ///
 /// # Errors
 /// If the forward pass fails.
@@ -63,16 +63,16 @@ pub fn predict_inputs<'n, 'a>(
 ) -> Result<Predictions<'n>> {
     let device = device(params);
     let _turn = turn(device);
-    Predictions::of_state(net, params, net.run(params, &tokens_of(inputs, length, device)?, &Plain)?)
+    Predictions::of_state(net, params, net.run(params, &tokens_of(inputs, length, device)?, &PlainLayers)?)
 }
 
-/// The same from what stands before step `step` of the network.
+/// The same from what stands before step `position` of the network.
 ///
 /// # Errors
 /// If the forward pass fails.
-pub fn predict_from<'n>(net: &'n dyn Net, params: &Params, step: usize, state: State) -> Result<Predictions<'n>> {
+pub fn predict_from<'n>(net: &'n dyn Net, params: &Params, position: usize, state: State) -> Result<Predictions<'n>> {
     let _turn = turn(device(params));
-    Predictions::of_state(net, params, net.resume(step, state, params, &Plain)?)
+    Predictions::of_state(net, params, net.resume(position, state, params, &PlainLayers)?)
 }
 
 /// The residual stream after the last step of a network.
@@ -95,13 +95,13 @@ pub fn with_residual<'n>(
 ) -> Result<(Predictions<'n>, Residual)> {
     let device = device(params);
     let _turn = turn(device);
-    let state = net.run(params, &tokens(windows, rows, device)?, &Plain)?;
+    let state = net.run(params, &tokens(windows, rows, device)?, &PlainLayers)?;
     let width = state.x.dim(D::Minus1)?;
     let values = state.x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     Ok((Predictions::of_state(net, params, state)?, Residual { values, width }))
 }
 
-/// What a residual stream of this shape (rows, T, D) predicts.
+/// Predictions from a residual stream of this shape (rows, T, D).
 ///
 /// # Errors
 /// If the head fails.
@@ -123,14 +123,14 @@ pub fn from_residual<'n>(
 pub fn states(net: &dyn Net, params: &Params, windows: &Windows, rows: Range<usize>) -> Result<Vec<State>> {
     let device = device(params);
     let _turn = turn(device);
-    let mut states = vec![net.enter(params, &tokens(windows, rows, device)?, &Plain)?];
-    for step in 0..net.order().len() {
-        states.push(net.step(step, states[step].clone(), params, &Plain)?);
+    let mut states = vec![net.enter(params, &tokens(windows, rows, device)?, &PlainLayers)?];
+    for position in 0..net.order().len() {
+        states.push(net.run_position(position, states[position].clone(), params, &PlainLayers)?);
     }
     Ok(states)
 }
 
-/// Where a network with these parameters runs.
+/// The device on which a network with these parameters runs.
 pub fn device(params: &Params) -> &Device {
     params.values().next().map_or(&Device::Cpu, Tensor::device)
 }

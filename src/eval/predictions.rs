@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::{sum, top, with_elements};
-use crate::nets::{Net, Params, Plain, State};
+use crate::nets::{Net, Params, PlainLayers, State};
 
 /// Logits that are held at once on a CPU, 128 MB: rows of 1,024 tokens two by two of up to 16,384 token ids.
 pub const CPU_LOGITS: usize = 1 << 25;
@@ -63,7 +63,7 @@ pub struct Head<'a> {
 impl Head<'_> {
     fn logits(&self, range: &Range<usize>) -> Result<Tensor> {
         let x = self.x.narrow(1, range.start, range.len())?.contiguous()?;
-        self.net.leave(State { x, kept: Vec::new() }, &self.params, &Plain)
+        self.net.leave(State { x, kept: Vec::new() }, &self.params, &PlainLayers)
     }
 }
 
@@ -90,7 +90,7 @@ impl<'a> Predictions<'a> {
     pub fn of_state(net: &'a dyn Net, params: &Params, state: State) -> Result<Self> {
         let (rows, length, width) = state.x.dims3()?;
         if rows * length <= positions_at_once(state.x.device(), net.vocab_size()) {
-            return Self::of(&net.leave(state, params, &Plain)?);
+            return Self::of(&net.leave(state, params, &PlainLayers)?);
         }
         let x = state.x.detach().reshape((1, rows * length, width))?;
         Ok(Predictions::Head(Head { net, params: params.clone(), x }))

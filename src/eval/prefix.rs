@@ -19,7 +19,7 @@ const ROUND: usize = 4;
 /// An evaluation ends when it is worse than it may be by so many standard errors.
 const SURE: f64 = 4.0;
 
-/// What was measured of one variant.
+/// Measured KL of one variant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// Mean KL(original ‖ variant) of every row evaluated, nats per token.
@@ -45,7 +45,7 @@ impl Measured {
     }
 }
 
-/// What the original predicts on some rows: what everything is measured against.
+/// The original's predictions on some rows, with which variants are compared.
 pub struct Original<'a> {
     windows: Windows<'a>,
     /// Rows of a batch.
@@ -94,7 +94,7 @@ impl Original<'_> {
                 .map(|&b| {
                     let changed = match from {
                         None => predict(net, params, windows, ranges[b].clone())?,
-                        Some((step, states)) => predict_from(net, params, step, states[b][step].clone())?,
+                        Some((position, states)) => predict_from(net, params, position, states[b][position].clone())?,
                     };
                     let each = self.batches[b].divergence(&changed)?;
                     let row = |row: &[f32]| row.iter().map(|v| f64::from(*v)).sum::<f64>() / length as f64;

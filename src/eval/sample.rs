@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::logits::{device, tokens_of};
 use super::predictions::{log_softmax, turn};
 use crate::error::Result;
-use crate::nets::{Net, Params, Plain, State};
+use crate::nets::{Net, Params, PlainLayers, State};
 
 /// Texts that grow side by side.
 const TEXTS: usize = 64;
@@ -60,9 +60,9 @@ pub fn sample(
 fn last<'a>(net: &dyn Net, params: &Params, texts: impl Iterator<Item = &'a [u32]>, length: usize) -> Result<Vec<f32>> {
     let device = device(params);
     let _turn = turn(device);
-    let State { x, .. } = net.run(params, &tokens_of(texts, length, device)?, &Plain)?;
+    let State { x, .. } = net.run(params, &tokens_of(texts, length, device)?, &PlainLayers)?;
     let x = x.narrow(1, length - 1, 1)?.contiguous()?;
-    let logits: Tensor = net.leave(State { x, kept: Vec::new() }, params, &Plain)?;
+    let logits: Tensor = net.leave(State { x, kept: Vec::new() }, params, &PlainLayers)?;
     let mut logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     logits.chunks_exact_mut(net.vocab_size()).for_each(log_softmax);
     Ok(logits)

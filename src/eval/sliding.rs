@@ -9,13 +9,13 @@ use rayon::prelude::*;
 
 use super::logits::{predict_inputs, rows_at_once};
 use crate::error::Result;
-use crate::ingest::{Stream, TokenBytes};
+use crate::ingest::{TokenBytes, TokenStream};
 use crate::nets::{Net, Params};
 
 /// Windows run between two looks at the order of things: enough for every thread, few enough to hold.
 const BLOCK: usize = 256;
 
-/// What is scored, and with how much before it.
+/// The scored positions, and the context before them.
 #[derive(Debug, Clone, Copy)]
 pub struct Scoring {
     /// Tokens of a window, S.
@@ -29,7 +29,7 @@ pub struct Scoring {
     pub tokens: usize,
 }
 
-/// What the network lost.
+/// The measured loss of the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scored {
     /// Sum over all tokens.
@@ -113,7 +113,7 @@ impl Cutter {
 /// `scoring` asks for more tokens than there are, or for a stride of 0 or beyond the length.
 pub fn score(
     (net, params): (&dyn Net, &Params),
-    stream: &mut Stream,
+    stream: &mut TokenStream,
     scoring: Scoring,
     table: Option<&TokenBytes>,
     each: &mut dyn FnMut(&[f32]) -> Result<()>,

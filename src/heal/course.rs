@@ -1,4 +1,4 @@
-//! How long a healing goes on, and how it went.
+//! The length of a healing, and the record of its course.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::train::objective::Objective;
 
-/// How long to heal.
+/// The length of a healing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Length {
     Steps(usize),
@@ -18,13 +18,14 @@ pub enum Length {
 
 /// The held-out text at one moment.
 ///
-/// Of the first point all is rounded and nothing was trained, of the last one all is rounded; in between `bound` of the columns
+/// Of the first point all is rounded and nothing was trained, of the last one all is rounded; in between `frozen` of the columns
 /// are, and the others are still real.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     pub step: usize,
-    /// Share of the columns that are bound to grid points.
-    pub bound: f64,
+    /// Share of the columns that are frozen on grid points.
+    #[serde(rename = "bound")]
+    pub frozen: f64,
     /// KL(original ‖ packed), nats per token, on held-out calibration text.
     pub kl: f64,
     /// Nats per token on that text.
@@ -37,7 +38,7 @@ pub struct Point {
     pub seconds: f64,
 }
 
-/// How a healing went.
+/// The record of a healing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Course {
     pub objective: Objective,

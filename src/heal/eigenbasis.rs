@@ -30,13 +30,13 @@ impl Eigenbasis {
     /// Of the output side, in natural order.
     pub fn output(metric: &Metric) -> Self {
         let (rows, block) = (metric.rows, metric.block);
-        if metric.across.is_empty() {
+        if metric.output_factor.is_empty() {
             let roots = metric.output.iter().map(|o| o.sqrt()).collect();
             return Eigenbasis { blocks: vec![Block { size: rows, vectors: Vec::new(), roots }] };
         }
         let of = |start: usize| {
             let n = block.min(rows - start);
-            Block::new(factor(n, &metric.output[start..], |j, k| metric.across[(start + j) * block + k]))
+            Block::new(factor(n, &metric.output[start..], |j, k| metric.output_factor[(start + j) * block + k]))
         };
         Eigenbasis { blocks: (0..rows).step_by(block).map(of).collect() }
     }
@@ -44,7 +44,7 @@ impl Eigenbasis {
     /// Of the columns that come at `from` or later in rounding order.
     pub fn input(metric: &Metric, from: usize) -> Self {
         let cols = metric.cols;
-        let of = |j: usize, k: usize| metric.feed[(from + j) * cols + from + k];
+        let of = |j: usize, k: usize| metric.input_factor[(from + j) * cols + from + k];
         Eigenbasis { blocks: vec![Block::new(factor(cols - from, &metric.input[from..], of))] }
     }
 }
@@ -157,7 +157,7 @@ mod tests {
                 let (u, v) = (Eigenbasis::output(&metric), Eigenbasis::input(&metric, from));
                 let g = values(rows * n, 3);
                 let step = unwhiten_change(whiten_gradient(&g, &u, &v), &u, &v);
-                // As seen by the metric: only the loose columns move.
+                // As seen by the metric: only the free columns move.
                 let mut e = vec![0f32; rows * cols];
                 let mut gradient = vec![0f32; rows * cols];
                 for (k, (s, g)) in step.iter().zip(&g).enumerate() {

@@ -1,21 +1,21 @@
-//! Healing: trains what a plan keeps, so that the weights make good together for what rounding lost one by one.
+//! Healing: trains the parameters that a plan keeps, so that the weights compensate together for the errors of rounding each alone.
 //!
 //! The original is the teacher, the packed model the student (distillation; QAD, arXiv:2601.20088), on calibration tokens.
-//! Columns of all matrices are bound to their grids in groups, and between two groups what is still loose is trained to make
-//! good for what the bound ones could not say ([`binding`]); what bits cost is part of the search, and their price is steered so
-//! that the file stays at its cap. Text set aside from calibration says whether that helped.
+//! Columns of all matrices are frozen on their grids in groups, and between two groups the free columns are trained to
+//! compensate for the rounding error of the frozen ones ([`freeze`]). The search for grid points counts bits at a price, which is
+//! steered so that the file stays at its cap. Text set aside from calibration says whether that helped.
 
-pub mod binding;
 mod course;
 mod eigenbasis;
-pub mod part;
+pub mod freeze;
+mod param;
 mod run;
-mod slot;
 pub mod small;
 pub mod state;
 mod student;
 pub mod sum;
 mod text;
+pub mod trainable;
 
 pub use course::{Course, Length, Point};
 pub use run::{Healed, Options, Packed, heal};

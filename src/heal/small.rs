@@ -1,6 +1,6 @@
 //! Control tensors in training: shadows seen through the uniform grids that they are coded on.
 
-use super::slot::{Slot, adam};
+use super::param::{ParamRef, adam};
 use crate::code::codec::vectors;
 use crate::train::adam::{Adam, Betas};
 
@@ -46,7 +46,7 @@ impl Small {
         let bytes = vectors::encode(&tensors, self.step).bytes;
         let shapes: Vec<(usize, usize)> = self.tensors.iter().map(|t| (t.values.len(), t.width)).collect();
         let decoded = vectors::decode(&bytes, &shapes);
-        // What does not come back stays as it is; reading the finished streams would tell.
+        // A tensor that cannot be decoded keeps its values; reading the finished streams reports the error.
         (bytes, decoded.unwrap_or_else(|| self.tensors.iter().map(|t| t.values.clone()).collect()))
     }
 
@@ -59,12 +59,12 @@ impl Small {
         }
     }
 
-    /// What training changes.
-    pub fn slots(&mut self) -> Vec<Slot<'_>> {
+    /// The parameters that training changes.
+    pub fn params(&mut self) -> Vec<ParamRef<'_>> {
         self.tensors.iter_mut().flat_map(|t| adam(&mut t.values, &mut t.adam)).collect()
     }
 
-    /// Whether what was read into the slots belongs together.
+    /// Whether what was read into the parameters belongs together.
     pub fn is_sound(&self) -> bool {
         self.tensors
             .iter()

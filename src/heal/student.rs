@@ -2,30 +2,30 @@
 
 use rayon::prelude::*;
 
-use super::part::{Part, Stream};
-use super::slot::Kept;
+use super::param::Saved;
+use super::trainable::{Trainable, TrainedStream};
 use crate::model::Model;
 use crate::train::adam::Betas;
 
 /// The model in training.
 pub struct Student {
-    pub streams: Vec<Stream>,
+    pub streams: Vec<TrainedStream>,
     /// By stored tensor, as they are now.
     pub weights: Vec<Vec<f32>>,
 }
 
 impl Student {
-    /// Streams of which nothing is bound yet, and the weights that they decode to untrained.
-    pub fn new(streams: Vec<Stream>, untrained: Vec<Vec<f32>>) -> Self {
+    /// Streams of which nothing is frozen yet, and the weights that they decode to untrained.
+    pub fn new(streams: Vec<TrainedStream>, untrained: Vec<Vec<f32>>) -> Self {
         let mut student = Student { streams, weights: untrained };
         // Residuals were of matrices that were rounded; these no longer are.
-        student.bind(0.0, 1.0);
+        student.freeze(0.0, 1.0);
         student
     }
 
-    /// Whether a matrix differs from that of `model` by more than `share` of its energy before anything is bound.
+    /// Whether a matrix differs from that of `model` by more than `share` of its energy before anything is frozen.
     pub fn differs(&self, model: &Model, share: f32) -> bool {
-        let matrices = self.streams.iter().filter(|s| !matches!(s.part, Part::Fixed | Part::Vectors(_)));
+        let matrices = self.streams.iter().filter(|s| !matches!(s.trainable, Trainable::Fixed | Trainable::Vectors(_)));
         matrices.map(|s| s.tensors[0]).any(|at| {
             let pairs = || self.weights[at].iter().zip(&model.stored[at].data[..]);
             pairs().map(|(a, b)| (a - b).powi(2)).sum::<f32>() > share * pairs().map(|(_, b)| b * b).sum::<f32>()
@@ -37,25 +37,25 @@ impl Student {
         self.follow(|_, _| {});
     }
 
-    /// Binds columns of all matrices until `share` of each are, bits at `price` times their usual price.
-    pub fn bind(&mut self, share: f64, price: f32) {
+    /// Freezes columns of all matrices until `share` of each are, bits at `price` times their usual price.
+    pub fn freeze(&mut self, share: f64, price: f32) {
         let before = self.references();
-        self.streams.par_iter_mut().filter(|s| s.from.is_none()).for_each(|s| s.bind(share, price));
+        self.streams.par_iter_mut().filter(|s| s.from.is_none()).for_each(|s| s.freeze(share, price));
         self.follow(|stream, now| {
-            give_way(stream, now, &before);
-            stream.bind(share, price);
+            compensate(stream, now, &before);
+            stream.freeze(share, price);
         });
     }
 
     /// The tensors that residuals start from, as they are now; nothing of all others.
     fn references(&self) -> Vec<Vec<f32>> {
-        let reference = |i: usize| self.streams.iter().any(|s| s.gives_way_to() == Some(i));
+        let reference = |i: usize| self.streams.iter().any(|s| s.compensates_for() == Some(i));
         (0..self.weights.len()).map(|i| if reference(i) { self.weights[i].clone() } else { Vec::new() }).collect()
     }
 
     /// `weights` become those of the streams; of those that start from others after `then`, which gets the weights before them.
-    fn follow(&mut self, then: impl Fn(&mut Stream, &[Vec<f32>])) {
-        let alone = |s: &Stream| if s.from.is_none() { s.weights(&[]) } else { Vec::new() };
+    fn follow(&mut self, then: impl Fn(&mut TrainedStream, &[Vec<f32>])) {
+        let alone = |s: &TrainedStream| if s.from.is_none() { s.weights(&[]) } else { Vec::new() };
         let independent: Vec<Vec<Vec<f32>>> = self.streams.par_iter().map(alone).collect();
         for (stream, mut own) in self.streams.iter_mut().zip(independent) {
             if stream.from.is_some() {
@@ -66,9 +66,9 @@ impl Student {
         }
     }
 
-    /// Bits of what is bound beyond what it takes untrained, and what the loose columns would take.
+    /// Bits of what is frozen beyond what it takes untrained, and the expected bits of the free columns.
     pub fn bits(&self) -> (f64, f64) {
-        let each: Vec<(f64, f64)> = self.streams.par_iter().filter_map(|s| Some(s.binding()?.budget())).collect();
+        let each: Vec<(f64, f64)> = self.streams.par_iter().filter_map(|s| Some(s.freezing()?.budget())).collect();
         each.into_iter().fold((0.0, 0.0), |sum, own| (sum.0 + own.0, sum.1 + own.1))
     }
 
@@ -77,28 +77,28 @@ impl Student {
         self.streams.iter().rev().for_each(|stream| stream.hand_on(&mut gradients));
         let before = self.references();
         self.streams.par_iter_mut().for_each(|stream| stream.learn(&gradients, rates, betas));
-        self.follow(|stream, now| give_way(stream, now, &before));
+        self.follow(|stream, now| compensate(stream, now, &before));
     }
 
-    /// The streams once all is bound; those that never change have the bytes that they had `before`.
+    /// The streams once all is frozen; those that never change have the bytes that they had `before`.
     pub fn coded(&self, before: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let each = self.streams.par_iter().zip(before);
         each.map(|(stream, before)| stream.bytes().unwrap_or_else(|| before.clone())).collect()
     }
 
-    pub fn snapshot(&mut self) -> Vec<Kept> {
-        self.streams.iter_mut().flat_map(Stream::slots).map(|slot| slot.keep()).collect()
+    pub fn snapshot(&mut self) -> Vec<Saved> {
+        self.streams.iter_mut().flat_map(TrainedStream::params).map(|param| param.save()).collect()
     }
 
-    pub fn restore(&mut self, kept: &[Kept]) {
-        self.streams.iter_mut().flat_map(Stream::slots).zip(kept).for_each(|(slot, kept)| slot.take_back(kept));
+    pub fn restore(&mut self, kept: &[Saved]) {
+        self.streams.iter_mut().flat_map(TrainedStream::params).zip(kept).for_each(|(param, kept)| param.restore(kept));
         self.refresh();
     }
 }
 
-fn give_way(stream: &mut Stream, now: &[Vec<f32>], before: &[Vec<f32>]) {
-    if let Some(from) = stream.gives_way_to() {
-        stream.give_way(now[from].iter().zip(&before[from]).map(|(now, before)| now - before).collect());
+fn compensate(stream: &mut TrainedStream, now: &[Vec<f32>], before: &[Vec<f32>]) {
+    if let Some(from) = stream.compensates_for() {
+        stream.compensate(now[from].iter().zip(&before[from]).map(|(now, before)| now - before).collect());
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use crate::code::grid::trellis::{Odd, Trellis};
     use crate::code::quantize::metric::{Curvature, Damping, Metric};
     use crate::code::quantize::step_rule::{GRANULAR, Powers};
-    use crate::heal::binding::Binding;
+    use crate::heal::freeze::Freezing;
     use crate::heal::sum::Sum;
     use crate::nets::ops::check::{gram, values};
 
@@ -118,12 +118,12 @@ mod tests {
     const STEP: f64 = 0.02;
     const BETAS: Betas = Betas { first: 0.9, second: 0.95 };
 
-    fn binding(w: &[f32], metric: &Metric) -> Binding {
+    fn freezing(w: &[f32], metric: &Metric) -> Freezing {
         let trellis = Trellis::eight().odd(Odd::Plain);
         let settings = Settings { trellis, powers: Powers { rows: 0.75, cols: 1.0 }, lambda: 0.3 };
-        let prices = matrix::settled(w, metric, STEP, &settings);
+        let prices = matrix::converged(w, metric, STEP, &settings);
         let bytes = matrix::encode(w, metric, STEP, &settings, &prices).bytes;
-        Binding::new(w, metric, STEP, settings, &matrix::integers(&bytes, SIDES[0], SIDES[1]).unwrap())
+        Freezing::new(w, metric, STEP, settings, &matrix::integers(&bytes, SIDES[0], SIDES[1]).unwrap())
     }
 
     /// Half of the first tensor and a residual, next to the first.
@@ -136,27 +136,31 @@ mod tests {
         let (first, second, gain) = (values(rows * cols, 1), values(rows * cols, 2), 2048);
         let half = add_up(SIDES, Some((&first, gain)), None, None);
         let left: Vec<f32> = second.iter().zip(&half).map(|(w, h)| w - h).collect();
-        let residual = Sum::new(SIDES, Some(gain), None, (Some(binding(&left, &metric)), false));
-        let alone = Sum::new(SIDES, None, None, (Some(binding(&first, &metric)), false));
-        let alone = Part::Sum(Box::new(alone));
-        let stream = |tensor: usize, from: Option<usize>, part: Part| Stream { tensors: vec![tensor], from, part };
-        let streams = vec![stream(0, None, alone), stream(1, Some(0), Part::Sum(Box::new(residual)))];
+        let residual = Sum::new(SIDES, Some(gain), None, (Some(freezing(&left, &metric)), false));
+        let alone = Sum::new(SIDES, None, None, (Some(freezing(&first, &metric)), false));
+        let alone = Trainable::Sum(Box::new(alone));
+        let stream = |tensor: usize, from: Option<usize>, trainable: Trainable| TrainedStream {
+            tensors: vec![tensor],
+            from,
+            trainable,
+        };
+        let streams = vec![stream(0, None, alone), stream(1, Some(0), Trainable::Sum(Box::new(residual)))];
         let mut student = Student::new(streams, vec![first.clone(), second.clone()]);
         let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-        let mut bound = Vec::new();
+        let mut frozen = Vec::new();
         for group in 0..4 {
-            // The first moves on, bound columns of the second stay where they are, and the others where they were.
+            // The first moves on, frozen columns of the second stay where they are, and the others where they were.
             let (before, was) = (student.weights[1].clone(), student.weights[0].clone());
             student.learn(vec![values(rows * cols, 9 + group), vec![0.0; rows * cols]], [0.5, 0.5], BETAS);
             assert!(apart(&was, &student.weights[0]) > 1e-3);
             assert!(apart(&before, &student.weights[1]) < 1e-5, "{}", apart(&before, &student.weights[1]));
-            student.bind((group + 1) as f64 / 4.0, 1.0);
-            bound.push(apart(&second, &student.weights[1]));
+            student.freeze((group + 1) as f64 / 4.0, 1.0);
+            frozen.push(apart(&second, &student.weights[1]));
         }
         let error: Vec<f32> = second.iter().zip(&student.weights[1]).map(|(a, b)| a - b).collect();
         let lost = loss(&error, &metric);
-        // What a grid alone loses: the rounding of the first, and its learning, are made good for.
+        // The loss of a grid alone: the rounding and the training of the first matrix are compensated.
         let usual = 0.5 * GRANULAR * STEP * STEP * (rows * cols) as f64;
-        assert!(lost < 2.0 * usual, "{lost}, a grid alone {usual}; {bound:?}");
+        assert!(lost < 2.0 * usual, "{lost}, a grid alone {usual}; {frozen:?}");
     }
 }

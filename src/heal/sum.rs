@@ -1,11 +1,11 @@
 //! A sum in training: a multiple of an earlier matrix, a low-rank term, a residual on a grid.
 //!
 //! The gain stays. Factors of a low-rank term that learn have shadows on the scale of their integers, seen through these as if there
-//! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432). The residual is a [`Binding`] and takes back
-//! what the earlier matrix learns; where there is none, what the gradient asks of that matrix is handed on to it.
+//! were no rounding (the straight-through estimator, Bengio et al., arXiv:1308.3432). The residual is a [`Freezing`] and compensates
+//! for the changes of the earlier matrix; where there is none, the gradient is passed on to that matrix.
 
-use super::binding::Binding;
-use super::slot::{Slot, adam};
+use super::freeze::Freezing;
+use super::param::{ParamRef, adam};
 use crate::code::codec::sum::{self, LowRank};
 use crate::nets::ops::product::{View, product};
 use crate::train::adam::{Adam, Betas};
@@ -19,9 +19,9 @@ pub struct Sum {
     cols: usize,
     gain: Option<i16>,
     low_rank: Option<Factors>,
-    /// Whether factors learn. Under a fine residual they stay: their grids are coarse, and what they jump moves bound columns.
+    /// Whether factors learn. Under a fine residual they stay: their grids are coarse, and a jump of theirs would move frozen columns.
     factors_learn: bool,
-    pub residual: Option<Binding>,
+    pub residual: Option<Freezing>,
 }
 
 /// Shadows of the integers of a low-rank term: A (r, R) and B (r, C), and the power of two of each component.
@@ -38,7 +38,7 @@ impl Sum {
         [rows, cols]: [usize; 2],
         gain: Option<i16>,
         term: Option<LowRank>,
-        (residual, coarse): (Option<Binding>, bool),
+        (residual, coarse): (Option<Freezing>, bool),
     ) -> Self {
         let shadow = |x: &[i32]| (x.iter().map(|v| *v as f32).collect::<Vec<_>>(), Adam::new(x.len()));
         let low_rank = term.map(|t| Factors { a: shadow(&t.a), b: shadow(&t.b), exponents: t.exponents });
@@ -53,13 +53,13 @@ impl Sum {
     /// The weights (R, C) now.
     pub fn weights(&self, reference: Option<&[f32]>) -> Vec<f32> {
         let low_rank = self.low_rank.as_ref().map(Factors::rounded);
-        let residual = self.residual.as_ref().map(Binding::weights);
+        let residual = self.residual.as_ref().map(Freezing::weights);
         sum::add_up([self.rows, self.cols], reference.zip(self.gain), low_rank.as_ref(), residual)
     }
 
-    /// The stream, once all of the residual is bound.
+    /// The stream, once all of the residual is frozen.
     pub fn stream(&self) -> Vec<u8> {
-        let residual = self.residual.as_ref().map(Binding::stream);
+        let residual = self.residual.as_ref().map(Freezing::stream);
         match (self.gain, &self.low_rank, residual) {
             // A grid alone has a codec of its own, without a byte that says which terms there are.
             (None, None, Some(residual)) => residual,
@@ -80,15 +80,15 @@ impl Sum {
         }
     }
 
-    /// What training changes.
-    pub fn slots(&mut self) -> Vec<Slot<'_>> {
+    /// The parameters that training changes.
+    pub fn params(&mut self) -> Vec<ParamRef<'_>> {
         let factors = self.low_rank.iter_mut().flat_map(|f| [&mut f.a, &mut f.b]);
-        let mut slots: Vec<Slot> = factors.flat_map(|(values, moments)| adam(values, moments)).collect();
-        slots.extend(self.residual.iter_mut().flat_map(Binding::slots));
-        slots
+        let mut params: Vec<ParamRef> = factors.flat_map(|(values, moments)| adam(values, moments)).collect();
+        params.extend(self.residual.iter_mut().flat_map(Freezing::params));
+        params
     }
 
-    /// Whether what was read into the slots belongs together.
+    /// Whether what was read into the parameters belongs together.
     pub fn is_sound(&self) -> bool {
         let sized = |(x, adam): &(Vec<f32>, Adam), n: usize, rank: usize| {
             [x, &adam.first, &adam.second].iter().all(|v| v.len() == n * rank)
@@ -97,7 +97,7 @@ impl Sum {
             .low_rank
             .as_ref()
             .is_none_or(|f| sized(&f.a, self.rows, f.exponents.len()) && sized(&f.b, self.cols, f.exponents.len()));
-        factors && self.residual.as_ref().is_none_or(Binding::is_sound)
+        factors && self.residual.as_ref().is_none_or(Freezing::is_sound)
     }
 }
 

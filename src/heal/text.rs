@@ -1,4 +1,4 @@
-//! How calibration text is shared out: pieces to learn from, and some set aside to see whether that helps elsewhere.
+//! Splits calibration text into pieces to train on and held-out pieces, which tell whether training generalises.
 
 use crate::error::{Error, Result};
 use crate::text::thousands;
@@ -8,11 +8,11 @@ pub const PIECE_TOKENS: usize = 512;
 /// No more than one piece in so many is set aside.
 const HELD_SHARE: usize = 8;
 
-/// How text is spent, and how nearly the end of a run fills the budget.
+/// Tokens of an iteration, held-out pieces, and how nearly the end of a run must fill the budget.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Tokens of a step.
-    pub step: usize,
+    /// Tokens of an iteration.
+    pub iteration_tokens: usize,
     /// Pieces that are set aside, at most.
     pub held: usize,
     /// Bytes that may be left over at the end: one in so many.
@@ -21,10 +21,10 @@ pub struct Pace {
 
 impl Pace {
     /// For a file that is to be kept.
-    pub const USUAL: Pace = Pace { step: 4096, held: 16, close: 20_000 };
+    pub const USUAL: Pace = Pace { iteration_tokens: 4096, held: 16, close: 20_000 };
 }
 
-/// How calibration text is shared out.
+/// The split of calibration text.
 pub struct Split {
     /// Rows of a piece.
     pub piece_rows: usize,
@@ -39,7 +39,7 @@ pub struct Split {
 pub fn split(length: usize, tokens: usize, pace: Pace) -> Split {
     let piece_rows = PIECE_TOKENS.div_ceil(length);
     let pieces = tokens.saturating_sub(1) / (length * piece_rows);
-    let batch = (pace.step / (length * piece_rows)).max(1);
+    let batch = (pace.iteration_tokens / (length * piece_rows)).max(1);
     Split { piece_rows, pieces, batch, held: pace.held.min(pieces / HELD_SHARE) }
 }
 

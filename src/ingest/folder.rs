@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::tokenizer::BYTES;
-use super::tokens::{Reading, Stream};
+use super::tokens::{Reading, TokenStream};
 use super::{parts, weights as weights_files};
 use crate::error::{Error, Result};
 
@@ -77,7 +77,7 @@ impl Located {
             return Err(Error::input(format!("no {what} tokens: there is no {pattern} beside {weights}"))
                 .hint(format!("name tokens or text with {flag}")));
         }
-        Stream::open(paths, &self.reading, vocab)?.rest()
+        TokenStream::open(paths, &self.reading, vocab)?.rest()
     }
 }
 

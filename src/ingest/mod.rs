@@ -40,7 +40,7 @@ pub use remark::Remark;
 pub use shard::Shard;
 pub use ties::TieMap;
 pub use tokenizer::TokenBytes;
-pub use tokens::{Reading, Stream};
+pub use tokens::{Reading, TokenStream};
 
 use crate::error::Result;
 

@@ -38,7 +38,7 @@ pub enum Name {
     Data,
 }
 
-/// How a tensor's arguments are laid out.
+/// The layout of a tensor's arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rebuild {
     /// storage, offset, size, stride, …; the element type is the storage's.

@@ -1,4 +1,4 @@
-//! What reading changed in a model or left out of it. Nothing is done to weights in silence.
+//! Remarks on changes and omissions of reading a model. Nothing is done to weights in silence.
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::tokens::{Reading, Stream};
+use super::tokens::{Reading, TokenStream};
 use crate::error::Result;
 
 /// The tokens of one file.
@@ -16,9 +16,9 @@ impl Shard {
     /// Reads the tokens of a file for a model that knows ids below `vocab`.
     ///
     /// # Errors
-    /// As [`Stream::open`] and [`Stream::read`].
+    /// As [`TokenStream::open`] and [`TokenStream::read`].
     pub fn read(path: &Path, reading: &Reading, vocab: usize) -> Result<Shard> {
-        let tokens = Stream::open(&[path.to_path_buf()], reading, vocab)?.rest()?;
+        let tokens = TokenStream::open(&[path.to_path_buf()], reading, vocab)?.rest()?;
         Ok(Shard { path: path.to_path_buf(), tokens })
     }
 }

@@ -27,7 +27,7 @@ const SPACE: char = '\u{2581}';
 /// No vocabulary is larger, and ids must not claim memory that the file does not have.
 const MAX_IDS: usize = 1 << 20;
 
-/// What every token id adds to the length of the text.
+/// Bytes that every token id adds to the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenBytes {
     /// Bytes without the leading space.
@@ -142,7 +142,7 @@ impl TokenBytes {
     /// Bytes of text that `target` adds after `previous`.
     ///
     /// # Panics
-    /// An id has no piece; [`TokenBytes::check_vocab`] and [`super::tokens::Stream::read`] rule that out.
+    /// An id has no piece; [`TokenBytes::check_vocab`] and [`super::tokens::TokenStream::read`] rule that out.
     pub fn bytes_of(&self, previous: u32, target: u32) -> u32 {
         let (previous, target) = (previous as usize, target as usize);
         self.bytes[target] + u32::from(self.leading_space[target] && !self.boundary[previous])

@@ -6,7 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use tiepack_format::container::{CHECK_BYTES, ROOT_BYTES};
 
-use super::{Inventory, Kind, NO_WEIGHTS, Row, account, by_role, matrices, order};
+use super::{Inventory, InventoryKind, NO_WEIGHTS, Row, account, by_role, matrices, order};
 use crate::artifact::construction::{Construction, construction, index_statistics};
 use crate::artifact::kept::element;
 use crate::artifact::layout::{Header, StreamEntry, codec};
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::{Structure, bits_per_weight};
 use crate::nets::TensorSpec;
 
-/// How far to look into an artifact.
+/// Depth to which an artifact is inspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// The header, and the first bytes of every stream.
@@ -25,7 +25,7 @@ pub enum Depth {
     Indices,
 }
 
-/// Where the bytes of an artifact go.
+/// Bytes of an artifact by purpose.
 ///
 /// # Errors
 /// Input when the file cannot be read, Verification when it is damaged; the message begins with the path.
@@ -82,7 +82,7 @@ pub fn of_bytes(path: &Path, bytes: &[u8], depth: Depth) -> Result<Inventory> {
     let weights = firsts.filter(|spec| spec.is_matrix()).map(elements).sum();
     Ok(Inventory {
         path: path.display().to_string(),
-        kind: Kind::Artifact,
+        kind: InventoryKind::Artifact,
         arch: config.arch.clone(),
         layers: structure.layers,
         copies: copies(&structure, &header.source),
@@ -119,7 +119,7 @@ pub fn of_bundle(path: &Path, artifact: &[u8], (size, bare): (u64, bool), depth:
     inventory.rows.push(Row::container(if bare { "script and decoder" } else { "script and loader" }, None, rest));
     account(&inventory.rows, size)?;
     let roles = by_role(&inventory.rows, size);
-    Ok(Inventory { kind: Kind::Bundle, bytes: size, roles, ..inventory })
+    Ok(Inventory { kind: InventoryKind::Bundle, bytes: size, roles, ..inventory })
 }
 
 /// The streams of tensors that are no weights.

@@ -6,7 +6,7 @@ use super::{Inventory, Row};
 use crate::model::bits_per_weight;
 use crate::text::list;
 
-/// What rows have in common.
+/// The property by which rows are grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {

@@ -1,4 +1,4 @@
-//! What a row is made of, as `--json` prints it: `formats/inspect.schema.json`.
+//! The recipe of a row, as `--json` prints it: `formats/inspect.schema.json`.
 
 use serde::{Serialize, Serializer};
 

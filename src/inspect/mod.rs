@@ -1,4 +1,4 @@
-//! Where the bytes of a file go: every one of them in exactly one row.
+//! The ledger of a file: every byte of it in exactly one row.
 
 mod artifact;
 pub mod groups;
@@ -25,7 +25,7 @@ const NO_WEIGHTS: &str = "no weights";
 pub struct Inventory {
     pub path: String,
     /// What was looked at.
-    pub kind: Kind,
+    pub kind: InventoryKind,
     pub arch: String,
     pub layers: usize,
     /// For every layer the first layer that shares all its tied roles, itself if there is none before it.
@@ -57,7 +57,7 @@ pub struct Inventory {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum InventoryKind {
     Artifact,
     Model,
     /// A script that brings an artifact or its streams.
@@ -76,9 +76,9 @@ pub struct Use {
     pub row: usize,
 }
 
-/// How well a row's weights came through, held against the model that it was made of.
+/// The error of a row's weights, compared with the model that it was made of.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Fidelity {
+pub struct Distortion {
     /// |packed - original| over |original|.
     pub relative_error: f64,
     /// Nats per token that its error costs, by the measured curvature; `None`: nobody knows that.
@@ -115,7 +115,7 @@ pub struct Row {
     /// `None`: they were not decoded, or there are none.
     pub indices: Option<IndexStatistics>,
     /// `None`: it was not held against a model.
-    pub fidelity: Option<Fidelity>,
+    pub fidelity: Option<Distortion>,
 }
 
 /// All rows of one part.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Inventory, Kind, NO_WEIGHTS, Row, account, by_role, matrices, order};
+use super::{Inventory, InventoryKind, NO_WEIGHTS, Row, account, by_role, matrices, order};
 use crate::error::{Error, Result};
 use crate::ingest::dtype::Element;
 use crate::ingest::{Source, weights};
@@ -39,7 +39,7 @@ pub fn model(source: Source, retie: Option<Retie>) -> Result<(Inventory, Model)>
     let each: Vec<usize> = (0..model.stored.len()).collect();
     let inventory = Inventory {
         path: path.display().to_string(),
-        kind: Kind::Model,
+        kind: InventoryKind::Model,
         arch: model.config.arch.clone(),
         layers: model.layers,
         copies: model.ties.copies.clone(),

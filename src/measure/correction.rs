@@ -1,4 +1,4 @@
-//! How far the quadratic model is off for each matrix: change one alone, and measure.
+//! The correction factor of each matrix: measured loss over the loss that the quadratic model predicts, one matrix changed at a time.
 
 use std::sync::Arc;
 

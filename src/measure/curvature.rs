@@ -21,7 +21,7 @@ use crate::eval::predictions::positions_at_once;
 use crate::eval::windows::Windows;
 use crate::model::Model;
 use crate::nets::ops::linear::{Recorder, linear, linear_transposed};
-use crate::nets::{Form, Layers, Params, Plain, State};
+use crate::nets::{Form, Layers, Params, PlainLayers, State};
 use crate::random::Random;
 
 /// Tokens in one backward pass on a CPU.
@@ -96,7 +96,7 @@ impl Layers for Tap<'_> {
     }
 
     fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor> {
-        let looked_up = Var::from_tensor(&Plain.embed(name, table, tokens)?)?;
+        let looked_up = Var::from_tensor(&PlainLayers.embed(name, table, tokens)?)?;
         let out = looked_up.as_tensor().clone();
         let (stored, _) = self.sums(name)?;
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +114,7 @@ struct Measurement<'a> {
     temperature: f32,
 }
 
-/// What [`measure`] found.
+/// The result of [`measure`].
 pub struct Measured {
     /// For every stored tensor.
     pub curvature: Vec<Curvature>,
@@ -193,11 +193,11 @@ impl Measurement<'_> {
     fn uncertain(&self, rows: Range<usize>) -> Result<f32> {
         let ids = tokens(self.windows, rows, self.model.device())?;
         let net = self.model.network()?;
-        let State { x, .. } = net.run(&self.params, &ids, &Plain)?;
+        let State { x, .. } = net.run(&self.params, &ids, &PlainLayers)?;
         let (rows, length, width) = x.dims3()?;
         let some = (rows * length).min(positions_at_once(x.device(), net.vocab_size()));
         let x = x.reshape((1, rows * length, width))?.narrow(1, 0, some)?.contiguous()?;
-        Ok(temperature(&net.leave(State { x, kept: Vec::new() }, &self.params, &Plain)?)?)
+        Ok(temperature(&net.leave(State { x, kept: Vec::new() }, &self.params, &PlainLayers)?)?)
     }
 
     /// One forward and one backward pass.

@@ -9,7 +9,7 @@ pub mod fisher;
 mod plausible;
 mod sums;
 
-/// What is known about a model's loss.
+/// Statistics of a model's loss.
 pub struct Statistics {
     /// For every stored tensor.
     pub curvature: Vec<curvature::Curvature>,

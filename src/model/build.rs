@@ -54,17 +54,17 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
     let group = ties::declared_groups(&structure, ties.as_ref()).map_err(place)?;
     check(specs, &group, &tensors, &remarks, &config.arch).map_err(place)?;
     let present = specs.iter().map(|spec| tensors.remove(&spec.name)).collect();
-    let (leaders, retied) = ties::unite(specs, &group, present, retie).map_err(place)?;
+    let (representatives, retied) = ties::unite(specs, &group, present, retie).map_err(place)?;
 
     let mut stored: Vec<Stored> = Vec::new();
     let mut known = BTreeMap::new();
-    let (mut found, mut of_leader) = (Vec::new(), BTreeMap::new());
-    for (spec, RawTensor { shape, dtype, data }) in leaders {
+    let (mut found, mut of_representative) = (Vec::new(), BTreeMap::new());
+    for (spec, RawTensor { shape, dtype, data }) in representatives {
         let is_vector = !specs[spec].is_matrix();
         // Vectors never stand in for matrices: the two are coded in different ways.
         let key = (is_vector, dtype, shape, *content(&data).as_bytes());
         let index = *known.entry(key).or_insert(stored.len());
-        of_leader.insert(spec, index);
+        of_representative.insert(spec, index);
         match stored.get(index) {
             None => stored.push(Stored { spec, dtype, data }),
             // Equal vectors (all ones) are common and no news.
@@ -72,8 +72,8 @@ pub fn build(source: Source, structure: impl Into<Structure>, retie: Option<Reti
             Some(first) => found.push((specs[spec].name.clone(), specs[first.spec].name.clone())),
         }
     }
-    let source: Vec<usize> = group.iter().map(|leader| of_leader[leader]).collect();
-    let named = |spec: usize, leader: usize| (specs[spec].name.clone(), specs[leader].name.clone());
+    let source: Vec<usize> = group.iter().map(|representative| of_representative[representative]).collect();
+    let named = |spec: usize, representative: usize| (specs[spec].name.clone(), specs[representative].name.clone());
     let declared = group.iter().enumerate().filter(|(i, g)| i != *g).map(|(i, &g)| named(i, g)).collect();
     let copies = ties::layer_copies(&structure, &source);
     let ties = TieReport { declared, found, retied, copies };
@@ -245,13 +245,13 @@ fn check(
     let mut faults = Vec::new();
     // A tied tensor may be left out as long as one of its group is there.
     let mut served = vec![false; specs.len()];
-    for (spec, &leader) in specs.iter().zip(group) {
-        served[leader] |= tensors.contains_key(&spec.name);
+    for (spec, &representative) in specs.iter().zip(group) {
+        served[representative] |= tensors.contains_key(&spec.name);
     }
-    for (spec, &leader) in specs.iter().zip(group) {
+    for (spec, &representative) in specs.iter().zip(group) {
         let TensorSpec { name, shape, .. } = spec;
         match tensors.get(name) {
-            None if served[leader] => {}
+            None if served[representative] => {}
             None => {
                 let why = remarks.iter().find_map(|remark| remark.dropped(name));
                 let why = why.map_or_else(String::new, |why| format!(": it was left out, being {why}"));

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ingest::{RawTensor, TieMap};
 use crate::nets::TensorSpec;
 
-/// How to make tensors equal that are declared tied and are not.
+/// Ways to make tensors equal that are declared tied and are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retie {
     /// All become the first in canonical order.
@@ -80,8 +80,8 @@ fn join(group: &mut [usize], specs: &[TensorSpec], a: usize, b: usize) -> Result
             one.name, one.shape, other.name, other.shape
         )));
     }
-    let (leader, member) = (group[a].min(group[b]), group[a].max(group[b]));
-    group.iter_mut().filter(|g| **g == member).for_each(|g| *g = leader);
+    let (representative, member) = (group[a].min(group[b]), group[a].max(group[b]));
+    group.iter_mut().filter(|g| **g == member).for_each(|g| *g = representative);
     Ok(())
 }
 
@@ -99,7 +99,7 @@ pub(super) fn unite(
         members.entry(group[spec]).or_default().extend(tensor.map(|t| (spec, t)));
     }
     let (mut united, mut retied, mut broken) = (BTreeMap::new(), Vec::new(), Vec::new());
-    for (leader, members) in members {
+    for (representative, members) in members {
         let Some((first, tensor)) = members.first() else { continue };
         let equal = members.iter().all(|(_, other)| same_bits(&other.data, &tensor.data));
         let chosen = match retie {
@@ -117,7 +117,7 @@ pub(super) fn unite(
         };
         let changed = members.iter().filter(|(_, other)| !same_bits(&other.data, &chosen.data));
         retied.extend(changed.map(|(spec, other)| (specs[*spec].name.clone(), difference(&other.data, &chosen.data))));
-        united.insert(leader, chosen);
+        united.insert(representative, chosen);
     }
     if broken.is_empty() {
         return Ok((united, retied));
@@ -156,7 +156,7 @@ pub(super) fn layer_copies(structure: &Structure, source: &[usize]) -> Vec<usize
     (0..structure.layers).map(first_equal).collect()
 }
 
-/// Where every tied role of every layer stands among the specs.
+/// The index among the specs of every tied role of every layer.
 fn places(structure: &Structure) -> BTreeMap<(usize, &str), usize> {
     let mut places = BTreeMap::new();
     for (index, spec) in structure.specs.iter().enumerate() {

@@ -54,7 +54,7 @@ pub const KEYS: &[Table] = &[
     ],
 ];
 
-/// What a whole-layer tie shares; scale vectors stay each layer's own.
+/// The roles that a whole-layer tie shares; scale vectors stay each layer's own.
 const TIED_ROLES: &[&str] =
     &["attn.c_q.weight", "attn.c_k.weight", "attn.c_v.weight", "attn.proj.weight", "mlp.fc.weight", "mlp.proj.weight"];
 
@@ -69,7 +69,7 @@ const GATED_ROLES: &[&str] = &[
     "mlp.proj.weight",
 ];
 
-/// What an MLP does to its hidden values.
+/// The activation of an MLP.
 #[derive(Clone, Copy, PartialEq)]
 enum Activation {
     /// max(x, 0)²
@@ -176,19 +176,21 @@ fn order(config: &Config, layers: usize) -> Result<Vec<usize>> {
     let steps = steps.ok_or_else(|| {
         Error::input(format!("config.json: loop is {value}, expected a list of 1 to {MOST_STEPS} stored layers"))
     })?;
-    let step = |step: &Value| {
-        step.as_u64().map(|i| i as usize).filter(|i| *i < layers).ok_or_else(|| {
-            Error::input(format!("config.json: loop runs layer {step}, there are {layers} (num_layers), from 0"))
+    let position = |position: &Value| {
+        position.as_u64().map(|i| i as usize).filter(|i| *i < layers).ok_or_else(|| {
+            Error::input(format!("config.json: loop runs layer {position}, there are {layers} (num_layers), from 0"))
         })
     };
-    steps.iter().map(step).collect()
+    steps.iter().map(position).collect()
 }
 
 /// The steps that have low-rank terms: `lora_steps`, or all.
 fn adapted(config: &Config, steps: usize) -> Result<Vec<usize>> {
     let Some(value) = config.fields.get("lora_steps") else { return Ok((0..steps).collect()) };
     let list: Option<Vec<usize>> = value.as_array().and_then(|list| {
-        list.iter().map(|step| step.as_u64().map(|step| step as usize).filter(|step| *step < steps)).collect()
+        list.iter()
+            .map(|position| position.as_u64().map(|position| position as usize).filter(|position| *position < steps))
+            .collect()
     });
     list.filter(|list| list.windows(2).all(|w| w[0] < w[1])).ok_or_else(|| {
         Error::input(format!("config.json: lora_steps is {value}, expected a rising list of steps below {steps}"))
@@ -206,10 +208,10 @@ impl Golf {
         self.embedding != self.width
     }
 
-    /// Step `step`, which runs stored layer `i`.
+    /// Step `position`, which runs stored layer `i`.
     fn block(
         &self,
-        (step, i): (usize, usize),
+        (position, i): (usize, usize),
         x: &Tensor,
         x0: &Tensor,
         params: &Params,
@@ -224,10 +226,10 @@ impl Golf {
         // Queries and values may have a low-rank term of their own in this step.
         let adapted = |role: &str, x: &Tensor| -> Result<Tensor> {
             let y = linear(&format!("attn.{role}.weight"), x)?;
-            if self.rank == 0 || !self.adapted.contains(&step) {
+            if self.rank == 0 || !self.adapted.contains(&position) {
                 return Ok(y);
             }
-            let [down, up] = ["down", "up"].map(|part| format!("lora.{step}.{role}.{part}.weight"));
+            let [down, up] = ["down", "up"].map(|part| format!("lora.{position}.{role}.{part}.weight"));
             let inner = layers.linear(&down, x, get(params, &down)?)?;
             Ok((y + layers.linear(&up, &inner, get(params, &up)?)?)?)
         };
@@ -236,7 +238,7 @@ impl Golf {
 
         let mut x = x.clone();
         if self.depths {
-            x = x.broadcast_add(&get(params, DEPTHS)?.get(step)?)?;
+            x = x.broadcast_add(&get(params, DEPTHS)?.get(position)?)?;
         }
         if self.resid_mix {
             x = blend(&x, get(params, &at("resid_mix"))?, x0)?;
@@ -297,10 +299,10 @@ impl Net for Golf {
                 push(Some(i), "resid_mix", &[2, d], Form::Vector);
             }
         }
-        for step in self.adapted.iter().filter(|_| self.rank > 0) {
+        for position in self.adapted.iter().filter(|_| self.rank > 0) {
             for (role, outputs) in [("c_q", d), ("c_v", kv)] {
-                push(None, &format!("lora.{step}.{role}.down.weight"), &[self.rank, d], Form::Matrix);
-                push(None, &format!("lora.{step}.{role}.up.weight"), &[outputs, self.rank], Form::Matrix);
+                push(None, &format!("lora.{position}.{role}.down.weight"), &[self.rank, d], Form::Matrix);
+                push(None, &format!("lora.{position}.{role}.up.weight"), &[outputs, self.rank], Form::Matrix);
             }
         }
         if !self.tied {
@@ -339,16 +341,16 @@ impl Net for Golf {
         Ok(State { x: x0.clone(), kept: vec![x0] })
     }
 
-    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
+    fn run_position(&self, position: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
         let State { mut x, mut kept } = state;
         let x0 = kept[0].clone();
-        if let Some(j) = step.checked_sub(self.encoder()).filter(|_| self.skips && kept.len() > 1)
+        if let Some(j) = position.checked_sub(self.encoder()).filter(|_| self.skips && kept.len() > 1)
             && let Some(skip) = kept.pop()
         {
             x = scaled_add(&x, &get(params, SKIPS)?.get(j)?, &skip)?;
         }
-        x = self.block((step, self.order[step]), &x, &x0, params, layers)?;
-        if self.skips && step < self.encoder() {
+        x = self.block((position, self.order[position]), &x, &x0, params, layers)?;
+        if self.skips && position < self.encoder() {
             kept.push(x.clone());
         }
         Ok(State { x, kept })

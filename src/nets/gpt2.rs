@@ -260,8 +260,8 @@ impl Net for Gpt2 {
         Ok(State { x, kept: Vec::new() })
     }
 
-    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
-        Ok(State { x: self.block(step, &state.x, params, layers)?, ..state })
+    fn run_position(&self, position: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
+        Ok(State { x: self.block(position, &state.x, params, layers)?, ..state })
     }
 
     fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {

@@ -25,7 +25,7 @@ pub struct Guess {
     pub guesses: Vec<&'static str>,
 }
 
-/// How one family is told by its tensors.
+/// The rule by which one family is recognised from its tensors.
 pub struct Recogniser {
     /// What people call it.
     family: &'static str,

@@ -146,7 +146,7 @@ const USUAL_WINDOW: usize = 4096;
 /// Layers that see everything in a Qwen with windows whose configuration does not say.
 const USUAL_WHOLE: usize = 28;
 
-/// What each layer's queries see: everything, unless the model slides a window.
+/// The attention span of each layer's queries: everything, unless the model slides a window.
 fn windows(fields: &Fields, kind: &str, layers: usize) -> Result<Vec<usize>> {
     let everything = vec![usize::MAX; layers];
     if kind == LLAMA {
@@ -301,8 +301,8 @@ impl Net for Llama {
         Ok(State { x: layers.embed(EMBEDDING, get(params, EMBEDDING)?, tokens)?, kept: Vec::new() })
     }
 
-    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
-        Ok(State { x: self.block(step, &state.x, params, layers)?, ..state })
+    fn run_position(&self, position: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
+        Ok(State { x: self.block(position, &state.x, params, layers)?, ..state })
     }
 
     fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor> {

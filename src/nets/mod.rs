@@ -62,9 +62,9 @@ pub trait Layers {
 }
 
 /// Applies every matrix as it is.
-pub struct Plain;
+pub struct PlainLayers;
 
-impl Layers for Plain {
+impl Layers for PlainLayers {
     fn linear(&self, _: &str, x: &Tensor, w: &Tensor) -> Result<Tensor> {
         Ok(ops::linear::linear(x, w, None)?)
     }
@@ -190,19 +190,19 @@ pub trait Net: Send + Sync {
     }
     /// What comes before the first step, from `tokens` (rows, T) u32.
     fn enter(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State>;
-    /// Step `step` of [`Net::order`].
-    fn step(&self, step: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State>;
+    /// Step `position` of [`Net::order`].
+    fn run_position(&self, position: usize, state: State, params: &Params, layers: &dyn Layers) -> Result<State>;
     /// Logits (rows, T, V) in f32 from what the last step left: from its residual stream alone.
     fn leave(&self, state: State, params: &Params, layers: &dyn Layers) -> Result<Tensor>;
     /// What the last step leaves of `tokens` (rows, T) u32.
     fn run(&self, params: &Params, tokens: &Tensor, layers: &dyn Layers) -> Result<State> {
         let enter = self.enter(params, tokens, layers)?;
-        (0..self.order().len()).try_fold(enter, |state, step| self.step(step, state, params, layers))
+        (0..self.order().len()).try_fold(enter, |state, position| self.run_position(position, state, params, layers))
     }
-    /// What the last step leaves of what stands before step `step`.
-    fn resume(&self, step: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
-        for step in step..self.order().len() {
-            state = self.step(step, state, params, layers)?;
+    /// What the last step leaves of what stands before step `position`.
+    fn resume(&self, position: usize, mut state: State, params: &Params, layers: &dyn Layers) -> Result<State> {
+        for position in position..self.order().len() {
+            state = self.run_position(position, state, params, layers)?;
         }
         Ok(state)
     }

@@ -50,7 +50,7 @@ pub fn describe(tensors: impl IntoIterator<Item = (String, Vec<usize>, Form)>) -
     tensors.into_iter().map(spec).collect()
 }
 
-/// What a tensor of this shape is taken for.
+/// The form assumed for a tensor of this shape.
 pub fn form_of(shape: &[usize]) -> Form {
     let values: usize = shape.iter().product();
     let sides = [shape.last().copied().unwrap_or(1), values / shape.last().copied().unwrap_or(1).max(1)];

@@ -1,4 +1,4 @@
-//! What several architectures are made of: normalisations and biases by name, and the reading of their configurations.
+//! Parts that several architectures share: normalisations and biases by name, and the reading of their configurations.
 
 use candle_core::Tensor;
 use serde_json::Value;
@@ -38,7 +38,7 @@ pub fn biased(y: Tensor, params: &Params, name: &str) -> Result<Tensor> {
     Ok(y.broadcast_add(get(params, name)?)?)
 }
 
-/// What an MLP does to its hidden values.
+/// The activation of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// GELU by the error function.

@@ -7,31 +7,31 @@
 use crate::error::Result;
 
 /// A part of the model coded at some step size.
-pub struct Part<T> {
+pub struct EncodedPart<T> {
     pub bytes: usize,
     /// Predicted loss, nats per token.
     pub loss: f64,
     pub coded: T,
 }
 
-/// What can be encoded. The search knows nothing else about a model, so it is tested with a fake one.
+/// Encodes a model at a step size. The search knows nothing else about a model, so it is tested with a fake one.
 pub trait Encoder {
     type Coded;
     /// Every part at step size `c`, in a fixed order. A smaller step size means more bytes and less loss.
-    fn encode(&mut self, c: f64) -> Result<Vec<Part<Self::Coded>>>;
+    fn encode(&mut self, c: f64) -> Result<Vec<EncodedPart<Self::Coded>>>;
     /// One part at step size `c`.
-    fn encode_part(&mut self, part: usize, c: f64) -> Result<Part<Self::Coded>>;
+    fn encode_part(&mut self, part: usize, c: f64) -> Result<EncodedPart<Self::Coded>>;
     /// Weights of each part; parts of 0 do not depend on the step size.
     fn part_weights(&self) -> Vec<usize>;
     /// Bytes of the file that holds these parts.
-    fn file_size(&self, parts: &[Part<Self::Coded>]) -> Result<u64>;
+    fn file_size(&self, parts: &[EncodedPart<Self::Coded>]) -> Result<u64>;
     /// Stored weights: each halving of the step size costs about one bit of each.
     fn weights(&self) -> usize {
         self.part_weights().iter().sum::<usize>().max(1)
     }
 }
 
-/// The way a search went.
+/// The result of a search.
 pub enum Outcome<T> {
     /// Parts that fit.
     Fits(T),
@@ -53,10 +53,10 @@ struct Trial<T> {
     /// log2 of the step size.
     log: f64,
     size: f64,
-    parts: Vec<Part<T>>,
+    parts: Vec<EncodedPart<T>>,
 }
 
-/// Where the next step size comes from: the last trials and how fast size falls with the step size.
+/// Chooses the next step size, from the last trials and the slope of size over step size.
 struct Search {
     budget: f64,
     start: f64,
@@ -102,7 +102,7 @@ pub struct Near<T> {
     pub step: f64,
     /// Bytes of the file with these parts.
     pub size: u64,
-    pub parts: Vec<Part<T>>,
+    pub parts: Vec<EncodedPart<T>>,
     /// Bits that a weight took less for each octave of the step size on the way there.
     pub rate: f64,
 }
@@ -140,7 +140,12 @@ pub fn approach<E: Encoder>(
 ///
 /// # Errors
 /// If encoding fails.
-pub fn meet<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) -> Result<Outcome<Vec<Part<E::Coded>>>> {
+pub fn meet<E: Encoder>(
+    encoder: &mut E,
+    budget: u64,
+    start: f64,
+    close: f64,
+) -> Result<Outcome<Vec<EncodedPart<E::Coded>>>> {
     let mut search = Search::new(encoder.weights(), budget, start);
     let close = (close * search.budget).max(64.0);
     let (mut fits, mut exceeds): (Option<Trial<_>>, Option<Trial<_>>) = (None, None);
@@ -188,16 +193,16 @@ pub fn meet<E: Encoder>(encoder: &mut E, budget: u64, start: f64, close: f64) ->
 
 /// Exchanges that [`fill`] tries at most.
 const FILLS: usize = 6;
-/// Bytes that are not worth another try.
+/// Leftover bytes that are too few for another try.
 const LEFT: u64 = 8;
 
 /// Spends the last bytes on single parts: each time on the smallest one whose step size need not change by much.
 fn fill<E: Encoder>(
     encoder: &mut E,
-    mut parts: Vec<Part<E::Coded>>,
+    mut parts: Vec<EncodedPart<E::Coded>>,
     logs: &[f64],
     budget: u64,
-) -> Result<Vec<Part<E::Coded>>> {
+) -> Result<Vec<EncodedPart<E::Coded>>> {
     let weights = encoder.part_weights();
     let mut order: Vec<usize> = (0..parts.len()).filter(|i| weights[*i] > 0).collect();
     order.sort_by_key(|i| (weights[*i], *i));
@@ -220,26 +225,26 @@ fn fill<E: Encoder>(
 }
 
 /// Parts, and log2 of each one's step size.
-type Spent<T> = (Vec<Part<T>>, Vec<f64>);
+type Spent<T> = (Vec<EncodedPart<T>>, Vec<f64>);
 
 /// Parts at a step size, as log2 of it.
-type Coded<T> = (f64, Vec<Part<T>>);
+type AtStep<T> = (f64, Vec<EncodedPart<T>>);
 
 /// Exchanges parts for finer ones while the file fits, best nats per byte first; with log2 of each one's step size.
 fn spend<E: Encoder>(
     encoder: &E,
-    (coarse, mut parts): Coded<E::Coded>,
-    (fine, finer): Coded<E::Coded>,
+    (coarse, mut parts): AtStep<E::Coded>,
+    (fine, finer): AtStep<E::Coded>,
     budget: u64,
 ) -> Result<Spent<E::Coded>> {
     let mut logs = vec![coarse; parts.len()];
-    let gain = |i: usize, new: &Part<E::Coded>| {
+    let gain = |i: usize, new: &EncodedPart<E::Coded>| {
         (parts[i].loss - new.loss) / (new.bytes as f64 - parts[i].bytes as f64).max(0.5)
     };
-    let mut offers: Vec<(usize, f64, Part<E::Coded>)> =
+    let mut alternatives: Vec<(usize, f64, EncodedPart<E::Coded>)> =
         finer.into_iter().enumerate().map(|(i, new)| (i, gain(i, &new), new)).filter(|(_, g, _)| *g > 0.0).collect();
-    offers.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    for (i, _, new) in offers {
+    alternatives.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    for (i, _, new) in alternatives {
         let old = std::mem::replace(&mut parts[i], new);
         if encoder.file_size(&parts)? <= budget {
             logs[i] = fine;
@@ -263,22 +268,22 @@ mod tests {
     impl Encoder for Fake {
         type Coded = ();
 
-        fn encode(&mut self, c: f64) -> Result<Vec<Part<()>>> {
+        fn encode(&mut self, c: f64) -> Result<Vec<EncodedPart<()>>> {
             self.trials += 1;
             (0..self.weights.len()).map(|i| self.encode_part(i, c)).collect()
         }
 
-        fn encode_part(&mut self, i: usize, c: f64) -> Result<Part<()>> {
+        fn encode_part(&mut self, i: usize, c: f64) -> Result<EncodedPart<()>> {
             let n = self.weights[i] as f64;
             let bits = (5.0 - c.log2() + 0.01 * ((i as f64 * 77.0 + c * 1e4).sin())).max(0.05);
-            Ok(Part { bytes: (n * bits / 8.0) as usize, loss: n * (-2.0 * bits).exp2(), coded: () })
+            Ok(EncodedPart { bytes: (n * bits / 8.0) as usize, loss: n * (-2.0 * bits).exp2(), coded: () })
         }
 
         fn part_weights(&self) -> Vec<usize> {
             self.weights.clone()
         }
 
-        fn file_size(&self, parts: &[Part<()>]) -> Result<u64> {
+        fn file_size(&self, parts: &[EncodedPart<()>]) -> Result<u64> {
             Ok(100 + parts.iter().map(|p| p.bytes as u64).sum::<u64>())
         }
     }

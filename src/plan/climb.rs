@@ -1,42 +1,43 @@
-//! The search over schemes: looks at single changes, packs the promising ones into the cap, keeps what is measured to be
+//! The search over schemes: probes single changes, packs the promising ones into the cap, keeps what is measured to be
 //! better, and goes on from there.
 //!
-//! A look makes a change on the packed base without quantizing what it changes, and measures the KL: cheap, and more honest
+//! A probe makes a change on the packed base without quantizing what it changes, and measures the KL: cheap, and more honest
 //! than the quadratic, which does not hold for changes of that size. What a change saves buys at most what the base has lost, and
 //! at most as much as the last bytes bought. Only where that may pay for the change is it packed into the cap like the base, and
 //! then the two are compared row by row.
 //!
-//! Where packed structures are healed before they are judged, many are healed for a short while first, and only those that are
-//! then in front for as long as the base (successive halving, arXiv:1502.07943): what a look says of a change that will be healed
+//! Where packed structures are healed before they are compared, many are healed for a short while first, and only those that are
+//! then in front for as long as the base (successive halving, arXiv:1502.07943): the probe of a change that will be healed
 //! ranks badly, a few steps rank single changes nearly as all steps do. Fixed shapes change so much that a few steps do not tell:
-//! those that are about as good as the best of them are judged in full whatever their rank.
+//! those that are about as good as the best of them are packed in full whatever their rank.
 
 use serde::{Serialize, Serializer};
 
-use super::judge::{Care, Judge, Look, Packed, Worth};
+use super::evaluator::{Evaluator, Fidelity, Packed, Probe, Threshold};
 use super::moves::{Candidate, Move, RANK, moves, specialised};
 use super::scheme::Scheme;
 use super::shape::{Table, starts};
 use crate::error::Result;
 
-/// How far a search goes.
+/// Limits of a search.
 pub struct Bounds<'a> {
-    /// Candidates packed with full care, or [`ROUGH`] times as many roughly. Looks are free: they cost a hundredth of that.
+    /// Candidates packed with full care, or [`ROUGH`] times as many roughly. Probes are not counted: they cost a hundredth of that.
     pub trials: usize,
-    pub hope: f64,
+    pub slack: f64,
     /// Whether what is packed is healed, so that rough packing is cheaper.
     pub heals: bool,
     /// Asked between candidates: whether to end with the best so far.
     pub stop: &'a dyn Fn() -> bool,
 }
 
-/// One change that was looked at, and what it would have to be worth.
+/// A probed change, and the nats that it is short of paying for itself.
 #[derive(Debug, Clone, Serialize)]
-pub struct Seen {
+pub struct Probed {
     #[serde(rename = "name", serialize_with = "in_words")]
     pub change: Move,
-    pub look: Look,
-    /// Nats that it is short of paying for itself, by its look; below 0: it would pay.
+    #[serde(rename = "look")]
+    pub probe: Probe,
+    /// Nats that it is short of paying for itself, by its probe; below 0: it would pay.
     pub short: f64,
 }
 
@@ -44,14 +45,14 @@ fn in_words<S: Serializer>(change: &Move, serializer: S) -> std::result::Result<
     serializer.collect_str(change)
 }
 
-/// Where a search ended.
+/// The result of a search.
 pub struct Climbed {
     pub best: Candidate,
     pub packed: Packed,
     /// What it started from.
     pub start: Packed,
     /// Changes of the last base.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<Probed>,
     /// Changes that were kept, in order.
     pub kept: Vec<Move>,
     /// Structures packed with full care, and roughly.
@@ -65,7 +66,7 @@ pub struct Climbed {
 
 /// Structures packed roughly that count as one.
 pub const ROUGH: usize = 4;
-/// Candidates packed after each round of looks: roughly, the fixed shapes among them, and of these with full care.
+/// Candidates packed after each round of probes: roughly, the fixed shapes among them, and of these with full care.
 const ROUGHLY: usize = 8;
 const SHAPES: usize = 3;
 const FULLY: usize = 2;
@@ -74,26 +75,26 @@ const FULLY: usize = 2;
 /// where it was measured.
 const ALIKE: f64 = 1.05;
 const BEYOND: f64 = 1.25;
-/// Candidates packed after each round of looks where nothing is healed.
+/// Candidates packed after each round of probes where nothing is healed.
 const PACKED: usize = 3;
-/// Looked at together, between two questions whether to stop.
+/// Changes probed together, between two checks whether to stop.
 const TOGETHER: usize = 8;
-/// The far changes are looked at if a near one costs at most so many times what it may.
+/// Far changes are probed if a near one costs at most so many times its allowance.
 const NEARLY: f64 = 2.0;
 /// Copies that are tried with a low-rank term as well.
 const SPECIALISTS: usize = 3;
 
 /// A search on its way.
-struct Climb<'a, J: Judge> {
-    judge: &'a mut J,
+struct Climb<'a, J: Evaluator> {
+    evaluator: &'a mut J,
     table: &'a Table,
     bounds: &'a Bounds<'a>,
-    /// Fixed shapes, looked at in the first round.
+    /// Fixed shapes, probed in the first round.
     shapes: Vec<Candidate>,
-    /// The base, and what it is worth.
+    /// The base, and the threshold that its changes must meet.
     best: Candidate,
     packed: Packed,
-    worth: Worth,
+    threshold: Threshold,
     kept: Vec<Move>,
     /// Schemes that were packed and are no better than a base.
     rejected: Vec<Scheme>,
@@ -101,10 +102,10 @@ struct Climb<'a, J: Judge> {
     rough: usize,
 }
 
-impl<'a, J: Judge> Climb<'a, J> {
+impl<'a, J: Evaluator> Climb<'a, J> {
     /// From `start`, or from `other` if that is measured to be better; with `start` as it was packed.
     fn begin(
-        judge: &'a mut J,
+        evaluator: &'a mut J,
         table: &'a Table,
         start: Candidate,
         other: Option<Candidate>,
@@ -112,7 +113,7 @@ impl<'a, J: Judge> Climb<'a, J> {
     ) -> Result<(Self, Packed)> {
         // Together: workers pack them side by side.
         let mut both: Vec<Candidate> = std::iter::once(start).chain(other).collect();
-        let mut packed = judge.pack(&both, Care::Full, f64::INFINITY)?;
+        let mut packed = evaluator.pack(&both, Fidelity::Full, f64::INFINITY)?;
         let first = packed[0].clone();
         let (mut best, mut best_packed, mut kept) = (both.remove(0), packed.remove(0), Vec::new());
         if let (Some(other), Some(packed)) = (both.pop(), packed.pop())
@@ -121,38 +122,39 @@ impl<'a, J: Judge> Climb<'a, J> {
             kept.push(other.change.clone());
             (best, best_packed) = (other, packed);
         }
-        let price = judge.settle(&best, &best_packed)?;
-        let worth = Worth { kl: best_packed.kl(), price, hope: bounds.hope };
+        let price = evaluator.set_base(&best, &best_packed)?;
+        let threshold = Threshold { kl: best_packed.kl(), price, slack: bounds.slack };
         let shapes = starts(table.layers.len())
             .into_iter()
             .filter_map(|shape| Some(Candidate { scheme: shape.scheme(table).ok()?, change: Move::Shape(shape) }))
             .filter(|shape| shape.scheme != best.scheme)
             .collect();
         let (packed, rejected) = (best_packed, Vec::new());
-        let climb = Climb { judge, table, bounds, shapes, best, packed, worth, kept, rejected, trials: 0, rough: 0 };
+        let climb =
+            Climb { evaluator, table, bounds, shapes, best, packed, threshold, kept, rejected, trials: 0, rough: 0 };
         Ok((climb, first))
     }
 
-    /// Looks at the changes of the base, in the first round at the fixed shapes as well; those nearest to paying come first.
-    fn survey(&mut self, first_round: bool) -> Result<Vec<(Candidate, Look)>> {
+    /// Probes the changes of the base, in the first round the fixed shapes as well; those nearest to paying come first.
+    fn survey(&mut self, first_round: bool) -> Result<Vec<(Candidate, Probe)>> {
         let (mut near, far) = moves(self.table, &self.best.scheme);
         if first_round {
             near.extend(self.shapes.iter().cloned());
         }
-        let mut looks = self.look(near)?;
-        if looks.iter().any(|(_, look)| self.nearly_pays(look)) {
-            looks.extend(self.look(far)?);
-            let special = self.specialists(&looks);
-            looks.extend(self.look(special)?);
+        let mut probes = self.probe(near)?;
+        if probes.iter().any(|(_, probe)| self.nearly_pays(probe)) {
+            probes.extend(self.probe(far)?);
+            let special = self.specialists(&probes);
+            probes.extend(self.probe(special)?);
         }
-        looks.sort_by(|a, b| self.short(&a.1).total_cmp(&self.short(&b.1)));
-        Ok(looks)
+        probes.sort_by(|a, b| self.short(&a.1).total_cmp(&self.short(&b.1)));
+        Ok(probes)
     }
 
-    /// The best copies of `looks` with low-rank terms.
-    fn specialists(&self, looks: &[(Candidate, Look)]) -> Vec<Candidate> {
-        let is_copy = |(c, look): &&(Candidate, Look)| matches!(c.change, Move::Copy { .. }) && look.complete;
-        let mut copies: Vec<&(Candidate, Look)> = looks.iter().filter(is_copy).collect();
+    /// The best copies of `probes` with low-rank terms.
+    fn specialists(&self, probes: &[(Candidate, Probe)]) -> Vec<Candidate> {
+        let is_copy = |(c, probe): &&(Candidate, Probe)| matches!(c.change, Move::Copy { .. }) && probe.complete;
+        let mut copies: Vec<&(Candidate, Probe)> = probes.iter().filter(is_copy).collect();
         copies.sort_by(|a, b| self.short(&a.1).total_cmp(&self.short(&b.1)));
         let best = copies.iter().take(SPECIALISTS);
         best.filter_map(|(c, _)| specialised(c, &self.best.scheme, self.table, RANK)).collect()
@@ -163,7 +165,7 @@ impl<'a, J: Judge> Climb<'a, J> {
         let mut better: Option<(Candidate, Packed)> = None;
         while better.is_none() && self.open() && !promising.is_empty() {
             let group = self.next(&mut promising)?;
-            let packed = self.judge.pack(&group, Care::Full, self.packed.kl())?;
+            let packed = self.evaluator.pack(&group, Fidelity::Full, self.packed.kl())?;
             self.trials += group.len();
             for (candidate, packed) in group.into_iter().zip(packed) {
                 if !packed.beats(&self.packed) {
@@ -180,8 +182,8 @@ impl<'a, J: Judge> Climb<'a, J> {
     fn go_on_from(&mut self, (candidate, packed): (Candidate, Packed)) -> Result<()> {
         self.kept.push(candidate.change.clone());
         (self.best, self.packed) = (candidate, packed);
-        self.worth.kl = self.packed.kl();
-        self.worth.price = self.judge.settle(&self.best, &self.packed)?;
+        self.threshold.kl = self.packed.kl();
+        self.threshold.price = self.evaluator.set_base(&self.best, &self.packed)?;
         Ok(())
     }
 
@@ -194,7 +196,7 @@ impl<'a, J: Judge> Climb<'a, J> {
         (ROUGH * self.bounds.trials).saturating_sub(ROUGH * self.trials + self.rough)
     }
 
-    /// Takes the next of `promising`, of which the first look best, and returns those to pack with full care.
+    /// Takes the next of `promising`, the most promising first, and returns those to pack with full care.
     fn next(&mut self, promising: &mut Vec<Candidate>) -> Result<Vec<Candidate>> {
         let fixed = |c: &Candidate| matches!(c.change, Move::Shape(_));
         let least = if self.bounds.heals { FULLY } else { PACKED };
@@ -220,7 +222,7 @@ impl<'a, J: Judge> Climb<'a, J> {
             });
         }
         if self.bounds.heals && group.len() > least && most > least {
-            let packed = self.judge.pack(&group, Care::Rough, f64::INFINITY)?;
+            let packed = self.evaluator.pack(&group, Fidelity::Rough, f64::INFINITY)?;
             self.rough += group.len();
             let mut ranked: Vec<(f64, Candidate)> = packed.iter().map(Packed::kl).zip(group).collect();
             ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -237,7 +239,7 @@ impl<'a, J: Judge> Climb<'a, J> {
     }
 
     /// Each scheme once.
-    fn look(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<(Candidate, Look)>> {
+    fn probe(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<(Candidate, Probe)>> {
         let mut schemes: Vec<Scheme> = Vec::new();
         candidates.retain(|c| {
             let new = !schemes.contains(&c.scheme);
@@ -251,55 +253,57 @@ impl<'a, J: Judge> Climb<'a, J> {
             if !self.open() {
                 break;
             }
-            let looks = self.judge.look(group, &self.worth)?;
-            seen.extend(group.iter().cloned().zip(looks));
+            let probes = self.evaluator.probe(group, &self.threshold)?;
+            seen.extend(group.iter().cloned().zip(probes));
         }
         Ok(seen)
     }
 
     /// Whether a change costs little more than it may, so that others like it may pay.
-    fn nearly_pays(&self, look: &Look) -> bool {
-        let (costs, may) = (look.kl - self.worth.kl, self.worth.limit(look.saved) - self.worth.kl);
+    fn nearly_pays(&self, probe: &Probe) -> bool {
+        let (costs, may) = (probe.kl - self.threshold.kl, self.threshold.limit(probe.saved) - self.threshold.kl);
         costs.max(0.0) < NEARLY * may
     }
 
-    /// Nats that a change is short of paying, by its look.
-    fn short(&self, look: &Look) -> f64 {
-        (look.kl - self.worth.kl) / self.worth.hope - self.worth.kl.min(self.worth.price * look.saved.max(0.0))
+    /// Nats that a change is short of paying, by its probe.
+    fn short(&self, probe: &Probe) -> f64 {
+        (probe.kl - self.threshold.kl) / self.threshold.slack
+            - self.threshold.kl.min(self.threshold.price * probe.saved.max(0.0))
     }
 }
 
 /// Climbs from `start`, or from `other` if that is measured to be better.
 ///
 /// # Errors
-/// What the judge says.
-pub fn climb<J: Judge>(
-    judge: &mut J,
+/// Those of the evaluator.
+pub fn climb<J: Evaluator>(
+    evaluator: &mut J,
     table: &Table,
     start: Candidate,
     other: Option<Candidate>,
     bounds: &Bounds,
 ) -> Result<Climbed> {
-    let (mut climb, first) = Climb::begin(judge, table, start, other, bounds)?;
+    let (mut climb, first) = Climb::begin(evaluator, table, start, other, bounds)?;
     let (mut seen, mut finished, mut first_round) = (Vec::new(), false, true);
     while climb.open() {
-        let looks = climb.survey(first_round)?;
+        let probes = climb.survey(first_round)?;
         first_round = false;
-        let short = |look: &Look| climb.short(look);
-        seen = looks
+        let short = |probe: &Probe| climb.short(probe);
+        seen = probes
             .iter()
-            .map(|(c, look)| Seen { change: c.change.clone(), look: look.clone(), short: short(look) })
+            .map(|(c, probe)| Probed { change: c.change.clone(), probe: probe.clone(), short: short(probe) })
             .collect();
-        let pays =
-            |(c, look): &(Candidate, Look)| look.complete && short(look) < 0.0 && !climb.rejected.contains(&c.scheme);
-        let promising = looks.into_iter().filter(pays).map(|(c, _)| c).collect();
+        let pays = |(c, probe): &(Candidate, Probe)| {
+            probe.complete && short(probe) < 0.0 && !climb.rejected.contains(&c.scheme)
+        };
+        let promising = probes.into_iter().filter(pays).map(|(c, _)| c).collect();
         let Some(better) = climb.better(promising)? else {
             finished = climb.open();
             break;
         };
         climb.go_on_from(better)?;
     }
-    let Climb { best, packed, kept, trials, rough, worth: Worth { price, .. }, .. } = climb;
+    let Climb { best, packed, kept, trials, rough, threshold: Threshold { price, .. }, .. } = climb;
     Ok(Climbed { best, packed, start: first, seen, kept, trials, rough, price, finished })
 }
 
@@ -325,17 +329,17 @@ mod tests {
             let harm = |m: usize| match scheme.choice(m) {
                 alone if alone.is_alone() => 0.0,
                 zero if zero.is_zero() => 0.5,
-                _ if m == 2 && scheme.leader(m) == 1 => 0.01,
+                _ if m == 2 && scheme.representative(m) == 1 => 0.01,
                 _ => 0.7,
             };
             (0..12).map(harm).sum()
         }
     }
 
-    impl Judge for Fake {
-        fn pack(&mut self, candidates: &[Candidate], care: Care, _: f64) -> Result<Vec<Packed>> {
+    impl Evaluator for Fake {
+        fn pack(&mut self, candidates: &[Candidate], fidelity: Fidelity, _: f64) -> Result<Vec<Packed>> {
             let pack = |c: &Candidate| {
-                let how = if care == Care::Full { "pack" } else { "rough" };
+                let how = if fidelity == Fidelity::Full { "pack" } else { "rough" };
                 self.log.push(format!("{how} {}", c.change));
                 let kl = self.least + Fake::harm(&c.scheme) + 0.2 * Fake::size(&c.scheme) / 4000.0;
                 let rows = vec![kl - 0.001, kl, kl + 0.001];
@@ -344,19 +348,19 @@ mod tests {
             Ok(candidates.iter().map(pack).collect())
         }
 
-        fn settle(&mut self, base: &Candidate, _: &Packed) -> Result<f64> {
+        fn set_base(&mut self, base: &Candidate, _: &Packed) -> Result<f64> {
             self.base = base.scheme.clone();
             Ok(5e-5)
         }
 
-        fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
-            let look = |c: &Candidate| {
+        fn probe(&mut self, candidates: &[Candidate], threshold: &Threshold) -> Result<Vec<Probe>> {
+            let probe = |c: &Candidate| {
                 self.log.push(format!("look {}", c.change));
                 let saved = Fake::size(&self.base) - Fake::size(&c.scheme);
-                let kl = worth.kl + Fake::harm(&c.scheme) - Fake::harm(&self.base);
-                Look { kl, error: 0.0, complete: true, saved, predicted: 0.0 }
+                let kl = threshold.kl + Fake::harm(&c.scheme) - Fake::harm(&self.base);
+                Probe { kl, error: 0.0, complete: true, saved, predicted: 0.0 }
             };
-            Ok(candidates.iter().map(look).collect())
+            Ok(candidates.iter().map(probe).collect())
         }
     }
 
@@ -376,7 +380,7 @@ mod tests {
     }
 
     fn within(trials: usize) -> Bounds<'static> {
-        Bounds { trials, hope: 1.0, heals: false, stop: &|| false }
+        Bounds { trials, slack: 1.0, heals: false, stop: &|| false }
     }
 
     fn count(log: &[String], what: &str) -> usize {
@@ -416,8 +420,8 @@ mod tests {
 
     #[test]
     fn many_are_packed_roughly_before_few_are_fully() {
-        // With so much hope every change looks promising.
-        let bounds = |trials| Bounds { hope: 1e3, heals: true, ..within(trials) };
+        // With so much slack every change looks promising.
+        let bounds = |trials| Bounds { slack: 1e3, heals: true, ..within(trials) };
         // Where all are about alike, the best of the fixed shapes are judged in full though they rank behind the changes.
         for (least, shapes) in [(60.0, 1..=SHAPES), (0.0, 0..=0)] {
             let (climbed, log) = run_from(least, 12, &bounds(9), None);

@@ -1,4 +1,4 @@
-//! What each stored tensor is made of, and how finely: a value that can be written, read, compared and executed.
+//! A plan: the recipe and the step size of each stored tensor. It can be written, read, compared and executed.
 //!
 //! Nothing else is decided anywhere: the same plan on the same model with the same statistics gives the same bytes.
 
@@ -15,7 +15,7 @@ const STEPS: std::ops::RangeInclusive<f64> = 1e-15..=1e15;
 const GAIN_LIMIT: f64 = 8.0;
 const STATES: [usize; 8] = [1, 4, 8, 16, 32, 64, 128, 256];
 
-/// How a whole model is packed.
+/// The plan of a whole model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {

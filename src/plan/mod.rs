@@ -2,8 +2,8 @@
 
 pub mod budget;
 pub mod climb;
+pub mod evaluator;
 mod file;
-pub mod judge;
 pub mod moves;
 pub mod scheme;
 pub mod shape;

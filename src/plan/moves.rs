@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::scheme::{Choice, Scheme};
 use super::shape::{Shape, Table};
 
-/// How a scheme differs from the one before it, and the scheme.
+/// A scheme, and the change that leads to it from the one before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     pub change: Move,
@@ -117,8 +117,8 @@ fn owners(table: &Table) -> Vec<Owner> {
     layers.into_iter().chain(branches).collect()
 }
 
-/// Every single change of `scheme`. The first list is worth looking at always: copies of the layer before, and what is left
-/// out; the second only where something of the first came near to being worth it.
+/// Every single change of `scheme`. The first list is always probed: copies of the layer before, and pieces left
+/// out; the second only where a change of the first nearly pays.
 pub fn moves(table: &Table, scheme: &Scheme) -> (Vec<Candidate>, Vec<Candidate>) {
     let pieces = owners(table);
     let (mut near, mut far) = (Vec::new(), Vec::new());
@@ -135,7 +135,7 @@ pub fn moves(table: &Table, scheme: &Scheme) -> (Vec<Candidate>, Vec<Candidate>)
             }
             let pairs = matrices.iter().zip(&other.matrices);
             let pairs: Vec<(usize, usize)> = pairs.filter_map(|(a, b)| Some(((*a)?, (*b)?))).collect();
-            let live = |m: usize| !scheme.choice(scheme.leader(m)).is_zero();
+            let live = |m: usize| !scheme.choice(scheme.representative(m)).is_zero();
             if pairs.is_empty() || !pairs.iter().all(|(a, b)| live(*a) && live(*b)) {
                 continue;
             }
@@ -187,7 +187,7 @@ mod tests {
         );
         let (near, _) = moves(&table, &Scheme::default());
         let tie = near.iter().find(|c| c.change.to_string() == "layer 1 attn as 0").unwrap();
-        assert_eq!([3, 4, 5].map(|m| tie.scheme.leader(m)), [0, 1, 5]);
+        assert_eq!([3, 4, 5].map(|m| tie.scheme.representative(m)), [0, 1, 5]);
         let special = specialised(tie, &Scheme::default(), &table, 8).unwrap();
         assert_eq!(special.change.to_string(), "layer 1 attn as 0, rank 8");
         // What is tied is not tied again; what others start from stays.

@@ -1,4 +1,4 @@
-//! What each matrix starts from, before anything is said about step sizes: the part of a plan that a search over ties decides.
+//! A scheme: the recipe of each matrix, without step sizes. It is the part of a plan that a search over ties decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::recipe::{AnyGrid, Prediction, Terms};
 
-/// What a matrix is made of: other matrices by their numbers, on a grid that coding chooses.
+/// The recipe of a matrix: other matrices by their numbers, and a grid that coding chooses.
 pub type Choice = Terms<usize, AnyGrid>;
 
 /// Stored by itself.
@@ -17,7 +17,7 @@ pub fn copy(from: usize, rank: usize) -> Choice {
     Terms { prediction: Some(Prediction { from, gain: None }), rank, residual: None }
 }
 
-/// What every matrix that is not simply stored alone is made of. Matrices have numbers, and start from lower ones only, so
+/// The recipes of all matrices that are not simply stored alone. Matrices have numbers, and start from lower ones only, so
 /// there are no cycles.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Scheme {
@@ -71,8 +71,8 @@ impl Scheme {
     }
 
     /// The matrix that a tied one is a copy of, itself where it is none. A copy may have a low-rank term but no residual.
-    pub fn leader(&self, matrix: usize) -> usize {
-        self.choice(matrix).copy_of().map_or(matrix, |of| self.leader(*of))
+    pub fn representative(&self, matrix: usize) -> usize {
+        self.choice(matrix).copy_of().map_or(matrix, |of| self.representative(*of))
     }
 
     /// Matrices that start from this one, directly or not, and itself.
@@ -106,13 +106,13 @@ impl Scheme {
     /// Ties the groups of two matrices: all become copies of the first, which is coded as the mean of them all.
     #[must_use]
     pub fn tied(&self, a: usize, b: usize, rank: usize) -> Self {
-        let (one, other) = (self.leader(a), self.leader(b));
+        let (one, other) = (self.representative(a), self.representative(b));
         let (first, last) = (one.min(other), one.max(other));
         if first == last {
             return self.clone();
         }
-        let group = |leader: usize| -> Vec<usize> {
-            self.dependents(leader).into_iter().filter(|m| self.leader(*m) == leader).collect()
+        let group = |representative: usize| -> Vec<usize> {
+            self.dependents(representative).into_iter().filter(|m| self.representative(*m) == representative).collect()
         };
         let joined = group(last);
         let mut members: Vec<usize> = group(first).into_iter().chain(joined.iter().copied()).collect();
@@ -137,9 +137,9 @@ impl Scheme {
                 return None;
             }
             // One that was tied no longer counts in the mean.
-            let leader = self.leader(*m);
-            let left: Vec<usize> = scheme.mean_of(leader).iter().copied().filter(|k| k != m).collect();
-            scheme = scheme.with(*m, Choice::ZERO).with_mean(leader, left);
+            let representative = self.representative(*m);
+            let left: Vec<usize> = scheme.mean_of(representative).iter().copied().filter(|k| k != m).collect();
+            scheme = scheme.with(*m, Choice::ZERO).with_mean(representative, left);
             scheme.mean_of.remove(m);
         }
         Some(scheme)
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn ties_join_whole_groups() {
         let scheme = Scheme::default().tied(3, 5, 0).tied(5, 1, 4);
-        assert_eq!([1, 3, 5].map(|m| scheme.leader(m)), [1, 1, 1]);
+        assert_eq!([1, 3, 5].map(|m| scheme.representative(m)), [1, 1, 1]);
         assert_eq!(scheme.mean_of(1), [1, 3, 5]);
         assert_eq!(scheme.choice(3), copy(1, 4));
         assert_eq!(scheme.dependents(1), BTreeSet::from([1, 3, 5]));

@@ -19,7 +19,7 @@ pub struct Table {
     pub roles: Vec<String>,
 }
 
-/// Where the weights of a shared block come from (Relaxed Recursive Transformers, arXiv:2410.20672).
+/// The source of the weights of a shared block (Relaxed Recursive Transformers, arXiv:2410.20672).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Init {
     /// The first layers.
@@ -160,11 +160,11 @@ impl Shape {
             }
         }
         let mut scheme = Scheme::default();
-        for leader in (0..n).filter(|layer| class[*layer] == *layer) {
+        for representative in (0..n).filter(|layer| class[*layer] == *layer) {
             for role in 0..table.roles.len() {
                 let member = |layer: &usize| table.layers[*layer][role].map(|stored| (stored, *layer));
                 let mut members: Vec<(usize, usize)> =
-                    (0..n).filter(|layer| class[*layer] == leader).filter_map(|layer| member(&layer)).collect();
+                    (0..n).filter(|layer| class[*layer] == representative).filter_map(|layer| member(&layer)).collect();
                 members.sort_unstable();
                 members.dedup_by_key(|(stored, _)| *stored);
                 let Some((first, _)) = members.first().copied() else { continue };
@@ -178,7 +178,7 @@ impl Shape {
                     Init::First => vec![first],
                     // Block b of k begins with layer b·(n−1)/(k−1).
                     Init::Stepwise => {
-                        let at = if blocks > 1 { leader * (n - 1) / (blocks - 1) } else { 0 };
+                        let at = if blocks > 1 { representative * (n - 1) / (blocks - 1) } else { 0 };
                         table.layers[at][role].into_iter().collect()
                     }
                     Init::Average => members.iter().map(|(stored, _)| *stored).collect(),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::svg::escape;
 use crate::text::{decimals, places, thousands};
 
-/// How a figure is written.
+/// The notation of a figure.
 #[derive(Debug, Clone, Copy)]
 pub enum As {
     /// `1,234,567`

@@ -25,7 +25,7 @@ pub const MARK: &str = "<!-- made by tiepack -->";
 const STYLE: &str = include_str!("style.css");
 const PAGE: &str = include_str!("page.css");
 
-/// What a page is about.
+/// The subject of a page.
 pub struct Page<'a> {
     /// What the command printed, or would have, with `--json`.
     pub document: &'a Value,

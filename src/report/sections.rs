@@ -1,4 +1,4 @@
-//! What stands on the page of each command, in which order.
+//! The sections of each command's page, in order.
 
 use serde_json::Value;
 

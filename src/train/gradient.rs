@@ -15,7 +15,7 @@ use crate::measure::backward::backward;
 use crate::model::Model;
 use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::with_elements;
-use crate::nets::{Params, Plain};
+use crate::nets::{Params, PlainLayers};
 
 /// Pieces of a batch that run side by side. Fixed, so that sums do not depend on the number of threads.
 pub const LANES: usize = 4;
@@ -97,7 +97,7 @@ fn add(sum: &mut [f32], more: &[f32]) {
     );
 }
 
-/// What all pieces of a batch have in common.
+/// The inputs that all pieces of a batch share.
 struct Pass<'a> {
     model: &'a Model,
     params: &'a Params,
@@ -119,9 +119,9 @@ impl Pass<'_> {
             totals.add(found);
             Ok(cotangent)
         };
-        let state = net.run(self.params, &piece.ids, &Plain)?;
+        let state = net.run(self.params, &piece.ids, &PlainLayers)?;
         let vars: Vec<&Var> = self.vars.iter().collect();
-        let grads = backward((net, self.params), state, &Plain, &vars, cotangent)?;
+        let grads = backward((net, self.params), state, &PlainLayers, &vars, cotangent)?;
         Ok((totals, grads))
     }
 

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::eval::logits::{device_rows, tokens_of};
 use crate::eval::predictions::{Predictions, turn};
 use crate::eval::windows::Windows;
-use crate::nets::{Net, Params, Plain};
+use crate::nets::{Net, Params, PlainLayers};
 
 /// The rows of some pieces.
 pub struct Joined {
@@ -24,7 +24,7 @@ impl Joined {
     /// If the forward pass fails.
     pub fn predict<'n>(&self, net: &'n dyn Net, params: &Params) -> Result<Predictions<'n>> {
         let _turn = turn(self.ids.device());
-        Predictions::of_state(net, params, net.run(params, &self.ids, &Plain)?)
+        Predictions::of_state(net, params, net.run(params, &self.ids, &PlainLayers)?)
     }
 }
 

@@ -92,13 +92,13 @@ mod tests {
 
     #[test]
     fn finds_the_nearest_matrix() {
-        let goal = values(24, 5);
+        let target = values(24, 5);
         let mut x = vec![0f32; 24];
         let mut muon = Muon::new(4, 6);
         for k in 0..300 {
-            let g: Vec<f32> = x.iter().zip(&goal).map(|(x, y)| x - y).collect();
+            let g: Vec<f32> = x.iter().zip(&target).map(|(x, y)| x - y).collect();
             muon.step(&mut x, &g, 0.05 * (1.0 - k as f32 / 300.0), 0.9);
         }
-        assert!(x.iter().zip(&goal).all(|(x, y)| (x - y).abs() < 0.02), "{x:?}");
+        assert!(x.iter().zip(&target).all(|(x, y)| (x - y).abs() < 0.02), "{x:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What training minimises, and its gradient at the logits.
+//! The objective that training minimises, and its gradient at the logits.
 
 use candle_core::{D, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::nets::ops::pointwise::exp;
 use crate::nets::ops::simd::vectorized;
 use crate::nets::ops::with_elements;
 
-/// What a student is trained on.
+/// The objective of a student.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {

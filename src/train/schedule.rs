@@ -1,6 +1,6 @@
-//! How the rate of learning goes over a run.
+//! The schedule of the learning rate over a run.
 
-/// How the rate falls once it is warm.
+/// The decay of the rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fall {
     /// A cosine down to nothing (Loshchilov and Hutter, arXiv:1608.03983).

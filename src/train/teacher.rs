@@ -13,7 +13,7 @@ use super::joined::Joined;
 use crate::error::Result;
 use crate::eval::logits::predict_from;
 use crate::eval::predictions::{Predictions, turn};
-use crate::nets::{Net, Params, Plain, State};
+use crate::nets::{Net, Params, PlainLayers, State};
 
 /// Bytes of residual streams that are kept; what comes later is computed anew each time.
 pub const KEPT: usize = 512 << 20;
@@ -45,7 +45,7 @@ impl<'a> Teacher<'a> {
             Some(x) => x,
             None => {
                 let _turn = turn(piece.ids.device());
-                let x = self.net.run(&self.params, &piece.ids, &Plain)?.x;
+                let x = self.net.run(&self.params, &piece.ids, &PlainLayers)?.x;
                 self.keep(&piece.inputs, &x);
                 x
             }

@@ -10,7 +10,7 @@ use crate::eval::compare::{Comparison, Losses};
 use crate::ingest::Remark;
 use crate::text::thousands;
 
-/// What was found out about an artifact.
+/// The verdict on an artifact.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verdict {
     pub artifact: File,
@@ -88,7 +88,7 @@ impl Budget {
     }
 }
 
-/// How many tensors came through unchanged.
+/// Number of tensors that are unchanged.
 #[derive(Debug, Clone, Serialize)]
 pub struct Against {
     pub path: String,
@@ -228,7 +228,7 @@ pub enum Note {
     /// No network computes with these tensors, and why: there are no losses.
     NoNetwork(String),
     /// Matrices that no prediction on the calibration tokens depends on, stored as zeros.
-    Silent(Vec<String>),
+    Dead(Vec<String>),
     /// Matrices whose curvature the given statistics leave out.
     Unmeasured(Vec<String>),
     /// Two models of different architectures were compared.
@@ -278,7 +278,7 @@ impl Note {
                 format!("tensors made equal by --retie: {n}; the largest change of a weight is {largest}")
             }
             Note::NoNetwork(why) => format!("not evaluated: {why}"),
-            Note::Silent(names) => {
+            Note::Dead(names) => {
                 format!("nothing depends on these matrices, they are stored as zeros: {}", listed(names))
             }
             Note::Unmeasured(names) => format!("packed by squared error, for want of statistics: {}", listed(names)),
@@ -312,7 +312,7 @@ impl Note {
             Note::UndeclaredTies(_) => "declare them in ties.json to have them checked",
             Note::Retied(..) => "losses are against the model as changed, not as it was trained",
             Note::NoNetwork(_) => "losses need a network that is registered: README, Input",
-            Note::Silent(_) => "the loss above was measured without them",
+            Note::Dead(_) => "the loss above was measured without them",
             Note::Unmeasured(_) => "measure them as well, or keep the model's own tool at hand to judge the result",
             Note::OtherArchitecture(..) => "give --val to compare their losses as well",
             Note::OtherVocabulary(..) => "`tiepack eval` gives the loss of each on its own tokens, in bits per byte",

@@ -9,10 +9,10 @@ use tiepack::code::grid::trellis::{Odd, Trellis};
 use tiepack::code::quantize::metric::Metric;
 use tiepack::code::quantize::step_rule::Powers;
 use tiepack::error::{Error, Result};
-use tiepack::heal::binding::Binding;
-use tiepack::heal::part::{Part, Stream};
+use tiepack::heal::freeze::Freezing;
 use tiepack::heal::small::Small;
 use tiepack::heal::sum::Sum;
+use tiepack::heal::trainable::{Trainable, TrainedStream};
 use tiepack::heal::{Healed, Length, Options, Pace, Packed, heal};
 use tiepack::ingest::{self, Overrides, folder};
 use tiepack::model::{Model, build};
@@ -56,7 +56,7 @@ enum Second {
 
 /// A model in training, the bytes of its streams, and what they decode to.
 struct Start {
-    streams: Vec<Stream>,
+    streams: Vec<TrainedStream>,
     coded: Vec<Vec<u8>>,
     decoded: Vec<Vec<f32>>,
 }
@@ -78,13 +78,13 @@ fn start(model: &Model, second: Second) -> Start {
         let (rows, cols) = model.sides(i);
         let from = (second != Second::Alone && spec.layer == Some(2)).then(|| find(&format!("blocks.1.{}", spec.role)));
         let metric = flat(i);
-        let (bytes, part) = match from {
+        let (bytes, trainable) = match from {
             None => {
-                let prices = matrix::settled(w, &metric, STEP, &settings());
+                let prices = matrix::converged(w, &metric, STEP, &settings());
                 let bytes = matrix::encode(w, &metric, STEP, &settings(), &prices).bytes;
                 let indices = matrix::integers(&bytes, rows, cols).unwrap();
-                let binding = Binding::new(w, &metric, STEP, settings(), &indices);
-                (bytes, Part::Sum(Box::new(Sum::new([rows, cols], None, None, (Some(binding), false)))))
+                let freezing = Freezing::new(w, &metric, STEP, settings(), &indices);
+                (bytes, Trainable::Sum(Box::new(Sum::new([rows, cols], None, None, (Some(freezing), false)))))
             }
             Some(from) => {
                 let reference = Some(&out.decoded[from][..]);
@@ -96,13 +96,13 @@ fn start(model: &Model, second: Second) -> Start {
                 let sum::Start { mut bytes, rest } = sum::start(w, &metric, STEP, &terms, reference);
                 let (gain, term, _) = sum::read_start(&bytes, rows, cols).unwrap();
                 let residual = residual.map(|AnyGrid| {
-                    let prices = matrix::settled(&rest, &metric, STEP, &settings());
+                    let prices = matrix::converged(&rest, &metric, STEP, &settings());
                     let coded = matrix::encode(&rest, &metric, STEP, &settings(), &prices).bytes;
                     let indices = matrix::integers(&coded, rows, cols).unwrap();
                     bytes.extend(coded);
-                    Binding::new(&rest, &metric, STEP, settings(), &indices)
+                    Freezing::new(&rest, &metric, STEP, settings(), &indices)
                 });
-                (bytes, Part::Sum(Box::new(Sum::new([rows, cols], gain, term, (residual, false)))))
+                (bytes, Trainable::Sum(Box::new(Sum::new([rows, cols], gain, term, (residual, false)))))
             }
         };
         out.decoded[i] = match from {
@@ -110,7 +110,7 @@ fn start(model: &Model, second: Second) -> Start {
             Some(from) => sum::decode(&bytes, rows, cols, Some(&out.decoded[from])).unwrap(),
         };
         out.coded.push(bytes);
-        out.streams.push(Stream { tensors: vec![i], from, part });
+        out.streams.push(TrainedStream { tensors: vec![i], from, trainable });
     }
     let tensors = || {
         let tensor = |i: &usize| {
@@ -125,7 +125,11 @@ fn start(model: &Model, second: Second) -> Start {
         out.decoded[*i] = data;
     }
     out.coded.push(bytes);
-    out.streams.push(Stream { tensors: small.clone(), from: None, part: Part::Vectors(Small::new(tensors(), STEP)) });
+    out.streams.push(TrainedStream {
+        tensors: small.clone(),
+        from: None,
+        trainable: Trainable::Vectors(Small::new(tensors(), STEP)),
+    });
     out
 }
 

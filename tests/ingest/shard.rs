@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use tiepack::ingest::{Reading, Shard, Stream};
+use tiepack::ingest::{Reading, Shard, TokenStream};
 
 use crate::{Folder, good_shard, shard_bytes};
 
@@ -11,7 +11,7 @@ fn shards_are_joined_in_the_order_given() {
         ("c.bin", &good_shard(&[])),
     ]);
     let paths = ["b.bin", "c.bin", "a.bin"].map(|name| folder.path(name));
-    let tokens = Stream::open(&paths, &Reading::default(), 65_536).unwrap().rest().unwrap();
+    let tokens = TokenStream::open(&paths, &Reading::default(), 65_536).unwrap().rest().unwrap();
     assert_eq!(tokens, [3, 1, 2, 65_535]);
 }
 

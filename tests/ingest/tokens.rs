@@ -10,8 +10,8 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 use tiepack::ingest::tokenizer::Lengths;
 use tiepack::ingest::tokenizer::sentencepiece::SentencePiece;
-use tiepack::ingest::tokens::Kind;
-use tiepack::ingest::{Reading, Stream, TokenBytes};
+use tiepack::ingest::tokens::TokenFormat;
+use tiepack::ingest::{Reading, TokenBytes, TokenStream};
 
 use crate::{Folder, good_shard, shard_bytes};
 
@@ -20,7 +20,7 @@ const TOKENIZERS: &str = "fixtures/tokenizers";
 const IDS: [u32; 5] = [3, 1, 1023, 0, 7];
 
 fn read(folder: &Folder, name: &str, reading: &Reading, vocab: usize) -> tiepack::error::Result<Vec<u32>> {
-    Stream::open(&[folder.path(name)], reading, vocab)?.rest()
+    TokenStream::open(&[folder.path(name)], reading, vocab)?.rest()
 }
 
 fn words<const N: usize>(of: impl Fn(u32) -> [u8; N]) -> Vec<u8> {
@@ -64,7 +64,7 @@ fn numbers_are_the_same_however_they_are_written() {
         .unwrap();
     fs::write(folder.path("val.bin"), long.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>()).unwrap();
     for vocab in [1024, 50_257, 151_936] {
-        for (name, kind) in [("train.bin", Kind::U16), ("val.bin", Kind::U32)] {
+        for (name, kind) in [("train.bin", TokenFormat::U16), ("val.bin", TokenFormat::U32)] {
             assert_eq!(read(&folder, name, &Reading::default(), vocab).unwrap(), long, "{name}, {vocab} ids");
             let said = Reading { kind: Some(kind), ..Reading::default() };
             assert_eq!(read(&folder, name, &said, vocab).unwrap(), long);
@@ -88,7 +88,7 @@ fn a_stream_goes_on_from_file_to_file_and_begins_anew() {
     let folder = Folder::new(&[("a.bin", &good_shard(&[1, 2])), ("b.txt", b"xy"), ("c.bin", &good_shard(&[3]))]);
     let reading = with("byte_level.json");
     let paths = ["a.bin", "b.txt", "c.bin"].map(|name| folder.path(name));
-    let mut stream = Stream::open(&paths, &reading, 320).unwrap();
+    let mut stream = TokenStream::open(&paths, &reading, 320).unwrap();
     let text = read(&folder, "b.txt", &reading, 320).unwrap();
     let all = [&[1, 2], &text[..], &[3]].concat();
     assert_eq!((stream.tokens(), stream.text_bytes()), (all.len(), None));
@@ -115,7 +115,7 @@ fn text_becomes_the_tokens_of_its_tokenizer() {
                 ("a.json.gz", &gzip(lines.as_bytes())),
             ]);
             for name in ["a.txt", "a.txt.gz", "a.zst", "a.jsonl", "a.json.gz"] {
-                let mut stream = Stream::open(&[folder.path(name)], &with(file), 1024).unwrap();
+                let mut stream = TokenStream::open(&[folder.path(name)], &with(file), 1024).unwrap();
                 assert_eq!(stream.text_bytes(), Some(text.len() as u64));
                 assert_eq!(json!(stream.rest().unwrap()), *ids, "{file}: {name}: {text:?}");
                 compared += 1;
@@ -181,7 +181,7 @@ fn documents_are_told_apart() {
             .for_each(|(k, v)| tokenizer[k] = v.clone());
         fs::write(folder.path("tokenizer.json"), tokenizer.to_string().replace("<|end|>", name)).unwrap();
         let reading = Reading { tokenizer: Some(folder.path("tokenizer.json")), ..Reading::default() };
-        let mut stream = Stream::open(&[folder.path("a.jsonl"), folder.path("b.txt")], &reading, 320)?;
+        let mut stream = TokenStream::open(&[folder.path("a.jsonl"), folder.path("b.txt")], &reading, 320)?;
         stream.rest()
     };
     let x = cut(b"{}", "<|endoftext|>").unwrap()[0];
@@ -256,16 +256,16 @@ fn what_is_read_is_refused_by_name_where_it_is_wrong() {
     let mut all: String = files.iter().map(|(name, _)| told(name, &with("byte_level.json"))).collect();
     fs::write(folder.path("good.txt"), text).unwrap();
     all += &told("good.txt", &Reading::default());
-    all += &told("good.txt", &Reading { kind: Some(Kind::Shard), ..Reading::default() });
-    all += &told("good.txt", &Reading { kind: Some(Kind::Npy), ..Reading::default() });
-    all += &told("unknown", &Reading { kind: Some(Kind::U32), ..Reading::default() });
-    all += &told("negative.npy", &Reading { kind: Some(Kind::U16), ..Reading::default() });
+    all += &told("good.txt", &Reading { kind: Some(TokenFormat::Shard), ..Reading::default() });
+    all += &told("good.txt", &Reading { kind: Some(TokenFormat::Npy), ..Reading::default() });
+    all += &told("unknown", &Reading { kind: Some(TokenFormat::U32), ..Reading::default() });
+    all += &told("negative.npy", &Reading { kind: Some(TokenFormat::U16), ..Reading::default() });
     fs::write(folder.path("counts.json"), json!(vec![1; 1024]).to_string()).unwrap();
     all += &told("good.txt", &Reading { tokenizer: Some(folder.path("counts.json")), ..Reading::default() });
     all += &folder.told(&read(&folder, "good.txt", &with("byte_level.json"), 100).unwrap_err());
     all += &format!(
         "\n{}",
-        folder.told(&Stream::open(&[folder.root().to_path_buf()], &Reading::default(), 9).unwrap_err())
+        folder.told(&TokenStream::open(&[folder.root().to_path_buf()], &Reading::default(), 9).unwrap_err())
     );
     assert_snapshot!(all);
 }

@@ -53,7 +53,7 @@ impl Net for Toy {
         Err(Error::compute("a toy does not run"))
     }
 
-    fn step(&self, _: usize, _: State, _: &Params, _: &dyn Layers) -> Result<State> {
+    fn run_position(&self, _: usize, _: State, _: &Params, _: &dyn Layers) -> Result<State> {
         Err(Error::compute("a toy does not run"))
     }
 

@@ -11,7 +11,7 @@ use tiepack::ingest::{Reading, Shard};
 use tiepack::measure::curvature::measure;
 use tiepack::measure::fisher::seed;
 use tiepack::nets::ops::linear::{Recorder, linear};
-use tiepack::nets::{Layers, Plain};
+use tiepack::nets::{Layers, PlainLayers};
 
 use crate::{FOLDER, golden, model, numbers};
 
@@ -63,7 +63,7 @@ impl Layers for Tap {
 
     fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> Result<Tensor> {
         // A variable, without which nothing would be differentiated.
-        Ok(Var::from_tensor(&Plain.embed(name, table, tokens)?)?.as_tensor().clone())
+        Ok(Var::from_tensor(&PlainLayers.embed(name, table, tokens)?)?.as_tensor().clone())
     }
 }
 

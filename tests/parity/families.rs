@@ -16,7 +16,7 @@ use tiepack::measure::curvature::{Curvature, measure};
 use tiepack::measure::fisher::seed;
 use tiepack::model::{Model, build};
 use tiepack::nets::ops::linear::{Recorder, linear_transposed};
-use tiepack::nets::{self, Layers, Plain};
+use tiepack::nets::{self, Layers, PlainLayers};
 use tiepack::progress::Silent;
 
 const FOLDER: &str = "fixtures/parity";
@@ -55,7 +55,7 @@ fn logits_and_losses_are_those_of_the_reference() {
         assert_eq!(net.context(), length, "{}", folder.display());
         let ids: Vec<u32> = rows.iter().flat_map(|row| row[..length].iter().copied()).collect();
         let ids = Tensor::from_vec(ids, (rows.len(), length), &Device::Cpu).unwrap();
-        let logits = net.logits(&params, &ids, &Plain).unwrap().to_vec3::<f32>().unwrap();
+        let logits = net.logits(&params, &ids, &PlainLayers).unwrap().to_vec3::<f32>().unwrap();
         let scale = logits.iter().flatten().flatten().fold(0f32, |m, v| m.max(v.abs()));
         for (r, positions) in golden["logits"].as_array().unwrap().iter().enumerate() {
             for (wanted, t) in positions.as_array().unwrap().iter().zip(numbers(&golden["positions"])) {
@@ -95,7 +95,7 @@ fn every_family_is_packed_and_comes_back() {
         let options = Options::new((model.weights() / 2 + 6_000) as u64, Effort::Fast);
         let compiled = compile(&model, Some(&calib), &options, &Silent).unwrap();
         assert!(compiled.bytes.len() as u64 <= options.cap);
-        assert!(compiled.silent.is_empty(), "{}: {:?}", folder.display(), compiled.silent);
+        assert!(compiled.dead.is_empty(), "{}: {:?}", folder.display(), compiled.dead);
         let packed = decode(&compiled.bytes).unwrap().model;
         assert_eq!(packed.network().unwrap().layers(), net.layers());
         let windows = Windows::new(&calib, net.context(), Some(8));
@@ -196,7 +196,7 @@ impl Recorder for Use {
 
 impl Layers for Tap {
     fn linear(&self, name: &str, x: &Tensor, w: &Tensor) -> tiepack::error::Result<Tensor> {
-        Plain.linear(name, x, w)
+        PlainLayers.linear(name, x, w)
     }
 
     fn linear_transposed(&self, name: &str, x: &Tensor, w: &Tensor) -> tiepack::error::Result<Tensor> {
@@ -207,7 +207,7 @@ impl Layers for Tap {
 
     fn embed(&self, name: &str, table: &Tensor, tokens: &Tensor) -> tiepack::error::Result<Tensor> {
         // A variable, without which nothing would be differentiated.
-        Ok(Var::from_tensor(&Plain.embed(name, table, tokens)?)?.as_tensor().clone())
+        Ok(Var::from_tensor(&PlainLayers.embed(name, table, tokens)?)?.as_tensor().clone())
     }
 }
 

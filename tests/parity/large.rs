@@ -7,7 +7,7 @@ use tiepack::eval::predictions::{CPU_LOGITS, Predictions};
 use tiepack::eval::windows::Windows;
 use tiepack::measure::fisher::seed;
 use tiepack::model::Model;
-use tiepack::nets::{Params, Plain};
+use tiepack::nets::{Params, PlainLayers};
 use tiepack::train::gradient::gradient;
 use tiepack::train::objective::Objective;
 use tiepack::train::teacher::Teacher;
@@ -49,7 +49,7 @@ fn predictions_in_pieces_are_those_of_all() {
     let both = [model.params().unwrap(), params(&model, &changed(&model)).1];
     let whole = both.each_ref().map(|params| {
         let ids = tokens(&windows, 0..1, &Device::Cpu).unwrap();
-        Predictions::of(&net.logits(params, &ids, &Plain).unwrap()).unwrap()
+        Predictions::of(&net.logits(params, &ids, &PlainLayers).unwrap()).unwrap()
     });
     let parts = both.each_ref().map(|params| predict(net, params, &windows, 0..1).unwrap());
     assert!(parts.iter().all(|part| matches!(part, Predictions::Head(_))));
@@ -77,8 +77,8 @@ fn gradients_in_pieces_are_those_of_all() {
 
     let (vars, params) = params(&model, &weights);
     let ids = tokens(&windows, 0..1, &Device::Cpu).unwrap();
-    let original = Predictions::of(&net.logits(teacher.params(), &ids, &Plain).unwrap()).unwrap();
-    let logits = net.logits(&params, &ids, &Plain).unwrap();
+    let original = Predictions::of(&net.logits(teacher.params(), &ids, &PlainLayers).unwrap()).unwrap();
+    let logits = net.logits(&params, &ids, &PlainLayers).unwrap();
     let (totals, cotangent) = objective.gradient(&logits, Some(&original), windows.target(0)).unwrap();
     let grads = seed(&logits, cotangent).unwrap().backward().unwrap();
     assert!((found.totals.mean(objective) - totals.mean(objective)).abs() < 1e-6);

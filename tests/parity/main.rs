@@ -15,7 +15,7 @@ use tiepack::eval::compare::losses;
 use tiepack::eval::windows::Windows;
 use tiepack::ingest::{self, Located, Overrides, TokenBytes, folder};
 use tiepack::model::{Model, build};
-use tiepack::nets::{self, Plain};
+use tiepack::nets::{self, PlainLayers};
 
 const FOLDER: &str = "fixtures/pep-tiny";
 /// Largest difference of a logit; f32 and f64 differ by 3.3e-5 in PyTorch itself.
@@ -52,7 +52,7 @@ fn logits_are_those_of_pytorch() {
         let tokens: Vec<u32> = indices(&wanted["tokens"]).iter().map(|&t| t as u32).collect();
         let length = tokens.len();
         let tokens = Tensor::from_vec(tokens, (1, length), &Device::Cpu).unwrap();
-        let logits = model.network().unwrap().logits(&params, &tokens, &Plain).unwrap();
+        let logits = model.network().unwrap().logits(&params, &tokens, &PlainLayers).unwrap();
         assert_eq!(logits.dims(), [1, length, vocab]);
         let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
         let at = |position: usize| &logits[position * vocab..(position + 1) * vocab];
@@ -93,8 +93,8 @@ fn composed_operations_give_the_logits_of_fused_ones() {
         let length = tokens.len();
         let tokens = Tensor::from_vec(tokens, (1, length), &Device::Cpu).unwrap();
         let net = model.network().unwrap();
-        let fused = net.logits(&params, &tokens, &Plain).unwrap().to_dtype(DType::F64).unwrap();
-        let composed = net.logits(&wide, &tokens, &Plain).unwrap();
+        let fused = net.logits(&params, &tokens, &PlainLayers).unwrap().to_dtype(DType::F64).unwrap();
+        let composed = net.logits(&wide, &tokens, &PlainLayers).unwrap();
         assert_eq!((composed.dtype(), composed.dims()), (DType::F64, fused.dims()));
         let off = (fused - composed).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
         assert!(off < LOGIT, "off by {off:.1e}");

@@ -1,4 +1,4 @@
-//! What went wrong: with bytes that were read, or with what was to be written.
+//! Errors of reading and writing artifacts.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Kind {
     /// Bytes are damaged, or are not what they claim to be.
     Verification,
-    /// What was to be written breaks a rule of the format.
+    /// The content to be written breaks a rule of the format.
     Compute,
 }
 

@@ -1,4 +1,4 @@
-//! What a reader lets a file claim before it refuses: bounds on memory and time, whatever the bytes.
+//! Limits on the claims of a file, beyond which a reader refuses it: they bound memory and time for any bytes.
 
 use crate::error::{Error, Result};
 

@@ -1,8 +1,8 @@
-//! What a header says of a tensor: its element type and its form.
+//! Element type and form of a tensor, as a header gives them.
 
 use half::{bf16, f16};
 
-/// How a tensor is kept. All three widen exactly to f32.
+/// Element type of a stored tensor. All three widen exactly to f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dtype {
     F32,
@@ -30,7 +30,7 @@ impl Dtype {
     }
 }
 
-/// What a stored tensor does in its layer, and how it is coded.
+/// Form of a stored tensor, which decides how it is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
     /// A linear layer's weight (rows = outputs, columns = inputs): quantized.

@@ -9,7 +9,7 @@ use crate::cli::bytes::{self, Rows};
 use crate::cli::heal;
 use crate::cli::interrupt;
 use crate::compile::Effort;
-use crate::ingest::tokens::Kind;
+use crate::ingest::tokens::TokenFormat;
 use crate::ingest::{Overrides, Reading};
 use crate::inspect::By;
 use crate::model;
@@ -67,12 +67,12 @@ impl TokenFiles {
     /// How to read them, the tokenizer not yet known.
     pub fn reading(&self) -> Reading {
         let kind = |kind| match kind {
-            TokenKind::Shard => Kind::Shard,
-            TokenKind::U16 => Kind::U16,
-            TokenKind::U32 => Kind::U32,
-            TokenKind::Npy => Kind::Npy,
-            TokenKind::Text => Kind::Text,
-            TokenKind::Jsonl => Kind::Jsonl,
+            TokenKind::Shard => TokenFormat::Shard,
+            TokenKind::U16 => TokenFormat::U16,
+            TokenKind::U32 => TokenFormat::U32,
+            TokenKind::Npy => TokenFormat::Npy,
+            TokenKind::Text => TokenFormat::Text,
+            TokenKind::Jsonl => TokenFormat::Jsonl,
         };
         Reading { kind: self.tokens.map(kind), field: self.text_field.clone(), tokenizer: None }
     }

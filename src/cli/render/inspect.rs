@@ -3,7 +3,7 @@
 use super::super::figures::{Side, Table, bar, bits, count, nats, percent, table, width};
 use super::super::inspect::Inspected;
 use super::{PAIR, hints};
-use crate::inspect::{By, Inventory, Kind, Row};
+use crate::inspect::{By, Inventory, InventoryKind, Row};
 use crate::nets::names::split_layer;
 use crate::recipe::Terms;
 use crate::text::{list, thousands};
@@ -40,9 +40,9 @@ fn head(inspected: &Inspected) -> Vec<Vec<String>> {
     let mut head = vec![
         line(
             match inspected.inventory.kind {
-                Kind::Artifact => "artifact",
-                Kind::Model => "model",
-                Kind::Bundle => "bundle",
+                InventoryKind::Artifact => "artifact",
+                InventoryKind::Model => "model",
+                InventoryKind::Bundle => "bundle",
             },
             path.clone(),
         ),
@@ -69,7 +69,7 @@ fn head(inspected: &Inspected) -> Vec<Vec<String>> {
 
 /// Every stream or tensor; layers of one block are one row with their uses.
 fn streams(inventory: &Inventory, rows: &[&Row], shown: Option<usize>) -> String {
-    let made = if inventory.kind != Kind::Model { "made of" } else { "type" };
+    let made = if inventory.kind != InventoryKind::Model { "made of" } else { "type" };
     let mut table = Table::new([
         ("part", Side::Left),
         ("layers", Side::Left),

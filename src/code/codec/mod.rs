@@ -1,4 +1,4 @@
-//! What stands for a tensor: the choice of integers, one folder for each kind of stream that has one. The streams
+//! Chooses the integers that stand for a tensor, one folder for each kind of stream that has one. The streams
 //! themselves are [`tiepack_format::streams`].
 
 pub use tiepack_format::streams::exact as lossless;

@@ -1,7 +1,7 @@
 //! The error metric of one matrix in the form rounding wants: triangular factors of its curvature.
 //!
 //! A change E costs ½ tr(O E H Eᵀ). With H = R Rᵀ and O = P Pᵀ (R, P upper triangular) that is ½ |Pᵀ E R|², so the
-//! error of a later column or row can make good for that of the earlier ones: column k wants to be rounded from
+//! error of a later column or row can compensate that of the earlier ones: column k wants to be rounded from
 //! `W_k + Σ_{j<k} E_j R_jk / R_kk` at the price R_kk² (LDLQ, arXiv:2307.13304, equal to GPTQ, arXiv:2210.17323), and
 //! inside it row i likewise from the rows above (YAQA, arXiv:2505.22988).
 
@@ -33,17 +33,17 @@ pub struct Metric {
     /// In that order: conditional variance d of each input given the later ones, above 0.
     pub input: Vec<f32>,
     /// (C, C) row-major in that order: R_jk / R_kk for j < k, else 0.
-    pub feed: Vec<f32>,
+    pub input_factor: Vec<f32>,
     /// Conditional energy o of each output given the rows below, above 0.
     pub output: Vec<f32>,
     /// (R, B) row-major: P_ki / P_ii at (k, i mod B) for k < i in one block of rows, else 0; empty where outputs count as
     /// uncorrelated.
-    pub across: Vec<f32>,
+    pub output_factor: Vec<f32>,
     /// Rows of a block, B.
     pub block: usize,
 }
 
-/// What is added to the diagonals, relative to their mean: sampled factors are noisy where they are small.
+/// Damping added to the diagonals, relative to their mean: sampled factors are noisy where they are small.
 #[derive(Debug, Clone, Copy)]
 pub struct Damping {
     pub input: f64,
@@ -69,8 +69,8 @@ impl Metric {
         order.sort_by(|a, b| energy(b).total_cmp(&energy(a)).then(a.cmp(b)));
         let block = output.len() / rows.max(1);
         let means = [mean(input.iter().step_by(cols + 1)), mean((0..rows).map(|i| &output[i * block + i % block]))];
-        let (input, feed) = upper_factor(input, &order, means[0], damping.input);
-        let (mut output, across) = if block == 1 && rows > 1 {
+        let (input, input_factor) = upper_factor(input, &order, means[0], damping.input);
+        let (mut output, output_factor) = if block == 1 && rows > 1 {
             let relative = |v: &f32| bounded(finite(*v) / positive(means[1]) + damping.output);
             (output.iter().map(relative).collect(), Vec::new())
         } else {
@@ -79,20 +79,20 @@ impl Metric {
         // All of the scale on one side, so that neither leaves the range of f32.
         let scale = (means[0] * means[1]).clamp(MEANS.0, MEANS.1) as f32;
         output.iter_mut().for_each(|o| *o *= scale);
-        Metric { rows, cols, order, input, feed, output, across, block }
+        Metric { rows, cols, order, input, input_factor, output, output_factor, block }
     }
 
     /// The metric of plain squared error: every weight counts `curvature`, above 0.
     pub fn flat(rows: usize, cols: usize, curvature: f32) -> Self {
-        let (order, feed) = ((0..cols).collect(), vec![0.0; cols * cols]);
+        let (order, input_factor) = ((0..cols).collect(), vec![0.0; cols * cols]);
         Metric {
             rows,
             cols,
             order,
             input: vec![1.0; cols],
-            feed,
+            input_factor,
             output: vec![curvature; rows],
-            across: Vec::new(),
+            output_factor: Vec::new(),
             block: 1,
         }
     }
@@ -104,10 +104,10 @@ impl Metric {
         i - i % self.block
     }
 
-    /// Row `i` of `across` for the rows below it in its block.
+    /// Row `i` of `output_factor` for the rows below it in its block.
     pub fn below(&self, i: usize) -> &[f32] {
         let end = self.block.min(self.rows - self.block_start(i));
-        &self.across[i * self.block..][i % self.block + 1..end]
+        &self.output_factor[i * self.block..][i % self.block + 1..end]
     }
 }
 
@@ -121,17 +121,24 @@ impl Metric {
             to.iter_mut().zip(&self.order).for_each(|(t, j)| *t = from[*j]);
         }
         let mut out = ordered.clone();
-        product(&mut out, cols, View::dense(&ordered, rows, cols), View::dense(&self.feed, cols, cols), 1.0, true);
-        if !self.across.is_empty() {
+        product(
+            &mut out,
+            cols,
+            View::dense(&ordered, rows, cols),
+            View::dense(&self.input_factor, cols, cols),
+            1.0,
+            true,
+        );
+        if !self.output_factor.is_empty() {
             let half = out.clone();
             let block = self.block;
             for start in (0..rows).step_by(block) {
                 let n = block.min(rows - start);
-                let across = View::strided(&self.across[start * block..], n, n, block);
+                let output_factor = View::strided(&self.output_factor[start * block..], n, n, block);
                 product(
                     &mut out[start * cols..],
                     cols,
-                    across.t(),
+                    output_factor.t(),
                     View::dense(&half[start * cols..], n, cols),
                     1.0,
                     true,
@@ -150,14 +157,14 @@ impl Metric {
         let mut place = vec![0; n];
         self.order.iter().enumerate().for_each(|(k, j)| place[*j] = k);
         let r = |j: usize, k: usize| {
-            let relative = if j == k { 1.0 } else { f64::from(self.feed[j * n + k]) };
+            let relative = if j == k { 1.0 } else { f64::from(self.input_factor[j * n + k]) };
             if j <= k { relative * f64::from(self.input[k]).sqrt() } else { 0.0 }
         };
         let upper = Mat::<f64>::from_fn(n, n, r);
         let curvature = &upper * upper.transpose();
         let natural: Vec<f32> = (0..n * n).map(|k| curvature[(place[k / n], place[k % n])] as f32).collect();
-        let (input, feed) = upper_factor(&natural, order, 1.0, 0.0);
-        Metric { order: order.to_vec(), input, feed, ..self.clone() }
+        let (input, input_factor) = upper_factor(&natural, order, 1.0, 0.0);
+        Metric { order: order.to_vec(), input, input_factor, ..self.clone() }
     }
 
     /// A change E (R, C) row-major with every weight in units of its conditional curvature: E_ij √(o_i d_j), columns in natural
@@ -178,7 +185,7 @@ impl Metric {
     /// x (R) with Pᵀ x = `u`: what a left factor of a whitened matrix stands for.
     pub fn unwhiten_output(&self, u: &[f64]) -> Vec<f64> {
         let mut x: Vec<f64> = u.iter().zip(&self.output).map(|(u, o)| u / f64::from(*o).sqrt()).collect();
-        if !self.across.is_empty() {
+        if !self.output_factor.is_empty() {
             // Row i of Pᵀ over P_ii: x_i plus what the rows above ask.
             for i in 0..self.rows {
                 let v = x[i];
@@ -193,8 +200,8 @@ impl Metric {
         let mut x: Vec<f64> = v.iter().zip(&self.input).map(|(v, d)| v / f64::from(*d).sqrt()).collect();
         for k in 0..self.cols {
             let v = x[k];
-            let feed = &self.feed[k * self.cols..(k + 1) * self.cols];
-            x[k + 1..].iter_mut().zip(&feed[k + 1..]).for_each(|(x, f)| *x -= v * f64::from(*f));
+            let input_factor = &self.input_factor[k * self.cols..(k + 1) * self.cols];
+            x[k + 1..].iter_mut().zip(&input_factor[k + 1..]).for_each(|(x, f)| *x -= v * f64::from(*f));
         }
         let mut y = vec![0.0; self.cols];
         self.order.iter().zip(x).for_each(|(j, v)| y[*j] = v);
@@ -233,29 +240,29 @@ fn upper_factor(matrix: &[f32], order: &[usize], mean: f64, damping: f64) -> (Ve
         }
     };
     let diagonal = |k: usize| lower[(n - 1 - k, n - 1 - k)];
-    let mut feed = vec![0f32; n * n];
+    let mut input_factor = vec![0f32; n * n];
     for k in 0..n {
         for j in 0..k {
-            feed[j * n + k] = (lower[(n - 1 - j, n - 1 - k)] / diagonal(k)) as f32;
+            input_factor[j * n + k] = (lower[(n - 1 - j, n - 1 - k)] / diagonal(k)) as f32;
         }
     }
-    ((0..n).map(|k| bounded(diagonal(k) * diagonal(k))).collect(), feed)
+    ((0..n).map(|k| bounded(diagonal(k) * diagonal(k))).collect(), input_factor)
 }
 
 /// [`upper_factor`] of every block of (R, B), in natural order: the squared diagonals, and the rest as (R, B).
 fn output_factor(blocks: &[f32], block: usize, mean: f64, damping: f64) -> (Vec<f32>, Vec<f32>) {
-    let (mut squares, mut across) = (Vec::new(), vec![0f32; blocks.len()]);
-    for (part, across) in blocks.chunks(block * block).zip(across.chunks_mut(block * block)) {
+    let (mut squares, mut output_factor) = (Vec::new(), vec![0f32; blocks.len()]);
+    for (part, output_factor) in blocks.chunks(block * block).zip(output_factor.chunks_mut(block * block)) {
         let n = part.len() / block;
         let cut: Vec<f32> = part.chunks_exact(block).flat_map(|row| &row[..n]).copied().collect();
         let natural: Vec<usize> = (0..n).collect();
         let (diagonal, rest) = upper_factor(&cut, &natural, mean, damping);
         squares.extend(diagonal);
-        for (to, from) in across.chunks_exact_mut(block).zip(rest.chunks_exact(n)) {
+        for (to, from) in output_factor.chunks_exact_mut(block).zip(rest.chunks_exact(n)) {
             to[..n].copy_from_slice(from);
         }
     }
-    (squares, across)
+    (squares, output_factor)
 }
 
 /// Lower factor of the matrix over `unit` with its order reversed and `damping` added to its diagonal: the reverse of the
@@ -298,10 +305,10 @@ mod tests {
         let mut factored = 0.0;
         for c in 0..3 {
             let innovation: Vec<f32> = (0..2)
-                .map(|i| e[i][m.order[c]] + (0..c).map(|j| e[i][m.order[j]] * m.feed[j * 3 + c]).sum::<f32>())
+                .map(|i| e[i][m.order[c]] + (0..c).map(|j| e[i][m.order[j]] * m.input_factor[j * 3 + c]).sum::<f32>())
                 .collect();
             for i in 0..2 {
-                let v = innovation[i] + (0..i).map(|k| innovation[k] * m.across[k * 2 + i]).sum::<f32>();
+                let v = innovation[i] + (0..i).map(|k| innovation[k] * m.output_factor[k * 2 + i]).sum::<f32>();
                 factored += m.input[c] * m.output[i] * v * v;
             }
         }
@@ -352,7 +359,7 @@ mod tests {
             for v in m.input.iter().chain(&m.output) {
                 prop_assert!(v.is_finite() && *v > 0.0, "{}", v);
             }
-            prop_assert!(m.feed.iter().chain(&m.across).all(|v| v.is_finite()));
+            prop_assert!(m.input_factor.iter().chain(&m.output_factor).all(|v| v.is_finite()));
         }
     }
 }

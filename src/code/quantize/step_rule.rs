@@ -1,4 +1,4 @@
-//! How fine a matrix's grid is to be: one step size for the whole model, and scales from the curvature.
+//! The step sizes of a matrix: one nominal step size for the whole model, and scales from the curvature.
 //!
 //! At high rate every halving of a step costs one bit and quarters the distortion, so at the optimum the distortion per
 //! weight is the same everywhere: the step of weight (i, j) is c / √(o_i d_j), with o and d the conditional curvatures of
@@ -12,7 +12,7 @@ use crate::code::grid::step_sizes::{BASE_LIMIT, FINE, SCALE_LIMIT as LIMIT, Step
 /// Mean squared error of a trellis-coded grid in squared steps.
 pub const GRANULAR: f64 = 0.27;
 
-/// How closely scales follow the curvature: 1 is the rule of high-rate theory, 0 gives one step per matrix.
+/// Exponents with which scales follow the curvature: 1 is the rule of high-rate theory, 0 gives one step per matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Powers {
     pub rows: f32,

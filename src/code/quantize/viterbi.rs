@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
+use super::branches::{Branches, Scale};
 use super::metric::Metric;
-use super::ways::{Scale, Ways};
 use crate::code::entropy::indices::{PRICED, Prices};
 use crate::code::grid::trellis::Trellis;
 use crate::nets::ops::product::{View, product};
@@ -15,7 +15,7 @@ const SPAN: usize = 16;
 /// Columns whose feedback onto the later ones is applied in one matrix product.
 const BLOCK: usize = 64;
 
-/// What rounding pays for bits.
+/// The rate term of rounding: prices of indices and their weight λ.
 pub struct Rate<'a> {
     pub prices: &'a Prices,
     /// Metric units per bit.
@@ -72,16 +72,16 @@ fn with_states<const S: usize>(
     for start in (0..cols).step_by(BLOCK) {
         let end = (start + BLOCK).min(cols);
         // shift (block, R) = feed(done, block)ᵀ · errors (done, R)
-        let feed = View::strided(&metric.feed[start..], start, end - start, cols);
+        let input_factor = View::strided(&metric.input_factor[start..], start, end - start, cols);
         shift.fill(0.0);
         if start > 0 {
-            product(&mut shift, rows, feed.t(), View::dense(&errors, start, rows), 1.0, false);
+            product(&mut shift, rows, input_factor.t(), View::dense(&errors, start, rows), 1.0, false);
         }
         for k in start..end {
             let j = metric.order[k];
             let own = &mut shift[(k - start) * rows..(k - start + 1) * rows];
             for p in start..k {
-                add_scaled(own, metric.feed[p * cols + k], &errors[p * rows..(p + 1) * rows]);
+                add_scaled(own, metric.input_factor[p * cols + k], &errors[p * rows..(p + 1) * rows]);
             }
             for i in 0..rows {
                 target[i] = w[i * cols + j] + own[i];
@@ -108,7 +108,7 @@ fn add_scaled(sum: &mut [f32], f: f32, e: &[f32]) {
     );
 }
 
-/// What all columns of a matrix have in common.
+/// The inputs that all columns of a matrix share.
 #[derive(Clone, Copy)]
 struct Job<'a> {
     metric: &'a Metric,
@@ -123,13 +123,13 @@ struct Job<'a> {
 /// ask of this one is found for all survivors at once at the start of the span, the span itself as it goes.
 struct Column<'a, const S: usize> {
     job: Job<'a>,
-    ways: Ways<S>,
+    branches: Branches<S>,
     /// (R, SPAN): what each row asks of its innovations in the rows of its span before it.
     band: Vec<[f32; SPAN]>,
     /// Target minus reconstruction of every row, once the path is known.
     innovation: Vec<f32>,
     /// (R, states): the state before, and the value in steps on the way.
-    came: Vec<[u8; S]>,
+    predecessor: Vec<[u8; S]>,
     value: Vec<[f32; S]>,
     /// (states, R): innovations of the rows before the span, for each state at the start of the span.
     past: Vec<f32>,
@@ -142,25 +142,26 @@ struct Column<'a, const S: usize> {
     recent: Box<[[f32; SPAN]; S]>,
     next_recent: Box<[[f32; SPAN]; S]>,
     cost: [f32; S],
-    /// What a state wants to round at this row.
-    goal: [f32; S],
+    /// The value that each state rounds at this row.
+    target: [f32; S],
 }
 
 impl<'a, const S: usize> Column<'a, S> {
     fn new(job: Job<'a>) -> Self {
-        let Metric { rows, block, across, .. } = job.metric;
+        let Metric { rows, block, output_factor, .. } = job.metric;
         let (rows, block) = (*rows, *block);
         let band = |i: usize| {
-            let ask = |m: usize| if m < i % SPAN { across[(i / SPAN * SPAN + m) * block + i % block] } else { 0.0 };
+            let ask =
+                |m: usize| if m < i % SPAN { output_factor[(i / SPAN * SPAN + m) * block + i % block] } else { 0.0 };
             std::array::from_fn(ask)
         };
-        let past = if across.is_empty() { 0 } else { rows * S };
+        let past = if output_factor.is_empty() { 0 } else { rows * S };
         Column {
             job,
-            ways: Ways::new(job.trellis),
-            band: if across.is_empty() { Vec::new() } else { (0..rows).map(band).collect() },
+            branches: Branches::new(job.trellis),
+            band: if output_factor.is_empty() { Vec::new() } else { (0..rows).map(band).collect() },
             innovation: vec![0.0; rows],
-            came: vec![[0; S]; rows],
+            predecessor: vec![[0; S]; rows],
             value: vec![[0.0; S]; rows],
             past: vec![0.0; past],
             next_past: vec![0.0; past],
@@ -170,7 +171,7 @@ impl<'a, const S: usize> Column<'a, S> {
             recent: Box::new([[0.0; SPAN]; S]),
             next_recent: Box::new([[0.0; SPAN]; S]),
             cost: [0.0; S],
-            goal: [0.0; S],
+            target: [0.0; S],
         }
     }
 
@@ -178,7 +179,7 @@ impl<'a, const S: usize> Column<'a, S> {
     fn round(&mut self, target: &[f32], [col, input]: [f32; 2], bucket: &[u8], out: &mut [i32]) -> f64 {
         let Job { metric, row, trellis, rate } = self.job;
         let rows = target.len();
-        let two_sided = !metric.across.is_empty();
+        let two_sided = !metric.output_factor.is_empty();
         self.cost.fill(f32::INFINITY);
         self.cost[0] = 0.0;
         for start in (0..rows).step_by(SPAN) {
@@ -195,15 +196,15 @@ impl<'a, const S: usize> Column<'a, S> {
                 vectorized(
                     #[inline(always)]
                     || {
-                        self.goal.fill(target[i]);
+                        self.target.fill(target[i]);
                         if two_sided {
-                            answer(&mut self.goal, &self.recent, &self.band[i], (&self.asked, &self.origin, at));
+                            answer(&mut self.target, &self.recent, &self.band[i], (&self.asked, &self.origin, at));
                         }
-                        self.ways.weigh(&self.goal, &self.cost, &scale);
-                        self.ways.choose(&mut self.cost, &mut self.came[i], &mut self.value[i]);
+                        self.branches.weigh(&self.target, &self.cost, &scale);
+                        self.branches.choose(&mut self.cost, &mut self.predecessor[i], &mut self.value[i]);
                         if two_sided {
                             for n in 0..S {
-                                let from = usize::from(self.came[i][n]) % S;
+                                let from = usize::from(self.predecessor[i][n]) % S;
                                 self.next_origin[n] = self.origin[from];
                                 self.next_recent[n] = self.recent[from];
                                 // The innovation at column level: what the rows ask is not part of the error.
@@ -226,7 +227,7 @@ impl<'a, const S: usize> Column<'a, S> {
         }
         for i in (0..rows).rev() {
             let value = self.value[i][s];
-            s = usize::from(self.came[i][s]);
+            s = usize::from(self.predecessor[i][s]);
             out[i] = trellis.index_of(trellis.grid[s], value as i32);
             self.innovation[i] = target[i] - value * (row[i] * col);
         }
@@ -250,8 +251,9 @@ impl<'a, const S: usize> Column<'a, S> {
         let (first, block) = (metric.block_start(start), metric.block);
         if start > first {
             let past = View::strided(&self.past[first..], S, start - first, rows);
-            let across = View::strided(&metric.across[first * block + start - first..], start - first, span, block);
-            product(self.asked.as_flattened_mut(), SPAN, past, across, 1.0, false);
+            let output_factor =
+                View::strided(&metric.output_factor[first * block + start - first..], start - first, span, block);
+            product(self.asked.as_flattened_mut(), SPAN, past, output_factor, 1.0, false);
         } else {
             self.asked.fill([0.0; SPAN]);
         }
@@ -265,7 +267,7 @@ impl<'a, const S: usize> Column<'a, S> {
     fn cost_of_path(&self, input: f32) -> f64 {
         let metric = self.job.metric;
         let rows = self.innovation.len();
-        let mut asked = vec![0f32; if metric.across.is_empty() { 0 } else { rows }];
+        let mut asked = vec![0f32; if metric.output_factor.is_empty() { 0 } else { rows }];
         let mut total = 0f64;
         for (i, e) in self.innovation.iter().enumerate() {
             let v = e + asked.get(i).unwrap_or(&0.0);
@@ -281,7 +283,7 @@ impl<'a, const S: usize> Column<'a, S> {
 /// Adds to the goals what the rows before ask: those before the span have `asked`, those of the span ask by `band`.
 #[inline(always)]
 fn answer<const S: usize>(
-    goal: &mut [f32; S],
+    target: &mut [f32; S],
     recent: &[[f32; SPAN]; S],
     band: &[f32; SPAN],
     (asked, origin, at): (&[[f32; SPAN]], &[u8; S], usize),
@@ -294,7 +296,7 @@ fn answer<const S: usize>(
                 sums[k] += recent[4 * m + k] * band[4 * m + k];
             }
         }
-        goal[s] += asked[usize::from(origin[s])][at] + (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        target[s] += asked[usize::from(origin[s])][at] + (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
 }
 

@@ -1,10 +1,10 @@
-//! The end of a run: the last group is bound at a price at which the file fills its cap, and weighed against the untrained one.
+//! The end of a run: the last group is frozen at a price at which the file fills its cap, and weighed against the untrained one.
 
-use super::{FITS, Healing};
+use super::{FITS, HealingRun};
 use crate::error::Result;
 use crate::heal::Point;
 
-/// How far the first of them are apart, in logarithms.
+/// Distance of the first two prices tried, in natural logarithms.
 const STRIDE: f32 = 0.1;
 /// KL on the text itself over that on text set aside, below which the text counts as learned by heart.
 const BY_HEART: f64 = 0.85;
@@ -16,19 +16,19 @@ struct Fitting {
     weights: Vec<Vec<f32>>,
 }
 
-impl Healing<'_> {
-    /// Binds all that is loose, at a price at which the file fills its budget, and takes that if it is better than untrained.
+impl HealingRun<'_> {
+    /// Freezes all that is free, at a price at which the file fills its budget, and takes that if it is better than untrained.
     pub(super) fn fit(&mut self) -> Result<()> {
-        if self.standing.step == 0 {
+        if self.state.step == 0 {
             return Ok(());
         }
         let (start, budget) = (self.student.snapshot(), self.options.budget);
         let (mut dear, mut cheap) = (None, None);
-        let (mut price, mut stride) = (self.standing.price.ln(), STRIDE);
+        let (mut price, mut stride) = (self.state.price.ln(), STRIDE);
         let mut fitting: Option<Fitting> = None;
         for _ in 0..FITS {
             self.student.restore(&start);
-            self.student.bind(1.0, price.exp());
+            self.student.freeze(1.0, price.exp());
             let coded = self.student.coded(&self.coded);
             let bytes = (self.file_size)(&coded.iter().map(Vec::len).collect::<Vec<_>>())?;
             if bytes <= budget {
@@ -53,20 +53,20 @@ impl Healing<'_> {
             self.progress.note("healing: what was learned does not fit into the cap; packed without it");
             return Ok(());
         };
-        self.standing.group = self.groups;
-        self.look(&weights, bytes)?;
+        self.state.group = self.groups;
+        self.measure(&weights, bytes)?;
         self.weigh_text();
-        if self.goal(self.standing.course.len() - 1) < self.goal(0) {
+        if self.objective_at(self.state.course.len() - 1) < self.objective_at(0) {
             self.coded = coded;
         } else {
-            self.standing.group = 0;
+            self.state.group = 0;
         }
         Ok(())
     }
 
-    /// Says so where the text was learned by heart.
+    /// Warns where the text was overfitted: its KL is well below that of held-out text.
     fn weigh_text(&self) {
-        let seen: Vec<&Point> = self.standing.course.iter().filter(|p| p.bound < 1.0 && p.training_kl > 0.0).collect();
+        let seen: Vec<&Point> = self.state.course.iter().filter(|p| p.frozen < 1.0 && p.training_kl > 0.0).collect();
         let mean = |of: fn(&Point) -> f64| seen.iter().map(|p| of(p)).sum::<f64>() / seen.len().max(1) as f64;
         let (there, here, passes) = (mean(|p| p.training_kl), mean(|p| p.kl), self.passes());
         if passes > 1.0 && there < BY_HEART * here {

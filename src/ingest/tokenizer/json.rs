@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 /// Text that one token can stand for.
 const MAX_BYTES: u64 = 1 << 16;
 
-/// How a vocabulary writes bytes.
+/// The notation of bytes in a vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum VocabularyKind {
     ByteLevel,
     Metaspace,
 }
@@ -95,16 +95,16 @@ fn vocabulary(tokenizer: &Map<String, Value>) -> Result<TokenBytes> {
 }
 
 /// How the tokenizer writes bytes, by the parts that turn tokens into text.
-fn kind(tokenizer: &Map<String, Value>) -> Result<Kind> {
+fn kind(tokenizer: &Map<String, Value>) -> Result<VocabularyKind> {
     let parts = ["decoder", "pre_tokenizer", "normalizer"].map(|part| tokenizer.get(part).unwrap_or(&Value::Null));
     let any = |found: &dyn Fn(&Value) -> bool| parts.iter().any(|part| within(part, found));
     let is = |part: &Value, kind: &str| part.get("type").and_then(Value::as_str) == Some(kind);
     if any(&|part| is(part, "ByteLevel")) {
-        return Ok(Kind::ByteLevel);
+        return Ok(VocabularyKind::ByteLevel);
     }
     let mark = |part: &Value| is(part, "Replace") && part.to_string().contains(SPACE);
     if any(&|part| is(part, "Metaspace") || mark(part)) {
-        return Ok(Kind::Metaspace);
+        return Ok(VocabularyKind::Metaspace);
     }
     let model = tokenizer["model"].get("type").and_then(Value::as_str).unwrap_or("unknown");
     Err(Error::input(format!("a tokenizer.json of model {model} that is neither byte-level nor metaspace"))
@@ -138,16 +138,16 @@ impl TokenBytes {
         (self.bytes[id], self.leading_space[id], self.boundary[id]) = (0, false, true);
     }
 
-    fn put(&mut self, token: &str, id: u64, kind: Kind, byte_fallback: bool) -> Result<()> {
+    fn put(&mut self, token: &str, id: u64, kind: VocabularyKind, byte_fallback: bool) -> Result<()> {
         let id = self.reach(id, token)?;
         match kind {
             // Tokens that were added with a text of their own have characters that stand for no byte.
-            Kind::ByteLevel if token.chars().all(stands_for_a_byte) => {
+            VocabularyKind::ByteLevel if token.chars().all(stands_for_a_byte) => {
                 self.set(id, token.chars().count() as u32, false)
             }
-            Kind::ByteLevel => self.set(id, token.len() as u32, false),
-            Kind::Metaspace if byte_fallback && is_byte(token) => self.set(id, 1, false),
-            Kind::Metaspace => {
+            VocabularyKind::ByteLevel => self.set(id, token.len() as u32, false),
+            VocabularyKind::Metaspace if byte_fallback && is_byte(token) => self.set(id, 1, false),
+            VocabularyKind::Metaspace => {
                 let rest = token.strip_prefix(SPACE);
                 let text = rest.unwrap_or(token);
                 let inner = text.matches(SPACE).count() * (SPACE.len_utf8() - 1);

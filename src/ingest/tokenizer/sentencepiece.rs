@@ -237,21 +237,22 @@ impl SentencePiece {
         };
         let mut agenda = BinaryHeap::new();
         let mut parts: HashMap<&str, usize> = HashMap::new();
-        let mut offer = |symbols: &[Symbol], left: Option<usize>, right: Option<usize>, agenda: &mut BinaryHeap<_>| {
-            let (Some(l), Some(r)) = (left, right) else { return };
-            if symbols[l].whole || symbols[r].whole {
-                return;
-            }
-            let piece = &text[symbols[l].start..symbols[r].end];
-            if let Some(id) = self.pieces.get(piece) {
-                agenda.push((order(self.scores[*id as usize]), Reverse(l), r, piece.len()));
-                if self.kinds[*id as usize] == UNUSED {
-                    parts.insert(piece, symbols[l].end - symbols[l].start);
+        let mut alternative =
+            |symbols: &[Symbol], left: Option<usize>, right: Option<usize>, agenda: &mut BinaryHeap<_>| {
+                let (Some(l), Some(r)) = (left, right) else { return };
+                if symbols[l].whole || symbols[r].whole {
+                    return;
                 }
-            }
-        };
+                let piece = &text[symbols[l].start..symbols[r].end];
+                if let Some(id) = self.pieces.get(piece) {
+                    agenda.push((order(self.scores[*id as usize]), Reverse(l), r, piece.len()));
+                    if self.kinds[*id as usize] == UNUSED {
+                        parts.insert(piece, symbols[l].end - symbols[l].start);
+                    }
+                }
+            };
         for i in 1..symbols.len() {
-            offer(&symbols, Some(i - 1), Some(i), &mut agenda);
+            alternative(&symbols, Some(i - 1), Some(i), &mut agenda);
         }
         while let Some((_, Reverse(l), r, size)) = agenda.pop() {
             let length = |i: usize| symbols[i].end - symbols[i].start;
@@ -264,8 +265,8 @@ impl SentencePiece {
             if let Some(next) = symbols[r].after {
                 symbols[next].before = Some(l);
             }
-            offer(&symbols, symbols[l].before, Some(l), &mut agenda);
-            offer(&symbols, Some(l), symbols[l].after, &mut agenda);
+            alternative(&symbols, symbols[l].before, Some(l), &mut agenda);
+            alternative(&symbols, Some(l), symbols[l].after, &mut agenda);
         }
         // Unused pieces fall back into what they were merged from.
         let mut found = Vec::new();
@@ -293,7 +294,7 @@ impl SentencePiece {
         }
         let unknown = self.range.0 - UNKNOWN_PENALTY;
         let mut best = vec![Best { score: 0.0, start: 0, id: None, known: false }; text.len() + 1];
-        let offer = |best: &mut [Best], start: usize, end: usize, score: f32, id: Option<u32>| {
+        let alternative = |best: &mut [Best], start: usize, end: usize, score: f32, id: Option<u32>| {
             let score = score + best[start].score;
             if !best[end].known || score > best[end].score {
                 best[end] = Best { score, start, id, known: true };
@@ -309,11 +310,11 @@ impl SentencePiece {
                     USER => (end - start) as f32 * self.range.1 - 0.1,
                     _ => self.scores[id as usize],
                 };
-                offer(&mut best, start, end, score, Some(id));
+                alternative(&mut best, start, end, score, Some(id));
                 single |= end == start + c.len_utf8();
             }
             if !single {
-                offer(&mut best, start, start + c.len_utf8(), unknown, None);
+                alternative(&mut best, start, start + c.len_utf8(), unknown, None);
             }
         }
         let (mut found, mut end) = (Vec::new(), text.len());

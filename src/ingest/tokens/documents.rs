@@ -44,7 +44,7 @@ impl Compression {
     }
 }
 
-/// How a file holds its documents.
+/// The way in which a file holds its documents.
 #[derive(Debug, Clone, Copy)]
 pub struct Text {
     pub compression: Compression,

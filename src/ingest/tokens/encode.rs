@@ -14,7 +14,7 @@ const ENDS: [&str; 6] = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<
 
 /// A tokenizer that is ready to work.
 pub struct Encoder {
-    kind: Kind,
+    kind: TokenizerKind,
     /// What its post-processor puts before the tokens of every text.
     prefix: Vec<u32>,
     /// What it puts after them.
@@ -23,7 +23,7 @@ pub struct Encoder {
     separator: Option<u32>,
 }
 
-enum Kind {
+enum TokenizerKind {
     HuggingFace(Box<Tokenizer>),
     SentencePiece(Box<SentencePiece>),
     Bytes,
@@ -50,7 +50,7 @@ impl Encoder {
     /// The file cannot be read, or is no tokenizer that can make tokens of text.
     pub fn read(path: &Path) -> Result<Encoder> {
         if path == Path::new(BYTES) {
-            return Ok(Encoder { kind: Kind::Bytes, prefix: Vec::new(), after: Vec::new(), separator: None });
+            return Ok(Encoder { kind: TokenizerKind::Bytes, prefix: Vec::new(), after: Vec::new(), separator: None });
         }
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
         let encoder = match is_json(&bytes) {
@@ -82,14 +82,14 @@ impl Encoder {
         };
         let named = ENDS.into_iter().find_map(|name| tokenizer.token_to_id(name));
         let separator = named.or_else(|| tokenizer.token_to_id(&configured(path)?));
-        Ok(Encoder { kind: Kind::HuggingFace(Box::new(tokenizer)), prefix, after, separator })
+        Ok(Encoder { kind: TokenizerKind::HuggingFace(Box::new(tokenizer)), prefix, after, separator })
     }
 
     fn sentencepiece(bytes: &[u8]) -> Result<Encoder> {
         let model = SentencePiece::parse(bytes)?;
         // A document begins as the challenge's do; where a model has no such piece, it ends instead.
         let (prefix, separator) = (model.begin.into_iter().collect(), model.end);
-        Ok(Encoder { kind: Kind::SentencePiece(Box::new(model)), prefix, after: Vec::new(), separator })
+        Ok(Encoder { kind: TokenizerKind::SentencePiece(Box::new(model)), prefix, after: Vec::new(), separator })
     }
 
     /// The tokens of a text, or of part of one that does not stand at its beginning.
@@ -98,9 +98,11 @@ impl Encoder {
     /// The tokenizer fails.
     pub fn encode(&self, text: &str, begins: bool) -> Result<Vec<u32>> {
         match &self.kind {
-            Kind::HuggingFace(tokenizer) => Ok(tokenizer.encode_fast(text, false).map_err(failed)?.get_ids().to_vec()),
-            Kind::SentencePiece(model) => Ok(model.encode(text, begins)),
-            Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
+            TokenizerKind::HuggingFace(tokenizer) => {
+                Ok(tokenizer.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+            }
+            TokenizerKind::SentencePiece(model) => Ok(model.encode(text, begins)),
+            TokenizerKind::Bytes => Ok(text.bytes().map(u32::from).collect()),
         }
     }
 
@@ -110,12 +112,12 @@ impl Encoder {
     /// Nothing would tell that a document begins.
     pub fn before(&self, follows: bool) -> Result<Vec<u32>> {
         let told = match self.kind {
-            Kind::SentencePiece(_) => !self.prefix.is_empty(),
-            Kind::HuggingFace(_) => {
+            TokenizerKind::SentencePiece(_) => !self.prefix.is_empty(),
+            TokenizerKind::HuggingFace(_) => {
                 let ends = |token: Option<&u32>| token.is_some() && token == self.separator.as_ref();
                 ends(self.prefix.first()) || ends(self.after.last())
             }
-            Kind::Bytes => true,
+            TokenizerKind::Bytes => true,
         };
         let separator = self.separator.filter(|_| follows && !told);
         if follows && !told && separator.is_none() && self.prefix.is_empty() && self.after.is_empty() {

@@ -18,9 +18,9 @@ use encode::Encoder;
 use numbers::Element;
 use recognise::Found;
 
-/// What a file of tokens is.
+/// The format of a file of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TokenFormat {
     /// With a header of 256 integers: the challenge's, modded-nanogpt's, llm.c's.
     Shard,
     /// Little-endian, without a header.
@@ -34,20 +34,20 @@ pub enum Kind {
     Jsonl,
 }
 
-/// How files of tokens are read.
+/// Settings of reading files of tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
     /// `None`: as each file's content says.
-    pub kind: Option<Kind>,
+    pub kind: Option<TokenFormat>,
     /// Where a line of JSON has its text; `None`: in `text`.
     pub field: Option<String>,
     /// What makes tokens of text.
     pub tokenizer: Option<PathBuf>,
 }
 
-/// Where the tokens of one file lie.
+/// The extent of the tokens of one file.
 #[derive(Debug)]
-struct Place {
+struct Extent {
     path: PathBuf,
     /// Size of the file, `None` where its tokens are in the spill.
     size: Option<u64>,
@@ -59,8 +59,8 @@ struct Place {
 /// The tokens of several files, one after the other, read part by part: memory does not grow with their number. Those of text
 /// are kept in a temporary file.
 #[derive(Debug)]
-pub struct Stream {
-    places: Vec<Place>,
+pub struct TokenStream {
+    extents: Vec<Extent>,
     spill: Option<File>,
     /// The open file, its place, and how many of its tokens were read.
     open: Option<(BufReader<File>, usize, usize)>,
@@ -71,28 +71,28 @@ pub struct Stream {
     text_bytes: Option<u64>,
 }
 
-impl Stream {
+impl TokenStream {
     /// Finds out what all files are, and makes tokens of text. Other ids are held against `vocab` as they are read.
     ///
     /// # Errors
-    /// A file cannot be read, is none of [`Kind`] or not what was said, or is text and there is no tokenizer for it.
-    pub fn open(paths: &[PathBuf], reading: &Reading, vocab: usize) -> Result<Stream> {
-        let mut places = Vec::with_capacity(paths.len());
+    /// A file cannot be read, is none of [`TokenFormat`] or not what was said, or is text and there is no tokenizer for it.
+    pub fn open(paths: &[PathBuf], reading: &Reading, vocab: usize) -> Result<TokenStream> {
+        let mut extents = Vec::with_capacity(paths.len());
         let mut texts = Texts::default();
         for path in paths {
             let size = size(path)?;
-            places.push(match recognise::recognise(path, size, reading, vocab)? {
+            extents.push(match recognise::recognise(path, size, reading, vocab)? {
                 Found::Numbers { start, element, count } => {
-                    Place { path: path.clone(), size: Some(size), start, element, count }
+                    Extent { path: path.clone(), size: Some(size), start, element, count }
                 }
                 Found::Text(text) => texts.add(path, &text, reading, vocab)?,
             });
         }
-        let tokens = places.iter().map(|place| place.count).sum();
+        let tokens = extents.iter().map(|extent| extent.count).sum();
         // Of a mixture nobody knows how long its text is.
-        let text_bytes = places.iter().all(|place| place.size.is_none()).then_some(texts.bytes);
+        let text_bytes = extents.iter().all(|extent| extent.size.is_none()).then_some(texts.bytes);
         let spill = texts.spill.map(|spill| spill.into_inner().map_err(|e| spilled(e.into_error()))).transpose()?;
-        Ok(Stream { places, spill, open: None, next: 0, vocab, tokens, text_bytes })
+        Ok(TokenStream { extents, spill, open: None, next: 0, vocab, tokens, text_bytes })
     }
 
     /// Tokens of all files.
@@ -116,8 +116,8 @@ impl Stream {
     /// A file cannot be read, has changed, or has an id that the model does not know.
     pub fn read(&mut self, into: &mut Vec<u32>, most: usize) -> Result<usize> {
         loop {
-            if let Some((file, place, at)) = &mut self.open {
-                let Place { path, element, count, .. } = &self.places[*place];
+            if let Some((file, extent, at)) = &mut self.open {
+                let Extent { path, element, count, .. } = &self.extents[*extent];
                 let wanted = most.min(*count - *at);
                 if wanted > 0 {
                     let mut bytes = vec![0; element.width * wanted];
@@ -130,8 +130,8 @@ impl Stream {
                     return Ok(wanted);
                 }
             }
-            let Some(place) = self.places.get(self.next) else { return Ok(0) };
-            self.open = Some((open(place, self.spill.as_ref())?, self.next, 0));
+            let Some(extent) = self.extents.get(self.next) else { return Ok(0) };
+            self.open = Some((open(extent, self.spill.as_ref())?, self.next, 0));
             self.next += 1;
         }
     }
@@ -139,7 +139,7 @@ impl Stream {
     /// All tokens that are left.
     ///
     /// # Errors
-    /// As [`Stream::read`].
+    /// As [`TokenStream::read`].
     pub fn rest(&mut self) -> Result<Vec<u32>> {
         let mut tokens = Vec::with_capacity(self.tokens);
         while self.read(&mut tokens, 1 << 16)? > 0 {}
@@ -156,16 +156,16 @@ fn check(path: &Path, start: usize, tokens: &[u32], vocab: usize) -> Result<()> 
 }
 
 /// Opens a file at its first token.
-fn open(place: &Place, spill: Option<&File>) -> Result<BufReader<File>> {
-    let fail = |e| Error::io("read", &place.path, e);
-    let mut file = match (place.size, spill) {
+fn open(extent: &Extent, spill: Option<&File>) -> Result<BufReader<File>> {
+    let fail = |e| Error::io("read", &extent.path, e);
+    let mut file = match (extent.size, spill) {
         (None, Some(spill)) => spill.try_clone().map_err(spilled)?,
-        _ => File::open(&place.path).map_err(fail)?,
+        _ => File::open(&extent.path).map_err(fail)?,
     };
-    if place.size.is_some_and(|size| file.metadata().is_ok_and(|now| now.len() != size)) {
-        return Err(Error::input(format!("{} changed while it was being read", place.path.display())));
+    if extent.size.is_some_and(|size| file.metadata().is_ok_and(|now| now.len() != size)) {
+        return Err(Error::input(format!("{} changed while it was being read", extent.path.display())));
     }
-    file.seek(SeekFrom::Start(place.start)).map_err(fail)?;
+    file.seek(SeekFrom::Start(extent.start)).map_err(fail)?;
     Ok(BufReader::with_capacity(1 << 16, file))
 }
 
@@ -201,7 +201,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn add(&mut self, path: &Path, text: &documents::Text, reading: &Reading, vocab: usize) -> Result<Place> {
+    fn add(&mut self, path: &Path, text: &documents::Text, reading: &Reading, vocab: usize) -> Result<Extent> {
         let encoder = match self.encoder.take() {
             Some(encoder) => encoder,
             None => Encoder::of_model(reading.tokenizer.as_deref(), path, vocab)?,
@@ -217,6 +217,6 @@ impl Texts {
         })?;
         self.end += 4 * count as u64;
         (self.encoder, self.spill) = (Some(encoder), Some(spill));
-        Ok(Place { path: path.to_path_buf(), size: None, start, element: numbers::U32, count })
+        Ok(Extent { path: path.to_path_buf(), size: None, start, element: numbers::U32, count })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// How one integer is written.
+/// The binary form of one integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Element {
     /// Bytes: 1, 2, 4 or 8.

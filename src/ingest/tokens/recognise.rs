@@ -1,4 +1,4 @@
-//! What a file of tokens is, by its content; its name decides only where numbers without a header could be anything.
+//! Recognises the format of a file of tokens by its content; its name decides only where numbers without a header could be anything.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::documents::{self, Compression, Text};
 use super::numbers::{self, Element, U16, U32};
-use super::{Kind, Reading, header, npy};
+use super::{Reading, TokenFormat, header, npy};
 use crate::error::{Error, Result};
 
 /// What is looked at: enough for every header, and for telling numbers from text.
@@ -41,7 +41,7 @@ pub fn recognise(path: &Path, size: u64, reading: &Reading, vocab: usize) -> Res
         Some(kind) => kind,
         None => kind(path, &head, compression, reading)?,
     };
-    if compression != Compression::None && !matches!(kind, Kind::Text | Kind::Jsonl) {
+    if compression != Compression::None && !matches!(kind, TokenFormat::Text | TokenFormat::Jsonl) {
         return Err(Error::input(format!("{place} is compressed: of compressed files text alone is read"))
             .hint("decompress it first"));
     }
@@ -53,36 +53,36 @@ pub fn recognise(path: &Path, size: u64, reading: &Reading, vocab: usize) -> Res
         Ok(Found::Numbers { start: 0, element, count: (size / width) as usize })
     };
     match kind {
-        Kind::Shard => {
+        TokenFormat::Shard => {
             let (element, count) = header::parse(&head, size).map_err(|e| e.at(place))?;
             Ok(Found::Numbers { start: header::BYTES as u64, element, count })
         }
-        Kind::Npy if !head.starts_with(npy::MAGIC) => Err(Error::input(format!("{place} is no .npy file"))),
-        Kind::Npy => {
+        TokenFormat::Npy if !head.starts_with(npy::MAGIC) => Err(Error::input(format!("{place} is no .npy file"))),
+        TokenFormat::Npy => {
             let (start, element, count) = npy::parse(&head, size).map_err(|e| e.at(place))?;
             Ok(Found::Numbers { start, element, count })
         }
         // Unless it was said which.
-        Kind::U16 | Kind::U32 if reading.kind.is_none() => {
+        TokenFormat::U16 | TokenFormat::U32 if reading.kind.is_none() => {
             let hint = "say which with --tokens u16 or u32, or give the tokens of this model's tokenizer";
             raw(numbers::width(&head, size, vocab).map_err(|why| Error::input(format!("{place} {why}")).hint(hint))?)
         }
-        Kind::U16 => raw(U16),
-        Kind::U32 => raw(U32),
-        Kind::Text => Ok(Found::Text(Text { compression, lines: false })),
-        Kind::Jsonl => Ok(Found::Text(Text { compression, lines: true })),
+        TokenFormat::U16 => raw(U16),
+        TokenFormat::U32 => raw(U32),
+        TokenFormat::Text => Ok(Found::Text(Text { compression, lines: false })),
+        TokenFormat::Jsonl => Ok(Found::Text(Text { compression, lines: true })),
     }
 }
 
-/// The kind of a file, by its first bytes and its name. Raw numbers are [`Kind::U16`], of whatever width.
-fn kind(path: &Path, head: &[u8], compression: Compression, reading: &Reading) -> Result<Kind> {
+/// The kind of a file, by its first bytes and its name. Raw numbers are [`TokenFormat::U16`], of whatever width.
+fn kind(path: &Path, head: &[u8], compression: Compression, reading: &Reading) -> Result<TokenFormat> {
     let place = path.display();
     if compression == Compression::None {
         if head.starts_with(npy::MAGIC) {
-            return Ok(Kind::Npy);
+            return Ok(TokenFormat::Npy);
         }
         if header::begins(head) {
-            return Ok(Kind::Shard);
+            return Ok(TokenFormat::Shard);
         }
         let named: [(&[u8], &str, &str); 6] = [
             (b"PAR1", "a Parquet file", MAKE),
@@ -108,16 +108,16 @@ fn kind(path: &Path, head: &[u8], compression: Compression, reading: &Reading) -
     let ending = name.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let (ending, text) = (ending.as_str(), is_text(&inner));
     if JSONL.contains(&ending) {
-        return Ok(Kind::Jsonl);
+        return Ok(TokenFormat::Jsonl);
     }
     if TEXT.contains(&ending) {
-        return Ok(Kind::Text);
+        return Ok(TokenFormat::Text);
     }
     if compression != Compression::None || text && !NUMBERS.contains(&ending) {
-        return Ok(if lines(&inner, reading) { Kind::Jsonl } else { Kind::Text });
+        return Ok(if lines(&inner, reading) { TokenFormat::Jsonl } else { TokenFormat::Text });
     }
     match (text, NUMBERS.contains(&ending)) {
-        (false, true) => Ok(Kind::U16),
+        (false, true) => Ok(TokenFormat::U16),
         (true, _) => Err(Error::input(format!("{place} is named as tokens are, and could be text"))
             .hint("say what it is with --tokens text, jsonl, u16 or u32")),
         (false, false) => {

@@ -71,7 +71,7 @@ fn read(shapes: &Shapes) -> Option<Guess> {
     let all = special.len() == steps;
     unusual("lora_steps", special.into_iter().collect(), rank.is_some() && !all);
     if steps != layers && steps > 0 {
-        unusual("loop", (0..steps).map(|step| Value::from(step % layers)).collect(), true);
+        unusual("loop", (0..steps).map(|position| Value::from(position % layers)).collect(), true);
         // One layer has one order only.
         guesses.extend((layers > 1).then_some("loop"));
     }

@@ -1,5 +1,5 @@
-//! What a header says beside the weights: the names that a file had for its tensors, and tensors that are no weights, bit for
-//! bit.
+//! The part of a header that does not concern the weights: the names that a file had for its tensors, and tensors that are no
+//! weights, bit for bit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -16,7 +16,7 @@ use crate::varint::{Reader, put};
 const LABELS: u64 = 1;
 /// Set where there are tensors that are no weights.
 const KEPT: u64 = 2;
-/// What separates the configuration from what follows it in the root: no byte of UTF-8.
+/// Separates the configuration from what follows it in the root: no byte of UTF-8.
 const MARK: u8 = 0xff;
 /// Bytes of kept tensors that a file may unpack to, whatever its size; beyond that 4,096 for each byte of the file.
 const KEPT_BYTES: usize = 16 << 20;
@@ -43,7 +43,7 @@ pub const ELEMENTS: [(&str, usize); 15] = [
     ("f8e5m2", 1),
 ];
 
-/// What a header says beside the weights.
+/// The part of a header that does not concern the weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extra {
     /// Every name that a tensor has, in canonical order of the tensors; empty: they have the canonical ones.

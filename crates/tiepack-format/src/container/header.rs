@@ -1,4 +1,4 @@
-//! What an artifact's header says, and its bytes: `formats/artifact.md`, section "Header".
+//! The header of an artifact, and its bytes: `formats/artifact.md`, section "Header".
 
 use super::extra::Extra;
 use super::names::{Named, put_names, take_names};

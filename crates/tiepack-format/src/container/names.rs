@@ -29,9 +29,10 @@ pub fn split_layer(name: &str) -> Option<(&str, usize, &str)> {
     None
 }
 
-/// What the tensors of one role have in common. The layer's number stands between `prefix` and `suffix`.
+/// The name parts, form and shape that the tensors of one role (a kind, in the format) share. The layer's number stands between
+/// `prefix` and `suffix`.
 #[derive(PartialEq)]
-struct Kind {
+struct Role {
     prefix: String,
     /// `None`: the tensor belongs to no layer, and `prefix` is its name.
     suffix: Option<String>,
@@ -39,11 +40,11 @@ struct Kind {
     shape: Vec<usize>,
 }
 
-/// A tensor as its kind, and how far its layer is from that of the last tensor with a layer.
+/// A tensor as the number of its role, and the distance of its layer from that of the last tensor with a layer.
 #[derive(Clone, Copy, PartialEq)]
-struct Place {
-    kind: usize,
-    step: i64,
+struct Entry {
+    role: usize,
+    distance: i64,
 }
 
 const FORMS: [Form; 3] = [Form::Vector, Form::Matrix, Form::Embedding];
@@ -68,24 +69,27 @@ pub(super) fn put_names(out: &mut Vec<u8>, tensors: &[Named]) -> Result<()> {
     if let Some(Named { name, shape, .. }) = tensors.iter().find(|t| !limits.allows(&t.shape)) {
         return Err(Error::compute(format!("{name} of shape {shape:?} is larger than the format allows")));
     }
-    let (mut kinds, mut places, mut layer): (Vec<Kind>, Vec<Place>, usize) = (Vec::new(), Vec::new(), 0);
+    let (mut roles, mut entries, mut layer): (Vec<Role>, Vec<Entry>, usize) = (Vec::new(), Vec::new(), 0);
     for Named { name, shape, form } in tensors {
-        let (kind, step) = match split_layer(name) {
+        let (role, distance) = match split_layer(name) {
             Some((prefix, here, suffix)) => {
-                let step = here as i64 - layer as i64;
+                let distance = here as i64 - layer as i64;
                 layer = here;
-                (Kind { prefix: prefix.into(), suffix: Some(suffix.into()), form: *form, shape: shape.clone() }, step)
+                (
+                    Role { prefix: prefix.into(), suffix: Some(suffix.into()), form: *form, shape: shape.clone() },
+                    distance,
+                )
             }
-            None => (Kind { prefix: name.clone(), suffix: None, form: *form, shape: shape.clone() }, 0),
+            None => (Role { prefix: name.clone(), suffix: None, form: *form, shape: shape.clone() }, 0),
         };
-        let known = kinds.iter().position(|k| *k == kind);
-        places.push(Place { kind: known.unwrap_or(kinds.len()), step });
+        let known = roles.iter().position(|k| *k == role);
+        entries.push(Entry { role: known.unwrap_or(roles.len()), distance });
         if known.is_none() {
-            kinds.push(kind);
+            roles.push(role);
         }
     }
-    put(out, kinds.len() as u64);
-    for Kind { prefix, suffix, form, shape } in &kinds {
+    put(out, roles.len() as u64);
+    for Role { prefix, suffix, form, shape } in &roles {
         let form = FORMS.iter().position(|f| f == form).unwrap_or(0);
         put(out, 2 * form as u64 + u64::from(suffix.is_some()));
         for text in [Some(prefix), suffix.as_ref()].into_iter().flatten() {
@@ -95,25 +99,25 @@ pub(super) fn put_names(out: &mut Vec<u8>, tensors: &[Named]) -> Result<()> {
         put(out, shape.len() as u64);
         shape.iter().for_each(|d| put(out, *d as u64));
     }
-    put(out, places.len() as u64);
-    put_places(out, &places, &kinds);
+    put(out, entries.len() as u64);
+    put_entries(out, &entries, &roles);
     Ok(())
 }
 
-fn put_places(out: &mut Vec<u8>, places: &[Place], kinds: &[Kind]) {
+fn put_entries(out: &mut Vec<u8>, entries: &[Entry], roles: &[Role]) {
     let mut at = 0;
-    while at < places.len() {
-        let fresh = (at..places.len()).take_while(|&k| repeat(places, k).0 < 2).count();
+    while at < entries.len() {
+        let fresh = (at..entries.len()).take_while(|&k| repeat(entries, k).0 < 2).count();
         put(out, fresh as u64);
-        for Place { kind, step } in &places[at..at + fresh] {
-            put(out, *kind as u64);
-            if kinds[*kind].suffix.is_some() {
-                put(out, ((step << 1) ^ (step >> 63)) as u64);
+        for Entry { role, distance } in &entries[at..at + fresh] {
+            put(out, *role as u64);
+            if roles[*role].suffix.is_some() {
+                put(out, ((distance << 1) ^ (distance >> 63)) as u64);
             }
         }
         at += fresh;
-        if at < places.len() {
-            let (length, distance) = repeat(places, at);
+        if at < entries.len() {
+            let (length, distance) = repeat(entries, at);
             put(out, length as u64);
             put(out, distance as u64);
             at += length;
@@ -122,10 +126,10 @@ fn put_places(out: &mut Vec<u8>, places: &[Place], kinds: &[Kind]) {
 }
 
 /// The longest run from `at` that equals the one `distance` places before it, and of equally long ones the nearest.
-fn repeat(places: &[Place], at: usize) -> (usize, usize) {
+fn repeat(entries: &[Entry], at: usize) -> (usize, usize) {
     let (mut length, mut distance) = (0, 0);
     for d in 1..=at {
-        let same = places[at..].iter().zip(&places[at - d..]).take_while(|(a, b)| a == b).count();
+        let same = entries[at..].iter().zip(&entries[at - d..]).take_while(|(a, b)| a == b).count();
         if same > length {
             (length, distance) = (same, d);
         }
@@ -139,7 +143,7 @@ fn repeat(places: &[Place], at: usize) -> (usize, usize) {
 /// Verification, on anything else; never more bytes of names are made than `limits` allow.
 pub(super) fn take_names(r: &mut Reader, limits: &Limits) -> Result<Vec<Named>> {
     let count = r.within(0, limits.tensors, "number of kinds of tensors")?;
-    let mut kinds = Vec::new();
+    let mut roles = Vec::new();
     for _ in 0..count {
         let tag = r.within(0, 2 * FORMS.len() - 1, "form of a tensor")?;
         let prefix = text(r, limits)?;
@@ -149,21 +153,22 @@ pub(super) fn take_names(r: &mut Reader, limits: &Limits) -> Result<Vec<Named>> 
         if !limits.allows(&shape) {
             return Err(Error::verification(format!("a tensor of shape {shape:?} is larger than allowed")));
         }
-        kinds.push(Kind { prefix, suffix, form: FORMS[tag / 2], shape });
+        roles.push(Role { prefix, suffix, form: FORMS[tag / 2], shape });
     }
-    let places = take_places(r, &kinds, limits)?;
+    let entries = take_entries(r, &roles, limits)?;
     let (mut tensors, mut names, mut layer, mut total) = (Vec::new(), BTreeSet::new(), 0i64, 0);
-    for Place { kind, step } in places {
-        let Kind { prefix, suffix, form, shape } = &kinds[kind];
+    for Entry { role, distance } in entries {
+        let Role { prefix, suffix, form, shape } = &roles[role];
         let name = match suffix {
             None => prefix.clone(),
             Some(suffix) => {
-                layer = layer.checked_add(step).filter(|l| (0..=i64::from(u16::MAX)).contains(l)).ok_or_else(|| {
-                    Error::verification(format!(
-                        "a layer's number is {step} from {layer}, allowed are 0 to {}",
-                        u16::MAX
-                    ))
-                })?;
+                layer =
+                    layer.checked_add(distance).filter(|l| (0..=i64::from(u16::MAX)).contains(l)).ok_or_else(|| {
+                        Error::verification(format!(
+                            "a layer's number is {distance} from {layer}, allowed are 0 to {}",
+                            u16::MAX
+                        ))
+                    })?;
                 format!("{prefix}{layer}{suffix}")
             }
         };
@@ -186,32 +191,32 @@ fn text(r: &mut Reader, limits: &Limits) -> Result<String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| Error::verification("a name is not UTF-8 text"))
 }
 
-fn take_places(r: &mut Reader, kinds: &[Kind], limits: &Limits) -> Result<Vec<Place>> {
+fn take_entries(r: &mut Reader, roles: &[Role], limits: &Limits) -> Result<Vec<Entry>> {
     let n = r.within(0, limits.tensors, "number of tensors")?;
-    let mut places: Vec<Place> = Vec::with_capacity(n);
-    while places.len() < n {
-        let fresh = r.within(0, n - places.len(), "run of tensors")?;
+    let mut entries: Vec<Entry> = Vec::with_capacity(n);
+    while entries.len() < n {
+        let fresh = r.within(0, n - entries.len(), "run of tensors")?;
         for _ in 0..fresh {
             let last =
-                kinds.len().checked_sub(1).ok_or_else(|| Error::verification("there are tensors but no kinds"))?;
-            let kind = r.within(0, last, "kind of a tensor")?;
-            let step = match kinds[kind].suffix {
+                roles.len().checked_sub(1).ok_or_else(|| Error::verification("there are tensors but no kinds"))?;
+            let role = r.within(0, last, "kind of a tensor")?;
+            let distance = match roles[role].suffix {
                 Some(_) => r.varint("step of a layer").map(|v| (v >> 1) as i64 ^ -((v & 1) as i64))?,
                 None => 0,
             };
-            places.push(Place { kind, step });
+            entries.push(Entry { role, distance });
         }
-        if places.len() == n {
+        if entries.len() == n {
             break;
         }
-        let length = r.within(1, n - places.len(), "run of repeated tensors")?;
-        let distance = r.within(1, places.len(), "distance of a repetition")?;
+        let length = r.within(1, n - entries.len(), "run of repeated tensors")?;
+        let distance = r.within(1, entries.len(), "distance of a repetition")?;
         // One by one: a run may repeat itself.
         for _ in 0..length {
-            places.push(places[places.len() - distance]);
+            entries.push(entries[entries.len() - distance]);
         }
     }
-    Ok(places)
+    Ok(entries)
 }
 
 #[cfg(test)]

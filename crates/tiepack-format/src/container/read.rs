@@ -16,7 +16,7 @@ use crate::varint::Reader;
 /// should allow (RFC 8878, section 3.1.1.1.2).
 const MAX_WINDOW: u64 = 8 << 20;
 
-/// Where everything lies in a file. All ranges are byte offsets; together with the magic and the two lengths before
+/// The layout of a file. All ranges are byte offsets; together with the magic and the two lengths before
 /// the header and the checksum at the end they cover the file without a hole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
@@ -27,7 +27,7 @@ pub struct Parsed {
     pub streams: Vec<Range<usize>>,
     /// One for each of the streams of `header.extra`.
     pub kept: Vec<Range<usize>>,
-    /// What the decoded tensors must hash to, see [`super::root::root`].
+    /// The hash that the decoded tensors must have, see [`super::root::root`].
     pub root: [u8; ROOT_BYTES],
 }
 

@@ -40,7 +40,7 @@ pub fn squash(x: i32) -> u32 {
     u32::from(SQUASH[(step.clamp(-SQUASH_REACH, SQUASH_REACH) + SQUASH_REACH) as usize])
 }
 
-/// How fast a term learns: it starts as if it had seen `START` bits, and forgets none.
+/// Learning rate of a term: it starts as if it had seen `START` bits, and forgets none.
 ///
 /// A bias in the logistic domain has curvature p (1 - p), about 1/5 where it matters: hence the 5.
 const fn rates<const N: usize>(start: u32) -> [u16; N] {
@@ -93,7 +93,7 @@ impl Term {
     }
 }
 
-/// What the terms learn from: the bit minus its probability, in units of 2^-16.
+/// The error from which terms learn: the bit minus its probability, in units of 2^-16.
 #[inline]
 pub fn error(bit: bool, p: u32) -> i32 {
     (i32::from(bit) << 16) - p as i32
@@ -101,11 +101,11 @@ pub fn error(bit: bool, p: u32) -> i32 {
 
 /// An adaptive probability for rare bits that need no model.
 #[derive(Clone, Copy, Debug)]
-pub struct Plain(u16);
+pub struct AdaptiveBit(u16);
 
-impl Plain {
+impl AdaptiveBit {
     pub fn new() -> Self {
-        Plain(1 << 15)
+        AdaptiveBit(1 << 15)
     }
 
     #[inline]
@@ -125,7 +125,7 @@ impl Plain {
     }
 }
 
-impl Default for Plain {
+impl Default for AdaptiveBit {
     fn default() -> Self {
         Self::new()
     }

@@ -1,4 +1,4 @@
-//! How far apart the points of a matrix's grid are: a step for every weight, from one base and scales by row and column.
+//! Step sizes of a matrix: the distance of grid points for every weight, from one base and scales by row and column.
 
 /// Scales are quarter octaves; the base step is in 64ths, so that one table serves both.
 pub const FINE: i32 = 64;

@@ -20,7 +20,7 @@
 //!
 //! Below about one bit, or at 1.3 bits of a Laplacian source, the zero on grid 1 pays and plain odd grids do not.
 
-/// What grid 1 is made of.
+/// The points of grid 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Odd {
     /// Odd multiples and zero: q stands for 2q - sign(q).
@@ -65,7 +65,7 @@ impl Trellis {
         Trellis { odd, ..self }
     }
 
-    /// What an index stands for, in steps.
+    /// The value of an index, in steps.
     #[inline]
     pub fn value(&self, grid: u8, q: i32) -> i32 {
         match (grid, self.odd) {
@@ -85,29 +85,29 @@ impl Trellis {
         }
     }
 
-    /// Number of the grid's points on the same side of zero that are nearer to it: what the coder codes beside a sign.
+    /// Number of the grid's points on the same side of zero that are nearer to it. The coder codes it beside a sign.
     #[inline]
-    pub fn rank(&self, grid: u8, q: i32) -> u32 {
+    pub fn magnitude_index(&self, grid: u8, q: i32) -> u32 {
         if grid == 1 && self.odd == Odd::Plain { (if q > 0 { q - 1 } else { -q }) as u32 } else { q.unsigned_abs() }
     }
 
-    /// Distance from zero in steps of the point with this rank.
+    /// Distance from zero in steps of the point with this magnitude index.
     #[inline]
-    pub fn magnitude(&self, grid: u8, rank: u32) -> u32 {
+    pub fn magnitude(&self, grid: u8, magnitude_index: u32) -> u32 {
         match (grid, self.odd) {
-            (0, _) => 2 * rank,
-            (_, Odd::WithZero) => 2 * rank - u32::from(rank > 0),
-            (_, Odd::Plain) => 2 * rank + 1,
+            (0, _) => 2 * magnitude_index,
+            (_, Odd::WithZero) => 2 * magnitude_index - u32::from(magnitude_index > 0),
+            (_, Odd::Plain) => 2 * magnitude_index + 1,
         }
     }
 
-    /// The index of the point with this rank on the side given by `negative`.
+    /// The index of the point with this magnitude index on the side given by `negative`.
     #[inline]
-    pub fn index(&self, grid: u8, rank: u32, negative: bool) -> i32 {
+    pub fn index(&self, grid: u8, magnitude_index: u32, negative: bool) -> i32 {
         match (grid == 1 && self.odd == Odd::Plain, negative) {
-            (true, false) => rank as i32 + 1,
-            (_, true) => -(rank as i32),
-            (false, false) => rank as i32,
+            (true, false) => magnitude_index as i32 + 1,
+            (_, true) => -(magnitude_index as i32),
+            (false, false) => magnitude_index as i32,
         }
     }
 
@@ -170,8 +170,8 @@ mod tests {
                 for q in -1000..=1000 {
                     let v = t.value(grid, q);
                     assert_eq!(t.index_of(grid, v), q);
-                    assert_eq!(v.unsigned_abs(), t.magnitude(grid, t.rank(grid, q)));
-                    assert_eq!(t.index(grid, t.rank(grid, q), v < 0), q);
+                    assert_eq!(v.unsigned_abs(), t.magnitude(grid, t.magnitude_index(grid, q)));
+                    assert_eq!(t.index(grid, t.magnitude_index(grid, q), v < 0), q);
                 }
             }
         }

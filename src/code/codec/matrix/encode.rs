@@ -9,7 +9,7 @@ use crate::code::quantize::metric::Metric;
 use crate::code::quantize::step_rule::{Powers, step_sizes};
 use crate::code::quantize::viterbi::{Rate, Rounded, round};
 
-/// How a matrix is searched and coded. The same for all matrices of a model.
+/// Settings of search and coding, the same for all matrices of a model.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub trellis: Trellis,
@@ -18,18 +18,18 @@ pub struct Settings {
     pub lambda: f32,
 }
 
-/// A coded matrix, and what it is worth.
-pub struct Coded {
+/// A coded matrix, and its predicted loss.
+pub struct CodedMatrix {
     pub bytes: Vec<u8>,
     /// Predicted loss against the original, nats per token.
     pub loss: f64,
 }
 
 /// Quantizes and codes `w` (R, C) row-major at step size `c` at the prices that [`learn`] found at a step size nearby.
-pub fn encode(w: &[f32], metric: &Metric, c: f64, settings: &Settings, prices: &Prices) -> Coded {
+pub fn encode(w: &[f32], metric: &Metric, c: f64, settings: &Settings, prices: &Prices) -> CodedMatrix {
     let steps = step_sizes(metric, c, settings.powers);
     let rounded = search(w, metric, c, settings, &steps, prices);
-    Coded { bytes: write(&rounded.indices, &steps, &settings.trellis), loss: 0.5 * rounded.error }
+    CodedMatrix { bytes: write(&rounded.indices, &steps, &settings.trellis), loss: 0.5 * rounded.error }
 }
 
 /// What indices of `w` cost at step size `c`: from a first search that ignores the rate or goes by earlier prices.
@@ -58,7 +58,7 @@ const PRICE_PASSES: usize = 3;
 
 /// The prices of `w` at step size `c`. They follow from the arguments alone, so that a plan need not
 /// hold them.
-pub fn settled(w: &[f32], metric: &Metric, c: f64, settings: &Settings) -> Prices {
+pub fn converged(w: &[f32], metric: &Metric, c: f64, settings: &Settings) -> Prices {
     let states = settings.trellis.states.min(PRICE_STATES);
     let trellis = Trellis::with_states(states).unwrap_or_else(Trellis::eight).odd(settings.trellis.odd);
     let (settings, c) = (Settings { trellis, ..settings.clone() }, price_step(c));

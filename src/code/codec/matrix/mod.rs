@@ -2,5 +2,5 @@
 
 mod encode;
 
-pub use encode::{Coded, Settings, encode, learn, price_step, search, settled};
+pub use encode::{CodedMatrix, Settings, converged, encode, learn, price_step, search};
 pub use tiepack_format::streams::matrix::*;

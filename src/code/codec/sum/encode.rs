@@ -12,7 +12,7 @@ use crate::recipe::Terms;
 /// The stream of a sum up to its residual.
 pub struct Start {
     pub bytes: Vec<u8>,
-    /// What the residual has to be (R, C); where there is none, what is lost.
+    /// The target of the residual (R, C); where there is no residual, the part of the matrix that is lost.
     pub rest: Vec<f32>,
 }
 
@@ -43,7 +43,7 @@ pub fn start<T, G>(w: &[f32], metric: &Metric, c: f64, terms: &Terms<T, G>, refe
     Start { bytes, rest: rest(term.as_ref()) }
 }
 
-/// What leaving `rest` (R, C) out costs, nats per token.
+/// The loss of leaving `rest` (R, C) out, nats per token.
 pub fn loss(rest: &[f32], metric: &Metric) -> f64 {
     0.5 * metric.whiten(rest).iter().map(|v| f64::from(v * v)).sum::<f64>()
 }
@@ -52,7 +52,7 @@ fn fixed(gain: f64) -> i16 {
     (gain * f64::from(GAIN_ONE)).round().clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16
 }
 
-/// What the terms before a residual, or instead of one, make small.
+/// The quantity that the terms before a residual, or without one, minimise.
 #[derive(Clone, Copy, PartialEq)]
 enum Small {
     /// What is lost.
@@ -185,7 +185,7 @@ mod tests {
     fn encode(w: &[f32], metric: &Metric, c: f64, terms: Terms<&[f32], &Settings>) -> (Vec<u8>, f64) {
         let Start { mut bytes, rest } = start(w, metric, c, &terms, terms.from().copied());
         let Some(settings) = terms.residual else { return (bytes, super::loss(&rest, metric)) };
-        let coded = matrix::encode(&rest, metric, c, settings, &matrix::settled(&rest, metric, c, settings));
+        let coded = matrix::encode(&rest, metric, c, settings, &matrix::converged(&rest, metric, c, settings));
         bytes.extend(&coded.bytes);
         (bytes, coded.loss)
     }

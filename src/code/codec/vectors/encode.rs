@@ -18,14 +18,14 @@ pub struct Tensor<'a> {
 }
 
 /// Coded control tensors.
-pub struct Coded {
+pub struct CodedVectors {
     pub bytes: Vec<u8>,
     /// Predicted loss against the original, nats per token.
     pub loss: f64,
 }
 
 /// Codes tensors at step size `c` of the model.
-pub fn encode(tensors: &[Tensor], c: f64) -> Coded {
+pub fn encode(tensors: &[Tensor], c: f64) -> CodedVectors {
     let mut loss = 0f64;
     let mut groups = Vec::new();
     for width in widths(&tensors.iter().map(|t| (t.data.len(), t.width)).collect::<Vec<_>>()) {
@@ -45,7 +45,7 @@ pub fn encode(tensors: &[Tensor], c: f64) -> Coded {
         }
         groups.push((width, done));
     }
-    Coded { bytes: write(&groups), loss }
+    CodedVectors { bytes: write(&groups), loss }
 }
 
 /// The power of two next to the step of equal slope.

@@ -2,7 +2,7 @@
 
 mod encode;
 
-pub use encode::{Coded, EQUAL_SLOPE, Tensor, encode};
+pub use encode::{CodedVectors, EQUAL_SLOPE, Tensor, encode};
 pub use tiepack_format::streams::vectors::*;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What encoder and decoder know about a matrix of indices before the first of them.
+//! The layout of a matrix of indices: shape, scales and trellis, known to encoder and decoder before the first index.
 
 use crate::grid::trellis::Trellis;
 
-/// What both sides know about a matrix beforehand. Indices are column-major: (C, R), `q[j * rows + i]`.
+/// Shape, scale exponents and trellis of a matrix. Indices are column-major: (C, R), `q[j * rows + i]`.
 #[derive(Clone, Copy)]
 pub struct Layout<'a> {
     pub rows: usize,

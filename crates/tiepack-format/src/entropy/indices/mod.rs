@@ -9,8 +9,8 @@ mod encode;
 mod layout;
 mod model;
 mod prices;
+mod priors;
 mod scales;
-mod shape;
 mod walk;
 
 pub use decode::decode;
@@ -18,7 +18,7 @@ pub use encode::encode;
 pub use layout::Layout;
 pub use model::MAX_INDEX;
 pub use prices::{PRICED, Prices, prices};
-pub use shape::{BITS, NODES, SHAPE};
+pub use priors::{BITS, NODES, PRIORS};
 
 #[cfg(test)]
 mod tests {

@@ -8,9 +8,9 @@
 //! signed or not, were looked for in trained transformers: beyond the row and column scales there are none to use
 //! except in embeddings, whose columns lean to one side.
 
+use super::priors::{BITS, NODE_LOG, PRIORS};
 use super::scales::Expected;
-use super::shape::{BITS, NODE_LOG, SHAPE};
-use crate::entropy::mixing::{Plain, Term, error, squash};
+use crate::entropy::mixing::{AdaptiveBit, Term, error, squash};
 use crate::entropy::range::BitIo;
 use crate::grid::trellis::{Odd, Trellis};
 
@@ -26,8 +26,8 @@ const SHIFT_LOG: i32 = 24;
 /// From this shift on the octaves share their nodes.
 const LAST_SHIFT: i32 = 3;
 
-/// Where the terms for one place lie.
-pub struct Place {
+/// Indices of the model terms for one place of the matrix.
+pub struct Position {
     shift: u32,
     /// The nodes on both sides and the share of the second in 1/16.
     nodes: [usize; 2],
@@ -37,28 +37,28 @@ pub struct Place {
     state: usize,
 }
 
-impl Place {
+impl Position {
     #[inline]
     pub fn new(expected: Expected, z: usize, state: usize, states: usize) -> Self {
         let level = ((expected.log + 32) >> 4).clamp(0, 3) as usize;
         let recent = ((expected.recent + 64) >> 3).clamp(0, 15) as usize;
         let octave = ((expected.log + 48) >> 4).clamp(0, 15) as usize;
-        Place {
+        Position {
             recent: 1 + (level * 16 + recent) * 2 + z,
             state: 1 + octave * states + state,
-            ..Self::shape_only(expected.log, z)
+            ..Self::prior_only(expected.log, z)
         }
     }
 
-    /// A place of which only the expected magnitude is known: slot 0 of every correction stays empty.
+    /// A place of which only the expected magnitude is known: entry 0 of every correction stays empty.
     #[inline]
-    pub fn shape_only(log: i32, z: usize) -> Self {
+    pub fn prior_only(log: i32, z: usize) -> Self {
         let log = log.clamp(LOWEST_LOG, 511);
         let shift = ((log - SHIFT_LOG).div_euclid(16) + 1).max(0);
         let log = log - 16 * (shift - LAST_SHIFT).max(0);
         let offset = log - LOWEST_LOG;
         let node = (offset / NODE_LOG + shift.min(LAST_SHIFT)) as usize;
-        Place {
+        Position {
             shift: shift as u32,
             nodes: [(node * 2 + z) * BITS, ((node + 1) * 2 + z) * BITS],
             part: (2 * (offset % NODE_LOG) + 1) as u32,
@@ -73,51 +73,57 @@ pub struct Model {
     nodes: Vec<Term>,
     recent: Vec<[Term; BITS]>,
     state: Vec<[Term; BITS]>,
-    escape: [Plain; 32],
+    escape: [AdaptiveBit; 32],
     sign: [Term; 17 * 4],
 }
 
 impl Model {
     pub fn new(trellis: &Trellis) -> Self {
         let shape = match trellis.odd {
-            Odd::WithZero => &SHAPE[0],
-            Odd::Plain => &SHAPE[1],
+            Odd::WithZero => &PRIORS[0],
+            Odd::Plain => &PRIORS[1],
         };
         Model {
             nodes: shape.as_flattened().as_flattened().iter().map(|s| Term::new(i32::from(*s) << 12)).collect(),
             recent: vec![[Term::default(); BITS]; 1 + 4 * 16 * 2],
             state: vec![[Term::default(); BITS]; 1 + 16 * trellis.states],
-            escape: [Plain::new(); 32],
+            escape: [AdaptiveBit::new(); 32],
             sign: [Term::default(); 17 * 4],
         }
     }
 
     /// One modelled bit.
     #[inline]
-    fn bit<B: BitIo>(&mut self, io: &mut B, place: &Place, context: usize, bit: bool, learn: bool) -> bool {
-        let [a, b] = place.nodes.map(|n| n + context);
-        let (first, second) = (16 - place.part, place.part);
+    fn bit<B: BitIo>(&mut self, io: &mut B, position: &Position, context: usize, bit: bool, learn: bool) -> bool {
+        let [a, b] = position.nodes.map(|n| n + context);
+        let (first, second) = (16 - position.part, position.part);
         let shape = (self.nodes[a].value * first as i32 + self.nodes[b].value * second as i32) >> 4;
-        let sum = shape + self.recent[place.recent][context].value + self.state[place.state][context].value;
+        let sum = shape + self.recent[position.recent][context].value + self.state[position.state][context].value;
         let p = squash(sum);
         let bit = io.bit(p, bit);
         if learn {
             let error = error(bit, p);
             self.nodes[a].learn_part(error, first);
             self.nodes[b].learn_part(error, second);
-            self.recent[place.recent][context].learn(error);
-            self.state[place.state][context].learn(error);
+            self.recent[position.recent][context].learn(error);
+            self.state[position.state][context].learn(error);
         }
         bit
     }
 
-    /// Codes a rank and returns it; a decoder finds it. `None` if it exceeds [`MAX_INDEX`].
+    /// Codes a magnitude index and returns it; a decoder finds it. `None` if it exceeds [`MAX_INDEX`].
     #[inline]
-    pub fn rank<B: BitIo>(&mut self, io: &mut B, place: &Place, rank: u32, learn: bool) -> Option<u32> {
-        let shift = place.shift;
-        let upper = rank.checked_shr(shift).unwrap_or(0);
+    pub fn magnitude_index<B: BitIo>(
+        &mut self,
+        io: &mut B,
+        position: &Position,
+        magnitude_index: u32,
+        learn: bool,
+    ) -> Option<u32> {
+        let shift = position.shift;
+        let upper = magnitude_index.checked_shr(shift).unwrap_or(0);
         let mut high = 0;
-        while high < UNARY as u32 && self.bit(io, place, high as usize, upper > high, learn) {
+        while high < UNARY as u32 && self.bit(io, position, high as usize, upper > high, learn) {
             high += 1;
         }
         if high == UNARY as u32 {
@@ -127,7 +133,7 @@ impl Model {
         let mut found = high;
         let mut low = 0usize;
         for k in 0..shift {
-            let bit = (rank.checked_shr(shift - 1 - k).unwrap_or(0)) & 1 == 1;
+            let bit = (magnitude_index.checked_shr(shift - 1 - k).unwrap_or(0)) & 1 == 1;
             let context = match (k, high) {
                 (0, _) => Some(UNARY + high.min(5) as usize),
                 (1, 0) => Some(UNARY + 6 + low),
@@ -136,7 +142,7 @@ impl Model {
                 _ => None,
             };
             let bit = match context {
-                Some(context) => self.bit(io, place, context, bit, learn),
+                Some(context) => self.bit(io, position, context, bit, learn),
                 None => io.even_bit(bit),
             };
             low = (low * 2 + usize::from(bit)) & 3;

@@ -1,8 +1,8 @@
-//! What indices cost: the coder's own probabilities as prices for the search.
+//! Prices of indices in bits, from the coder's own probabilities, for the search.
 
 use super::encode::level;
 use super::layout::Layout;
-use super::model::{LOWEST_LOG, Place};
+use super::model::{LOWEST_LOG, Position};
 use super::scales::Expected;
 use super::walk::walk;
 use crate::entropy::range::BitIo;
@@ -14,10 +14,10 @@ pub const PRICED: usize = 64;
 const BUCKETS: usize = 64;
 const BUCKET_LOG: i32 = 4;
 
-/// What indices cost, for rate-aware rounding in a second pass.
+/// Prices of indices, for rate-aware rounding in a second pass.
 #[derive(Clone)]
 pub struct Prices {
-    /// (BUCKETS, 2 grids, PRICED ranks of [`crate::grid::trellis::Trellis::rank`]): bits, the sign included.
+    /// (BUCKETS, 2 grids, PRICED ranks of [`crate::grid::trellis::Trellis::magnitude_index`]): bits, the sign included.
     pub table: Vec<f32>,
     /// Column-major like the indices: the bucket of each place as the coder saw it.
     pub bucket: Vec<u8>,
@@ -47,12 +47,13 @@ pub fn prices(q: &[i32], layout: &Layout) -> Prices {
     for (b, grids) in table.chunks_exact_mut(2 * PRICED).enumerate() {
         let log = LOWEST_LOG + b as i32 * BUCKET_LOG + BUCKET_LOG / 2;
         for (z, prices) in grids.chunks_exact_mut(PRICED).enumerate() {
-            let place = Place::shape_only(log, z);
-            for (rank, price) in prices.iter_mut().enumerate() {
+            let position = Position::prior_only(log, z);
+            for (magnitude_index, price) in prices.iter_mut().enumerate() {
                 let mut meter = Meter::default();
-                let coded = model.rank(&mut meter, &place, rank as u32, false);
+                let coded = model.magnitude_index(&mut meter, &position, magnitude_index as u32, false);
                 debug_assert!(coded.is_some());
-                *price = meter.bits + f32::from(u8::from(layout.trellis.magnitude(z as u8, rank as u32) > 0));
+                *price =
+                    meter.bits + f32::from(u8::from(layout.trellis.magnitude(z as u8, magnitude_index as u32) > 0));
             }
         }
     }

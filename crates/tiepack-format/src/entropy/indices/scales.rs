@@ -1,4 +1,4 @@
-//! What magnitude to expect at each place of a matrix: a row factor times a column factor, learned on the way.
+//! Expected magnitude at each place of a matrix: a row factor times a column factor, learned on the way.
 //!
 //! Magnitudes |v| are counted in grid steps. Row factors are averages over the columns already coded and start at
 //! the inverse row scale; column factors are averages over the rows above and start at what earlier columns of the same
@@ -58,7 +58,7 @@ fn laplace(log: i32, v: u32) -> i32 {
     (log >> 4) * LN2 + (log & 15) * (LN2 / 16) + ratio.min(8 << 16) as i32
 }
 
-/// What is known about a place before its index is coded. Logarithms to base 2 in units of 1/16.
+/// The expectation at a place before its index is coded. Logarithms to base 2 in units of 1/16.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {
     /// log2 of the expected magnitude in grid steps.
@@ -169,7 +169,7 @@ impl<'a> Scales<'a> {
         self.weight = 0;
     }
 
-    /// Estimates the spread of the row factors around their prior, and from it what the prior is worth.
+    /// Estimates the spread of the row factors around their prior, and from it the weight of the prior.
     fn weigh_row_prior(&mut self, n: u64) {
         let rows = self.rows as u64;
         // Row factor over prior, COL_BITS.
@@ -187,7 +187,7 @@ impl<'a> Scales<'a> {
         self.level = mean.min(64 * ONE);
     }
 
-    /// What to expect in row `i` of the current column.
+    /// The expectation in row `i` of the current column.
     #[inline]
     pub fn expect(&mut self, i: usize) -> Expected {
         let whole = (self.total + self.center * self.prior_count) / (i as u64 + self.prior_count);

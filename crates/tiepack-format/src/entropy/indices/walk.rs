@@ -1,7 +1,7 @@
 //! The one walk over all indices of a matrix, for both directions.
 
 use super::layout::Layout;
-use super::model::{Model, Place};
+use super::model::{Model, Position};
 use super::scales::{Expected, Scales};
 use crate::entropy::range::BitIo;
 
@@ -28,11 +28,11 @@ pub(super) fn walk<B: BitIo>(
             let expected = scales.expect(i);
             see(j * layout.rows + i, expected);
             let z = trellis.grid[state];
-            let place = Place::new(expected, usize::from(z), state, trellis.states);
-            let rank = model.rank(io, &place, trellis.rank(z, *q), true)?;
-            let magnitude = trellis.magnitude(z, rank);
+            let position = Position::new(expected, usize::from(z), state, trellis.states);
+            let magnitude_index = model.magnitude_index(io, &position, trellis.magnitude_index(z, *q), true)?;
+            let magnitude = trellis.magnitude(z, magnitude_index);
             let negative = magnitude > 0 && model.sign(io, scales.lean(), magnitude, trellis.value(z, *q) < 0);
-            *q = trellis.index(z, rank, negative);
+            *q = trellis.index(z, magnitude_index, negative);
             scales.see(i, magnitude, negative);
             state = usize::from(trellis.next[state][(*q & 1) as usize]);
         }

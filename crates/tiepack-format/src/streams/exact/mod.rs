@@ -147,7 +147,7 @@ fn mean(sum: u64, n: usize, usual: u64) -> u64 {
     (sum + WEIGHT * usual) / (n as u64 + WEIGHT)
 }
 
-/// What the coder knows at a place in a stream.
+/// The context of the coder at a place in a stream.
 struct Model {
     format: Format,
     /// Largest exponent of the stream.

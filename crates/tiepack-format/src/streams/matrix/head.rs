@@ -1,4 +1,4 @@
-//! What a stream says of its grid before the first index, and its indices as they are.
+//! The grid header of a matrix stream, and its indices as they were written.
 
 use super::PLAIN;
 use crate::entropy::exponents;
@@ -8,7 +8,7 @@ use crate::grid::trellis::{Odd, Trellis};
 use crate::varint::Reader;
 
 /// The first bytes of a stream.
-pub struct Head {
+pub struct GridHeader {
     pub trellis: Trellis,
     /// Exponent of the step of a weight of neutral scales, in 64ths of an octave.
     pub base: i16,
@@ -33,22 +33,22 @@ pub struct Indices {
 }
 
 /// Reads the first bytes of a stream; `None` if they are damaged in a way that shows.
-pub fn head(bytes: &[u8]) -> Option<Head> {
-    read_head(&mut Reader::new(bytes))
+pub fn grid_header(bytes: &[u8]) -> Option<GridHeader> {
+    read_grid_header(&mut Reader::new(bytes))
 }
 
-fn read_head(reader: &mut Reader) -> Option<Head> {
+fn read_grid_header(reader: &mut Reader) -> Option<GridHeader> {
     let kind = reader.take(1, "trellis").ok()?[0];
     let odd = if kind & PLAIN != 0 { Odd::Plain } else { Odd::WithZero };
     let trellis = (kind & !31 == 0).then(|| Trellis::with_states(1 << (kind & 15)))??.odd(odd);
     let base = i16::from_le_bytes(reader.take(2, "base step").ok()?.try_into().ok()?);
-    (base.unsigned_abs() <= BASE_LIMIT.unsigned_abs()).then_some(Head { trellis, base })
+    (base.unsigned_abs() <= BASE_LIMIT.unsigned_abs()).then_some(GridHeader { trellis, base })
 }
 
 /// Takes the stream of a matrix (R, C) apart; `None` if it is damaged in a way that shows.
 pub(super) fn parts(bytes: &[u8], rows: usize, cols: usize) -> Option<Parts> {
     let mut reader = Reader::new(bytes);
-    let Head { trellis, base } = read_head(&mut reader)?;
+    let GridHeader { trellis, base } = read_grid_header(&mut reader)?;
     let length = reader.within(0, bytes.len(), "length of the exponents").ok()?;
     let scales = reader.take(length, "exponents").ok()?;
     let coded = &bytes[reader.position()..];

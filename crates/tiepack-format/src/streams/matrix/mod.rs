@@ -12,7 +12,7 @@ mod head;
 mod read;
 mod write;
 
-pub use head::{Head, Indices, head, indices, integers};
+pub use head::{GridHeader, Indices, grid_header, indices, integers};
 pub use read::decode;
 pub use write::{layout, write};
 

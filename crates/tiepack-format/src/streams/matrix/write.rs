@@ -7,7 +7,7 @@ use crate::grid::step_sizes::StepSizes;
 use crate::grid::trellis::{Odd, Trellis};
 use crate::varint::put;
 
-/// What the coder of the indices knows of a grid beforehand.
+/// The layout of a matrix, known to the coder of its indices beforehand.
 pub fn layout<'a>(steps: &'a StepSizes, trellis: &'a Trellis) -> Layout<'a> {
     Layout { rows: steps.rows.len(), cols: steps.cols.len(), row_exp: &steps.rows, col_exp: &steps.cols, trellis }
 }

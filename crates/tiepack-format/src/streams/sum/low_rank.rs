@@ -22,7 +22,7 @@ use crate::varint::{Reader, put};
 pub const MOST_RANK: usize = 4096;
 /// Integers of the factors stay below this: r products of two, shifted by [`SPREAD`], stay within 63 bits.
 pub const MOST: i32 = 1 << 15;
-/// How far exponents may lie apart.
+/// Greatest difference of exponents.
 pub const SPREAD: i32 = 20;
 /// Exponents lie in −EXPONENT_LIMIT..=EXPONENT_LIMIT.
 const EXPONENT_LIMIT: i32 = 100;
@@ -69,22 +69,22 @@ impl LowRank {
 }
 
 /// A term as [`LowRank::encode`] wrote it.
-pub struct Coded<'a> {
+pub struct CodedFactors<'a> {
     exponents: &'a [u8],
     /// The integers of A and of B.
     factors: [&'a [u8]; 2],
 }
 
-impl<'a> Coded<'a> {
+impl<'a> CodedFactors<'a> {
     /// Takes a term from a stream of `size` bytes.
-    pub fn read(reader: &mut Reader<'a>, size: usize) -> Option<Coded<'a>> {
+    pub fn read(reader: &mut Reader<'a>, size: usize) -> Option<CodedFactors<'a>> {
         let rank = reader.within(1, MOST_RANK, "rank").ok()?;
         let exponents = reader.take(rank, "exponents").ok()?;
         let mut factor = || {
             let length = reader.within(0, size, "length of a factor").ok()?;
             reader.take(length, "factor").ok()
         };
-        Some(Coded { exponents, factors: [factor()?, factor()?] })
+        Some(CodedFactors { exponents, factors: [factor()?, factor()?] })
     }
 
     pub fn rank(&self) -> usize {

@@ -1,6 +1,6 @@
 //! Reads a sum.
 
-use super::low_rank::Coded;
+use super::low_rank::CodedFactors;
 use super::{LOW_RANK, LowRank, REFERENCE, RESIDUAL, add_up, gain_value};
 use crate::streams::matrix;
 use crate::varint::Reader;
@@ -9,7 +9,7 @@ use crate::varint::Reader;
 pub struct Terms<'a> {
     /// α in units of 1 / [`super::GAIN_ONE`], where there is α·P.
     pub gain: Option<i16>,
-    low_rank: Option<Coded<'a>>,
+    low_rank: Option<CodedFactors<'a>>,
     /// The stream of S ∘ Q, of codec 1.
     pub residual: Option<&'a [u8]>,
 }
@@ -27,7 +27,7 @@ pub fn terms(bytes: &[u8]) -> Option<Terms<'_>> {
     };
     let low_rank = match flags & LOW_RANK {
         0 => None,
-        _ => Some(Coded::read(&mut reader, bytes.len())?),
+        _ => Some(CodedFactors::read(&mut reader, bytes.len())?),
     };
     let rest = &bytes[reader.position()..];
     let residual = (flags & RESIDUAL != 0).then_some(rest);
@@ -42,7 +42,7 @@ impl Terms<'_> {
 
     /// Components of A·B, 0 where there is none.
     pub fn rank(&self) -> usize {
-        self.low_rank.as_ref().map_or(0, Coded::rank)
+        self.low_rank.as_ref().map_or(0, CodedFactors::rank)
     }
 
     /// A·B of a matrix (R, C): outside `None` if it is damaged in a way that shows, inside where there is none.
@@ -54,8 +54,8 @@ impl Terms<'_> {
     }
 
     /// The grid of the residual, where there is one and its first bytes are sound.
-    pub fn grid(&self) -> Option<matrix::Head> {
-        self.residual.and_then(matrix::head)
+    pub fn grid(&self) -> Option<matrix::GridHeader> {
+        self.residual.and_then(matrix::grid_header)
     }
 }
 

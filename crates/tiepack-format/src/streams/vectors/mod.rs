@@ -17,20 +17,20 @@ use crate::grid::trellis::Trellis;
 pub const STEP_LIMIT: i32 = 100;
 /// Integers stay below this, so that f32 holds them exactly.
 pub const VALUE_LIMIT: i64 = 1 << 24;
-/// How far back a vector may look for one that is like it.
+/// Greatest distance to the reference of a vector.
 pub const REACH: usize = 255;
 /// Gains are in sixteenths.
 pub const GAIN_SHIFT: u32 = 4;
 
-/// How one vector is made from an earlier one.
+/// The prediction of one vector from an earlier one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Prediction {
     /// Its step is 2 to this power.
     pub step: i32,
     pub centre: i64,
-    /// How many vectors of the same width back the reference is; 0 for none.
+    /// Distance to the reference, in vectors of the same width; 0 for none.
     pub back: usize,
-    /// What the reference is multiplied by, in units of 2^-[`GAIN_SHIFT`].
+    /// The factor of the reference, in units of 2^-[`GAIN_SHIFT`].
     pub gain: i64,
 }
 
@@ -41,7 +41,7 @@ pub struct Vector {
 }
 
 impl Prediction {
-    /// What the reference says about element `i`, in steps of this vector.
+    /// The prediction of element `i`, in steps of this vector.
     #[inline]
     pub fn predict(&self, reference: Option<&Vector>, i: usize) -> i64 {
         let Some(reference) = reference else { return self.centre };

@@ -1,7 +1,7 @@
 //! Trials in other processes, which share nothing but a folder: here or on other machines, started by us or by anybody.
 //!
-//! `N.task` is a task, `N.claim` says that somebody is at it, `N.result` is what came of it, `end` sends everybody home. Files come
-//! into being whole: they are written under another name and renamed.
+//! `N.task` is a task, `N.claim` marks it as taken by a worker, `N.result` holds its result, and `end` tells all workers to exit.
+//! Files appear whole: they are written under another name and renamed.
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::judge::{Care, Judge, Look, Packed, Worth};
+use crate::plan::evaluator::{Evaluator, Fidelity, Packed, Probe, Threshold};
 use crate::plan::moves::Candidate;
 
-/// Between two looks into the folder.
+/// Time between two polls of the folder.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A worker goes home by itself when nobody has wanted anything for so long.
+/// A worker exits by itself when no task has come for so long.
 const PATIENCE: Duration = Duration::from_secs(900);
 const END: &str = "end";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Task {
-    /// What run it belongs to: a worker of other options would find something else.
+    /// Digest of its run: a worker with other options would find another result.
     run: String,
     candidate: Candidate,
     what: What,
@@ -30,17 +30,28 @@ struct Task {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum What {
-    /// Pack it; above this KL nobody wants to know how much (`None`: everybody does).
-    Pack { care: Care, limit: Option<f64> },
-    /// Look at it as a change of a base.
-    Look { base: Candidate, packed: Packed, worth: Worth },
+    /// Pack it; above `limit` nats the KL need not be measured to the end (`None`: no limit).
+    Pack {
+        #[serde(rename = "care")]
+        fidelity: Fidelity,
+        limit: Option<f64>,
+    },
+    /// Probe it as a change of a base.
+    #[serde(rename = "look")]
+    Probe {
+        base: Candidate,
+        packed: Packed,
+        #[serde(rename = "worth")]
+        threshold: Threshold,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Came {
+enum Answer {
     Packed(Packed),
-    Look(Look),
+    #[serde(rename = "look")]
+    Probe(Probe),
     Failed(String),
 }
 
@@ -58,7 +69,7 @@ fn put(path: &Path, value: &impl Serialize) -> Result<()> {
 }
 
 /// Hands trials out. The price of a byte is measured here.
-pub(super) struct Farm<J> {
+pub(super) struct WorkerPool<J> {
     local: J,
     folder: PathBuf,
     workers: Vec<Child>,
@@ -67,19 +78,20 @@ pub(super) struct Farm<J> {
     base: Option<(Candidate, Packed)>,
 }
 
-impl<J: Judge> Farm<J> {
+impl<J: Evaluator> WorkerPool<J> {
     /// # Errors
     /// Input, when tasks of another run lie in the folder.
     pub fn new(local: J, folder: &Path, workers: Vec<Child>, run: &str) -> Result<Self> {
-        let farm = Farm { local, folder: folder.to_path_buf(), workers, run: run.to_string(), next: 0, base: None };
+        let pool =
+            WorkerPool { local, folder: folder.to_path_buf(), workers, run: run.to_string(), next: 0, base: None };
         match path(folder, 0, "task").exists() || folder.join(END).exists() {
             true => Err(Error::input(format!("{}: tasks of another search lie there", folder.display()))
                 .hint("name an empty folder with --job-folder")),
-            false => Ok(farm),
+            false => Ok(pool),
         }
     }
 
-    fn ask(&mut self, tasks: Vec<Task>) -> Result<Vec<Came>> {
+    fn ask(&mut self, tasks: Vec<Task>) -> Result<Vec<Answer>> {
         let first = self.next;
         for task in &tasks {
             put(&path(&self.folder, self.next, "task"), task)?;
@@ -88,7 +100,7 @@ impl<J: Judge> Farm<J> {
         (first..self.next).map(|task| self.wait(task)).collect()
     }
 
-    fn wait(&mut self, task: usize) -> Result<Came> {
+    fn wait(&mut self, task: usize) -> Result<Answer> {
         let result = path(&self.folder, task, "result");
         while !result.exists() {
             for (at, worker) in self.workers.iter_mut().enumerate() {
@@ -103,8 +115,8 @@ impl<J: Judge> Farm<J> {
         }
         let text = std::fs::read_to_string(&result).map_err(|e| Error::io("read", &result, e))?;
         match serde_json::from_str(&text) {
-            Ok(Came::Failed(why)) => Err(Error::compute(format!("a worker failed: {why}"))),
-            Ok(came) => Ok(came),
+            Ok(Answer::Failed(why)) => Err(Error::compute(format!("a worker failed: {why}"))),
+            Ok(answer) => Ok(answer),
             Err(e) => Err(nonsense(&result, &e.to_string())),
         }
     }
@@ -115,45 +127,45 @@ fn nonsense(path: &Path, why: &str) -> Error {
         .hint("are all workers of this version of tiepack?")
 }
 
-impl<J: Judge> Judge for Farm<J> {
-    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>> {
+impl<J: Evaluator> Evaluator for WorkerPool<J> {
+    fn pack(&mut self, candidates: &[Candidate], fidelity: Fidelity, limit: f64) -> Result<Vec<Packed>> {
         let task = |c: &Candidate| Task {
             run: self.run.clone(),
             candidate: c.clone(),
-            what: What::Pack { care, limit: limit.is_finite().then_some(limit) },
+            what: What::Pack { fidelity, limit: limit.is_finite().then_some(limit) },
         };
-        let came = self.ask(candidates.iter().map(task).collect())?;
-        let packed = |came| match came {
-            Came::Packed(packed) => Ok(packed),
+        let answer = self.ask(candidates.iter().map(task).collect())?;
+        let packed = |answer| match answer {
+            Answer::Packed(packed) => Ok(packed),
             other => Err(nonsense(&self.folder, &format!("{other:?} to a pack"))),
         };
-        came.into_iter().map(packed).collect()
+        answer.into_iter().map(packed).collect()
     }
 
-    fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
+    fn set_base(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
         self.base = Some((base.clone(), packed.clone()));
-        self.local.settle(base, packed)
+        self.local.set_base(base, packed)
     }
 
-    fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
+    fn probe(&mut self, candidates: &[Candidate], threshold: &Threshold) -> Result<Vec<Probe>> {
         let base = self.base.clone();
         let (base, packed) = base.ok_or_else(|| Error::compute("nothing was made the base of a search"))?;
         let task = |c: &Candidate| Task {
             run: self.run.clone(),
             candidate: c.clone(),
-            what: What::Look { base: base.clone(), packed: packed.clone(), worth: *worth },
+            what: What::Probe { base: base.clone(), packed: packed.clone(), threshold: *threshold },
         };
-        let came = self.ask(candidates.iter().map(task).collect())?;
-        let look = |came| match came {
-            Came::Look(look) => Ok(look),
+        let answer = self.ask(candidates.iter().map(task).collect())?;
+        let probe = |answer| match answer {
+            Answer::Probe(probe) => Ok(probe),
             other => Err(nonsense(&self.folder, &format!("{other:?} to a look"))),
         };
-        came.into_iter().map(look).collect()
+        answer.into_iter().map(probe).collect()
     }
 }
 
-impl<J> Drop for Farm<J> {
-    /// Sends the workers home. They may be at a task that nobody waits for any more.
+impl<J> Drop for WorkerPool<J> {
+    /// Tells the workers to exit and waits for them. They may be at a task whose result is no longer needed.
     fn drop(&mut self) {
         // If this cannot be written the workers end when nothing comes.
         let _ = std::fs::write(self.folder.join(END), "");
@@ -167,9 +179,9 @@ impl<J> Drop for Farm<J> {
 ///
 /// # Errors
 /// Input, when the folder cannot be read. What goes wrong with a task is told to whoever waits for it.
-pub(super) fn serve<J: Judge>(judge: &mut J, folder: &Path, run: &str) -> Result<usize> {
+pub(super) fn serve<J: Evaluator>(evaluator: &mut J, folder: &Path, run: &str) -> Result<usize> {
     let (mut done, mut next, mut last) = (0, 0, Instant::now());
-    let mut settled: Option<String> = None;
+    let mut base_digest: Option<String> = None;
     loop {
         if folder.join(END).exists() || !folder.is_dir() || last.elapsed() > PATIENCE {
             return Ok(done);
@@ -185,13 +197,13 @@ pub(super) fn serve<J: Judge>(judge: &mut J, folder: &Path, run: &str) -> Result
         if std::fs::OpenOptions::new().write(true).create_new(true).open(&claim).is_err() {
             continue;
         }
-        let came = work(judge, &task, run, &mut settled).unwrap_or_else(|e| Came::Failed(e.message));
-        put(&path(folder, next - 1, "result"), &came)?;
+        let answer = work(evaluator, &task, run, &mut base_digest).unwrap_or_else(|e| Answer::Failed(e.message));
+        put(&path(folder, next - 1, "result"), &answer)?;
         (done, last) = (done + 1, Instant::now());
     }
 }
 
-fn work<J: Judge>(judge: &mut J, path: &Path, run: &str, settled: &mut Option<String>) -> Result<Came> {
+fn work<J: Evaluator>(evaluator: &mut J, path: &Path, run: &str, base_digest: &mut Option<String>) -> Result<Answer> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     let task: Task = serde_json::from_str(&text).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
     if task.run != run {
@@ -200,17 +212,17 @@ fn work<J: Judge>(judge: &mut J, path: &Path, run: &str, settled: &mut Option<St
     let one = std::slice::from_ref(&task.candidate);
     let nothing = || Error::compute("a judge that says nothing");
     match &task.what {
-        What::Pack { care, limit } => {
-            let packed = judge.pack(one, *care, limit.unwrap_or(f64::INFINITY))?.pop().ok_or_else(nothing)?;
-            Ok(Came::Packed(packed))
+        What::Pack { fidelity, limit } => {
+            let packed = evaluator.pack(one, *fidelity, limit.unwrap_or(f64::INFINITY))?.pop().ok_or_else(nothing)?;
+            Ok(Answer::Packed(packed))
         }
-        What::Look { base, packed, worth } => {
+        What::Probe { base, packed, threshold } => {
             let scheme = base.scheme.digest();
-            if settled.as_ref() != Some(&scheme) {
-                judge.settle(base, packed)?;
-                *settled = Some(scheme);
+            if base_digest.as_ref() != Some(&scheme) {
+                evaluator.set_base(base, packed)?;
+                *base_digest = Some(scheme);
             }
-            Ok(Came::Look(judge.look(one, worth)?.pop().ok_or_else(nothing)?))
+            Ok(Answer::Probe(evaluator.probe(one, threshold)?.pop().ok_or_else(nothing)?))
         }
     }
 }
@@ -226,8 +238,8 @@ mod tests {
     /// Says the layer that it is asked to leave out.
     struct Echo;
 
-    impl Judge for Echo {
-        fn pack(&mut self, candidates: &[Candidate], _: Care, limit: f64) -> Result<Vec<Packed>> {
+    impl Evaluator for Echo {
+        fn pack(&mut self, candidates: &[Candidate], _: Fidelity, limit: f64) -> Result<Vec<Packed>> {
             let bytes = |c: &Candidate| match &c.change {
                 Move::Without(piece) => Ok(piece.layer as u64),
                 other => Err(Error::compute(format!("{other} leaves nothing out"))),
@@ -239,13 +251,13 @@ mod tests {
             candidates.iter().map(packed).collect()
         }
 
-        fn settle(&mut self, _: &Candidate, _: &Packed) -> Result<f64> {
+        fn set_base(&mut self, _: &Candidate, _: &Packed) -> Result<f64> {
             Ok(0.5)
         }
 
-        fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
-            let look = |_| Look { kl: worth.kl, error: 0.0, complete: true, saved: 1.0, predicted: 0.0 };
-            Ok(candidates.iter().map(look).collect())
+        fn probe(&mut self, candidates: &[Candidate], threshold: &Threshold) -> Result<Vec<Probe>> {
+            let probe = |_| Probe { kl: threshold.kl, error: 0.0, complete: true, saved: 1.0, predicted: 0.0 };
+            Ok(candidates.iter().map(probe).collect())
         }
     }
 
@@ -263,24 +275,24 @@ mod tests {
                 std::thread::spawn(move || serve(&mut Echo, &folder, "run").unwrap())
             })
             .collect();
-        let mut farm = Farm::new(Echo, &folder, Vec::new(), "run").unwrap();
+        let mut pool = WorkerPool::new(Echo, &folder, Vec::new(), "run").unwrap();
         let names: Vec<Candidate> = (0..20).map(without).collect();
-        let packed = farm.pack(&names, Care::Full, f64::INFINITY).unwrap();
+        let packed = pool.pack(&names, Fidelity::Full, f64::INFINITY).unwrap();
         assert_eq!(packed.iter().map(|p| p.bytes).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
-        assert_eq!(packed[7], Echo.pack(&names[7..8], Care::Full, f64::INFINITY).unwrap()[0]);
-        farm.settle(&names[0], &packed[0]).unwrap();
-        let worth = Worth { kl: 0.7, price: 0.1, hope: 1.0 };
-        assert_eq!(farm.look(&names[..2], &worth).unwrap()[1].kl, 0.7);
+        assert_eq!(packed[7], Echo.pack(&names[7..8], Fidelity::Full, f64::INFINITY).unwrap()[0]);
+        pool.set_base(&names[0], &packed[0]).unwrap();
+        let threshold = Threshold { kl: 0.7, price: 0.1, slack: 1.0 };
+        assert_eq!(pool.probe(&names[..2], &threshold).unwrap()[1].kl, 0.7);
         // What fails in a worker fails the search; the rest goes on working.
         assert!(
-            farm.pack(&[Candidate { change: Move::Declared, ..without(0) }], Care::Rough, 1.0)
+            pool.pack(&[Candidate { change: Move::Declared, ..without(0) }], Fidelity::Rough, 1.0)
                 .unwrap_err()
                 .message
                 .contains("a worker failed: declared leaves nothing out")
         );
-        assert_eq!(farm.pack(&names[..1], Care::Full, 1.0).unwrap()[0].rows, [1.0, 1.0 / 3.0]);
-        assert!(Farm::new(Echo, &folder, Vec::new(), "run").is_err(), "a folder that was used");
-        drop(farm);
+        assert_eq!(pool.pack(&names[..1], Fidelity::Full, 1.0).unwrap()[0].rows, [1.0, 1.0 / 3.0]);
+        assert!(WorkerPool::new(Echo, &folder, Vec::new(), "run").is_err(), "a folder that was used");
+        drop(pool);
         assert_eq!(workers.into_iter().map(|w| w.join().unwrap()).sum::<usize>(), 24);
     }
 
@@ -292,11 +304,11 @@ mod tests {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let mut farm = Farm::new(Echo, dir.path(), vec![dead], "run").unwrap();
-        let refused = farm.pack(&[without(1)], Care::Full, 1.0).unwrap_err();
+        let mut pool = WorkerPool::new(Echo, dir.path(), vec![dead], "run").unwrap();
+        let refused = pool.pack(&[without(1)], Fidelity::Full, 1.0).unwrap_err();
         assert!(refused.message.starts_with("worker 0 ended"), "{}", refused.message);
         std::fs::write(path(dir.path(), 1, "result"), "[]").unwrap();
-        assert!(farm.pack(&[without(1)], Care::Full, 1.0).unwrap_err().message.contains("nonsense"));
+        assert!(pool.pack(&[without(1)], Fidelity::Full, 1.0).unwrap_err().message.contains("nonsense"));
         let task = |what: &str| work(&mut Echo, &path(dir.path(), 0, what), "other", &mut None).unwrap_err().message;
         assert!(task("task").contains("another model"));
     }

@@ -1,4 +1,4 @@
-//! The ways of a trellis from one row to the next: what each costs, and which of the two into a state is cheaper.
+//! The branches of a trellis from one row to the next: the cost of each, and the cheaper of the two that lead into a state.
 //!
 //! All states are weighed side by side, in f32 alone and without a branch, so that compilers find vector instructions for it.
 
@@ -19,8 +19,8 @@ pub struct Scale<'a> {
     pub lambda: f32,
 }
 
-/// Ways into the S states of a trellis: where each comes from, the lower state first, and the working memory.
-pub struct Ways<const S: usize> {
+/// Branches into the S states of a trellis: where each comes from, the lower state first, and the working memory.
+pub struct Branches<const S: usize> {
     /// 1 for the states on the odd grid, else 0.
     grid: [f32; S],
     plain: bool,
@@ -31,7 +31,7 @@ pub struct Ways<const S: usize> {
     total: [[f32; S]; 2],
 }
 
-impl<const S: usize> Ways<S> {
+impl<const S: usize> Branches<S> {
     pub fn new(trellis: &Trellis) -> Self {
         assert_eq!(trellis.states, S, "states of the trellis");
         let mut into = [[0; S]; 2];
@@ -42,7 +42,7 @@ impl<const S: usize> Ways<S> {
                 found[n] += 1;
             }
         }
-        Ways {
+        Branches {
             grid: std::array::from_fn(|s| f32::from(trellis.grid[s])),
             plain: trellis.odd == Odd::Plain,
             into,
@@ -51,19 +51,19 @@ impl<const S: usize> Ways<S> {
         }
     }
 
-    /// Weighs the two ways out of every state, at `cost` so far, that wants to round `goal`.
+    /// Computes the cost of the two branches out of every state, which has `cost` so far and rounds `target`.
     #[inline(always)]
-    pub fn weigh(&mut self, goal: &[f32; S], cost: &[f32; S], scale: &Scale) {
+    pub fn weigh(&mut self, target: &[f32; S], cost: &[f32; S], scale: &Scale) {
         match self.plain {
-            true => weigh::<S, true>((&mut self.value, &mut self.total), &self.grid, (goal, cost), scale),
-            false => weigh::<S, false>((&mut self.value, &mut self.total), &self.grid, (goal, cost), scale),
+            true => weigh::<S, true>((&mut self.value, &mut self.total), &self.grid, (target, cost), scale),
+            false => weigh::<S, false>((&mut self.value, &mut self.total), &self.grid, (target, cost), scale),
         }
     }
 
-    /// Keeps the cheaper way into every state: the state before, and the value on the way. `cost` relative to the best one stays
+    /// Keeps the cheaper branch into every state: its predecessor, and the value on the branch. `cost` relative to the best one stays
     /// small, so that f32 can tell them apart.
     #[inline(always)]
-    pub fn choose(&self, cost: &mut [f32; S], came: &mut [u8; S], value: &mut [f32; S]) {
+    pub fn choose(&self, cost: &mut [f32; S], predecessor: &mut [u8; S], value: &mut [f32; S]) {
         let total = self.total.as_flattened();
         let [mut first, mut second] = [[0f32; S]; 2];
         for to in 0..S {
@@ -80,7 +80,7 @@ impl<const S: usize> Ways<S> {
         }
         for to in 0..S {
             value[to] = self.value.as_flattened()[usize::from(way[to]) % (2 * S)];
-            came[to] = (usize::from(way[to]) % S) as u8;
+            predecessor[to] = (usize::from(way[to]) % S) as u8;
         }
         for c in cost.iter() {
             low = if *c < low { *c } else { low };
@@ -95,7 +95,7 @@ impl<const S: usize> Ways<S> {
 fn weigh<const S: usize, const PLAIN: bool>(
     (value, total): (&mut [[f32; S]; 2], &mut [[f32; S]; 2]),
     grid: &[f32; S],
-    (goal, cost): (&[f32; S], &[f32; S]),
+    (target, cost): (&[f32; S], &[f32; S]),
     scale: &Scale,
 ) {
     // Of each parity the point next to the goal and the one on its other side.
@@ -103,7 +103,7 @@ fn weigh<const S: usize, const PLAIN: bool>(
     let (mut v, mut place) = ([[0f32; S]; 4], [[0u32; S]; 4]);
     for s in 0..S {
         let g = grid[s];
-        x[s] = goal[s] * scale.inverse;
+        x[s] = target[s] * scale.inverse;
         let toward = if PLAIN { 1.0 } else { 1f32.copysign(x[s]) };
         let half = ((x[s] + g * toward) * 0.5).clamp(-FAR, FAR);
         let low = half.floor();
@@ -119,10 +119,11 @@ fn weigh<const S: usize, const PLAIN: bool>(
             let above = if q > 0.0 { 1.0 } else { 0.0 };
             let below = if q < 0.0 { 1.0 } else { 0.0 };
             v[k][s] = 2.0 * q - g * if PLAIN { 1.0 } else { above - below };
-            let rank = q.abs() - if PLAIN { g * above } else { 0.0 };
-            let rank = if rank < (PRICED - 1) as f32 { rank } else { (PRICED - 1) as f32 };
+            let magnitude_index = q.abs() - if PLAIN { g * above } else { 0.0 };
+            let magnitude_index =
+                if magnitude_index < (PRICED - 1) as f32 { magnitude_index } else { (PRICED - 1) as f32 };
             // Integers stand in the low bits of a float of this size.
-            place[k][s] = (rank + g * PRICED as f32 + (1 << 23) as f32).to_bits() % (2 * PRICED) as u32;
+            place[k][s] = (magnitude_index + g * PRICED as f32 + (1 << 23) as f32).to_bits() % (2 * PRICED) as u32;
         }
     }
     let mut price = [[0f32; S]; 4];

@@ -1,7 +1,7 @@
-//! A quantized matrix in training: some of its columns are bound to grid points, the others are still real and learn.
+//! A quantized matrix in training: some of its columns are frozen on grid points, the others are free (real-valued) and learn.
 //!
-//! Columns are bound in groups, those that matter most first, by the search that rounds a whole matrix. What a group could not
-//! say, the loose columns make good for: at once as far as the curvature of this matrix tells (the conditional minimum that
+//! Columns are frozen in groups, those that matter most first, by the search that rounds a whole matrix. The free columns
+//! compensate for the error of each group: at once as far as the curvature of this matrix tells (the conditional minimum that
 //! feedback stands for, GPTQ, arXiv:2210.17323), then by training for what the errors in all other matrices ask. Rounding in
 //! parts with training between them is incremental network quantization (arXiv:1702.03044).
 
@@ -9,7 +9,7 @@ use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Mat, Par};
 
 use super::eigenbasis::{Eigenbasis, factor, unwhiten_change, whiten_gradient};
-use super::slot::Slot;
+use super::param::ParamRef;
 use crate::code::codec::matrix::{self, Settings};
 use crate::code::entropy::indices::{PRICED, Prices};
 use crate::code::grid::step_sizes::StepSizes;
@@ -20,18 +20,18 @@ use crate::nets::ops::product::{View, product};
 use crate::train::adam::{Adam, Betas};
 
 /// A matrix (R, C) in training.
-pub struct Binding {
+pub struct Freezing {
     metric: Metric,
     settings: Settings,
     steps: StepSizes,
     prices: Prices,
-    /// The model's step size: the unit in which loose columns move.
+    /// The model's step size: the unit in which free columns move.
     step: f64,
-    /// (R, C), columns in rounding order: grid points of the bound columns, then the loose ones.
+    /// (R, C), columns in rounding order: grid points of the frozen columns, then the free ones.
     values: Vec<f32>,
-    /// Columns that are bound.
-    bound: i32,
-    /// (C, R) natural order: of the bound columns.
+    /// Columns that are frozen.
+    frozen: i32,
+    /// (C, R) natural order: of the frozen columns.
     indices: Vec<i32>,
     /// Bits of every column in rounding order where nothing is trained.
     usual: Vec<f64>,
@@ -41,16 +41,16 @@ pub struct Binding {
     input: Option<(usize, Eigenbasis)>,
 }
 
-impl Binding {
-    /// `w` (R, C) row-major, of which nothing is bound yet, with the step sizes and prices of [`matrix::encode`], which made
+impl Freezing {
+    /// `w` (R, C) row-major, of which nothing is frozen yet, with the step sizes and prices of [`matrix::encode`], which made
     /// `indices` (C, R) of it.
     pub fn new(w: &[f32], metric: &Metric, step: f64, settings: Settings, indices: &[i32]) -> Self {
         let cols = metric.cols;
-        let mut binding = Binding {
+        let mut freezing = Freezing {
             steps: step_sizes(metric, step, settings.powers),
-            prices: matrix::settled(w, metric, step, &settings),
+            prices: matrix::converged(w, metric, step, &settings),
             values: (0..w.len()).map(|k| w[k / cols * cols + metric.order[k % cols]]).collect(),
-            bound: 0,
+            frozen: 0,
             indices: vec![0; w.len()],
             usual: Vec::new(),
             adam: Adam::new(w.len()),
@@ -60,12 +60,12 @@ impl Binding {
             settings,
             step,
         };
-        binding.usual = (0..cols).map(|k| binding.bits(k, indices)).collect();
-        binding
+        freezing.usual = (0..cols).map(|k| freezing.bits(k, indices)).collect();
+        freezing
     }
 
-    fn bound(&self) -> usize {
-        self.bound as usize
+    fn frozen(&self) -> usize {
+        self.frozen as usize
     }
 
     /// Bits of column `k` in rounding order, of `indices` (C, R).
@@ -76,24 +76,24 @@ impl Binding {
         let mut bits = 0f64;
         for (q, bucket) in indices[place.clone()].iter().zip(&prices.bucket[place]) {
             let grid = trellis.grid[state];
-            let rank = (trellis.rank(grid, *q) as usize).min(PRICED - 1);
-            bits += f64::from(prices.of(*bucket)[usize::from(grid) * PRICED + rank]);
+            let magnitude_index = (trellis.magnitude_index(grid, *q) as usize).min(PRICED - 1);
+            bits += f64::from(prices.of(*bucket)[usize::from(grid) * PRICED + magnitude_index]);
             state = usize::from(trellis.next[state][(q & 1) as usize]);
         }
         bits
     }
 
-    /// Bits of the bound columns beyond what they take untrained, and what the loose ones would take.
+    /// Bits of the frozen columns beyond what they take untrained, and the expected bits of the free ones.
     pub fn budget(&self) -> (f64, f64) {
-        let bound = self.bound();
-        let more = (0..bound).map(|k| self.bits(k, &self.indices) - self.usual[k]).sum();
-        (more, self.usual[bound..].iter().sum())
+        let frozen = self.frozen();
+        let more = (0..frozen).map(|k| self.bits(k, &self.indices) - self.usual[k]).sum();
+        (more, self.usual[frozen..].iter().sum())
     }
 
-    /// Binds columns until `share` of them are, bits at `price` times their usual price.
-    pub fn bind(&mut self, share: f64, price: f32) {
+    /// Freezes columns until `share` of them are, bits at `price` times their usual price.
+    pub fn freeze(&mut self, share: f64, price: f32) {
         let Metric { rows, cols, .. } = self.metric;
-        let from = self.bound();
+        let from = self.frozen();
         let to = ((share * cols as f64).round() as usize).clamp(from, cols);
         let n = to - from;
         if n == 0 {
@@ -114,8 +114,8 @@ impl Binding {
             }
             self.indices[j * rows..(j + 1) * rows].copy_from_slice(column);
         }
-        self.bound = to as i32;
-        self.make_good(&error, from..to);
+        self.frozen = to as i32;
+        self.propagate(&error, from..to);
         self.adam = Adam::new(rows * (cols - to));
     }
 
@@ -128,9 +128,9 @@ impl Binding {
             cols: n,
             order: (0..n).collect(),
             input: m.input[columns.clone()].to_vec(),
-            feed: (0..n * n).map(|k| m.feed[(from + k / n) * cols + from + k % n]).collect(),
+            input_factor: (0..n * n).map(|k| m.input_factor[(from + k / n) * cols + from + k % n]).collect(),
             output: m.output.clone(),
-            across: m.across.clone(),
+            output_factor: m.output_factor.clone(),
             block: m.block,
         };
         let w: Vec<f32> = (0..rows * n).map(|k| self.values[k / n * cols + from + k % n]).collect();
@@ -142,19 +142,19 @@ impl Binding {
         round(&w, &part, &row, &col, &self.settings.trellis, &Rate { prices: &prices, lambda }).indices
     }
 
-    /// Adds E_A H_AJ H_JJ⁻¹ to the loose columns J for an error E (R, n) in columns A: with H = R Rᵀ that is E_A R_AJ R_JJ⁻¹.
-    fn make_good(&mut self, error: &[f32], columns: std::ops::Range<usize>) {
-        let Metric { rows, cols, ref input, ref feed, .. } = self.metric;
-        let (first, from, n) = (columns.start, self.bound(), columns.len());
+    /// Adds E_A H_AJ H_JJ⁻¹ to the free columns J for an error E (R, n) in columns A: with H = R Rᵀ that is E_A R_AJ R_JJ⁻¹.
+    fn propagate(&mut self, error: &[f32], columns: std::ops::Range<usize>) {
+        let Metric { rows, cols, ref input, ref input_factor, .. } = self.metric;
+        let (first, from, n) = (columns.start, self.frozen(), columns.len());
         let rest = cols - from;
         if rest == 0 {
             return;
         }
-        // What the bound columns ask of the loose ones, over R_kk; then those ask each other: a unit triangular system.
+        // The error of the frozen columns propagated to the free ones, over R_kk; among those it is a unit triangular system.
         let mut asked = vec![0f32; rows * rest];
-        let down = View::strided(&feed[first * cols + from..], n, rest, cols);
+        let down = View::strided(&input_factor[first * cols + from..], n, rest, cols);
         product(&mut asked, rest, View::dense(error, rows, n), down, 1.0, false);
-        let r = factor(rest, &input[from..], |j, k| feed[(from + j) * cols + from + k]);
+        let r = factor(rest, &input[from..], |j, k| input_factor[(from + j) * cols + from + k]);
         let mut x = Mat::<f64>::from_fn(rest, rows, |k, i| f64::from(asked[i * rest + k]) * r[(k, k)]);
         solve_lower_triangular_in_place(r.transpose(), x.as_mut(), Par::Seq);
         for i in 0..rows {
@@ -164,30 +164,30 @@ impl Binding {
         }
     }
 
-    /// What is added to this matrix has grown by `change` (R, C) row-major: the loose columns take that back, and make good
-    /// for it in the bound ones.
-    pub fn give_way(&mut self, change: &[f32]) {
+    /// Compensates for a `change` (R, C) row-major of the prediction that is added to this matrix: free columns subtract their
+    /// part of it, and the part of the frozen columns, which cannot move, is propagated to the free ones.
+    pub fn compensate(&mut self, change: &[f32]) {
         let Metric { rows, cols, ref order, .. } = self.metric;
-        let bound = self.bound();
-        let mut error = vec![0f32; rows * bound];
+        let frozen = self.frozen();
+        let mut error = vec![0f32; rows * frozen];
         for i in 0..rows {
             for (k, j) in order.iter().enumerate() {
                 let change = change[i * cols + j];
-                match k < bound {
-                    true => error[i * bound + k] = -change,
+                match k < frozen {
+                    true => error[i * frozen + k] = -change,
                     false => self.values[i * cols + k] -= change,
                 }
             }
         }
         if error.iter().any(|e| *e != 0.0) {
-            self.make_good(&error, 0..bound);
+            self.propagate(&error, 0..frozen);
         }
     }
 
-    /// Moves the loose columns by about `rate` steps against the gradient (R, C) of the weights.
+    /// Moves the free columns by about `rate` steps against the gradient (R, C) of the weights.
     pub fn learn(&mut self, gradient: &[f32], rate: f32, betas: Betas) {
         let Metric { rows, cols, ref order, .. } = self.metric;
-        let from = self.bound();
+        let from = self.frozen();
         let n = cols - from;
         if n == 0 {
             return;
@@ -215,26 +215,26 @@ impl Binding {
         weights
     }
 
-    /// The stream, once all columns are bound.
+    /// The stream, once all columns are frozen.
     pub fn stream(&self) -> Vec<u8> {
         matrix::write(&self.indices, &self.steps, &self.settings.trellis)
     }
 
-    /// What training changes.
-    pub fn slots(&mut self) -> Vec<Slot<'_>> {
+    /// The parameters that training changes.
+    pub fn params(&mut self) -> Vec<ParamRef<'_>> {
         let Adam { first, second, steps } = &mut self.adam;
-        let floats = [&mut self.values, first, second].map(Slot::Floats);
-        let counts = [&mut self.bound, steps].map(Slot::Count);
-        floats.into_iter().chain(counts).chain([Slot::Integers(&mut self.indices)]).collect()
+        let floats = [&mut self.values, first, second].map(ParamRef::Floats);
+        let counts = [&mut self.frozen, steps].map(ParamRef::Count);
+        floats.into_iter().chain(counts).chain([ParamRef::Integers(&mut self.indices)]).collect()
     }
 
-    /// Whether what was read into the slots belongs together.
+    /// Whether what was read into the parameters belongs together.
     pub fn is_sound(&self) -> bool {
         let Metric { rows, cols, .. } = self.metric;
-        let Some(loose) = usize::try_from(self.bound).ok().and_then(|bound| cols.checked_sub(bound)) else {
+        let Some(free) = usize::try_from(self.frozen).ok().and_then(|frozen| cols.checked_sub(frozen)) else {
             return false;
         };
-        let sized = [&self.adam.first, &self.adam.second].iter().all(|v| v.len() == rows * loose);
+        let sized = [&self.adam.first, &self.adam.second].iter().all(|v| v.len() == rows * free);
         sized && self.values.len() == rows * cols && self.indices.len() == rows * cols
     }
 }
@@ -249,92 +249,92 @@ mod tests {
 
     const STEP: f64 = 0.7;
 
-    fn whole(rows: usize, cols: usize) -> (Vec<f32>, Metric, Vec<i32>, Binding) {
+    fn whole(rows: usize, cols: usize) -> (Vec<f32>, Metric, Vec<i32>, Freezing) {
         let (input, output) = (gram(cols, 1), gram(rows, 2));
         let curvature = Curvature { rows, cols, input: &input, output: &output };
         let metric = Metric::new(curvature, Damping { input: 0.05, output: 0.05 });
         let w = values(rows * cols, 3);
         let trellis = Trellis::eight().odd(Odd::Plain);
         let settings = Settings { trellis, powers: Powers { rows: 0.75, cols: 1.0 }, lambda: 0.3 };
-        let prices = matrix::settled(&w, &metric, STEP, &settings);
+        let prices = matrix::converged(&w, &metric, STEP, &settings);
         let steps = step_sizes(&metric, STEP, settings.powers);
         let indices = matrix::search(&w, &metric, STEP, &settings, &steps, &prices).indices;
-        let binding = Binding::new(&w, &metric, STEP, settings, &indices);
-        (w, metric, indices, binding)
+        let freezing = Freezing::new(&w, &metric, STEP, settings, &indices);
+        (w, metric, indices, freezing)
     }
 
     /// Without training between them, groups of columns come to what the whole matrix came to.
     #[test]
     fn groups_are_the_same_search() {
-        let (w, _, indices, mut binding) = whole(33, 20);
-        assert_eq!(binding.weights(), w);
+        let (w, _, indices, mut freezing) = whole(33, 20);
+        assert_eq!(freezing.weights(), w);
         for share in [0.1, 0.1, 0.4, 0.75, 1.0] {
-            binding.bind(share, 1.0);
+            freezing.freeze(share, 1.0);
         }
-        assert!(binding.indices == indices);
-        let (more, left) = binding.budget();
+        assert!(freezing.indices == indices);
+        let (more, left) = freezing.budget();
         assert!(more.abs() < 1e-6 && left == 0.0);
-        assert_eq!(matrix::decode(&binding.stream(), 33, 20).unwrap(), binding.weights());
+        assert_eq!(matrix::decode(&freezing.stream(), 33, 20).unwrap(), freezing.weights());
     }
 
     #[test]
     fn dearer_bits_are_fewer() {
         let more = |price: f32| {
-            let (.., mut binding) = whole(48, 40);
-            binding.bind(1.0, price);
-            binding.budget().0
+            let (.., mut freezing) = whole(48, 40);
+            freezing.freeze(1.0, price);
+            freezing.budget().0
         };
         assert!(more(4.0) < more(1.0) && more(1.0) < more(0.2), "{} {} {}", more(4.0), more(1.0), more(0.2));
     }
 
-    /// After a change from outside, no move of the loose columns lowers the loss of this matrix.
+    /// After a change from outside, no move of the free columns lowers the loss of this matrix.
     #[test]
     fn loose_columns_make_good_for_a_change() {
         let (rows, cols) = (17, 12);
-        let (_, metric, _, mut binding) = whole(rows, cols);
-        binding.bind(0.5, 1.0);
-        let before = binding.weights();
+        let (_, metric, _, mut freezing) = whole(rows, cols);
+        freezing.freeze(0.5, 1.0);
+        let before = freezing.weights();
         let change: Vec<f32> = values(rows * cols, 9).iter().map(|v| 0.1 * v).collect();
-        binding.give_way(&change);
+        freezing.compensate(&change);
         // Of this matrix and what is added to it, against what they were.
         let error = |w: &[f32]| -> f64 {
             let e: Vec<f32> = w.iter().zip(&change).zip(&before).map(|((w, c), b)| w + c - b).collect();
             metric.whiten(&e).iter().map(|v| f64::from(v * v)).sum()
         };
-        let now = binding.weights();
+        let now = freezing.weights();
         let least = error(&now);
         for (at, k) in (0..rows * cols).step_by(7).map(|at| (at, at % cols)) {
-            let loose = metric.order[6..].contains(&k);
+            let free = metric.order[6..].contains(&k);
             for delta in [-1e-2, 1e-2] {
                 let mut other = now.clone();
                 other[at] += delta;
-                assert!(!loose || error(&other) > least, "weight {at}");
+                assert!(!free || error(&other) > least, "weight {at}");
             }
-            assert!(loose || now[at] == before[at]);
+            assert!(free || now[at] == before[at]);
         }
     }
 
     #[test]
     fn steps_go_down_and_leave_bound_columns_alone() {
         let (rows, cols) = (17, 12);
-        let (w, metric, _, mut binding) = whole(rows, cols);
-        binding.bind(0.25, 1.0);
+        let (w, metric, _, mut freezing) = whole(rows, cols);
+        freezing.freeze(0.25, 1.0);
         let wanted: Vec<f32> = w.iter().zip(values(rows * cols, 5)).map(|(w, v)| w + 0.3 * v).collect();
         let error = |w: &[f32]| -> Vec<f32> { w.iter().zip(&wanted).map(|(w, v)| w - v).collect() };
         let loss = |w: &[f32]| metric.whiten(&error(w)).iter().map(|v| v * v).sum::<f32>();
-        let first = binding.weights();
+        let first = freezing.weights();
         // The gradient of the loss by differences.
         for _ in 0..60 {
-            let now = binding.weights();
+            let now = freezing.weights();
             let at = |k: usize, d: f32| {
                 let mut w = now.clone();
                 w[k] += d;
                 loss(&w)
             };
             let gradient: Vec<f32> = (0..rows * cols).map(|k| (at(k, 0.05) - at(k, -0.05)) / 0.1).collect();
-            binding.learn(&gradient, 0.05, Betas { first: 0.9, second: 0.95 });
+            freezing.learn(&gradient, 0.05, Betas { first: 0.9, second: 0.95 });
         }
-        let last = binding.weights();
+        let last = freezing.weights();
         assert!(loss(&last) < 0.7 * loss(&first), "{} after {}", loss(&last), loss(&first));
         let moved = |k: usize| (0..rows).any(|i| first[i * cols + k] != last[i * cols + k]);
         assert!(metric.order.iter().enumerate().all(|(at, k)| moved(*k) == (at >= 3)));

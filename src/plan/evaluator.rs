@@ -1,13 +1,13 @@
-//! What a search asks of the expensive thing, and what it is told.
+//! The interface between a search and the evaluator that packs and measures schemes for it.
 
 use serde::{Deserialize, Serialize};
 
 use super::moves::Candidate;
 use crate::error::Result;
 
-/// A change as it looks.
+/// The result of a probe: a change of the base, measured without quantizing what it changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Look {
+pub struct Probe {
     /// KL with the change made on the base, nats per token.
     pub kl: f64,
     /// One standard error of it.
@@ -16,7 +16,7 @@ pub struct Look {
     pub complete: bool,
     /// Bytes that the change saves.
     pub saved: f64,
-    /// What the quadratic says the change adds, nats per token.
+    /// The increase of the loss by the quadratic model, nats per token.
     pub predicted: f64,
 }
 
@@ -27,7 +27,7 @@ pub struct Packed {
     pub step: f64,
     pub bytes: u64,
     pub fits: bool,
-    /// What the quadratic says, nats per token.
+    /// The loss by the quadratic model, nats per token.
     pub predicted: f64,
     /// KL of every row, nats per token.
     pub rows: Vec<f64>,
@@ -56,40 +56,41 @@ impl Packed {
     }
 }
 
-/// What a base is worth: where the bytes that a change saves are spent.
+/// The KL up to which a change of a base may pay: kl + slack · min(kl, price · bytes saved).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Worth {
+pub struct Threshold {
     /// KL of the base.
     pub kl: f64,
-    /// Nats that a byte more or less buys.
+    /// Price of a byte: nats per token that one byte more buys.
     pub price: f64,
-    /// How many times more than it looks a change may cost and still be worth packing: what healing may take back.
-    pub hope: f64,
+    /// Factor by which the probed cost of a change may exceed its gain and the change still be packed: healing may recover the rest.
+    #[serde(rename = "hope")]
+    pub slack: f64,
 }
 
-impl Worth {
+impl Threshold {
     /// The KL up to which a change that saves so many bytes may pay.
     pub fn limit(&self, saved: f64) -> f64 {
-        self.kl + self.hope * self.kl.min(self.price * saved.max(0.0))
+        self.kl + self.slack * self.kl.min(self.price * saved.max(0.0))
     }
 }
 
-/// How long what is packed is healed.
+/// Length of the healing of a packed scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Care {
-    /// A few steps, to be ranked.
+pub enum Fidelity {
+    /// A few iterations, enough to rank schemes.
     Rough,
-    /// As long as the base, to be compared with it.
+    /// As many iterations as the base had, so that the two can be compared.
     Full,
 }
 
-/// The expensive thing. Everything it returns follows from its arguments.
-pub trait Judge {
+/// Packs and measures schemes: the expensive part of a search. All results follow from the arguments.
+pub trait Evaluator {
     /// Packs schemes into the cap. One that is surely worse than `limit` nats need not be measured to the end.
-    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>>;
+    fn pack(&mut self, candidates: &[Candidate], fidelity: Fidelity, limit: f64) -> Result<Vec<Packed>>;
     /// Makes a packed scheme the base of what follows; returns the price of a byte there.
-    fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64>;
-    /// Looks at changes of the base.
-    fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>>;
+    fn set_base(&mut self, base: &Candidate, packed: &Packed) -> Result<f64>;
+    /// Measures changes of the base without packing them.
+    fn probe(&mut self, candidates: &[Candidate], threshold: &Threshold) -> Result<Vec<Probe>>;
 }

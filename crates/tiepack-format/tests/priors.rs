@@ -17,8 +17,8 @@ fn the_table_of_the_specification_is_that_of_the_coder() {
         }
     }
     // The coder's table is private: its numbers are read from the source, in order.
-    let source = include_str!("../src/entropy/indices/shape.rs");
-    let table = source.split("SHAPE: ").nth(1).and_then(|s| s.split_once("= [")).unwrap().1;
+    let source = include_str!("../src/entropy/indices/priors.rs");
+    let table = source.split("PRIORS: ").nth(1).and_then(|s| s.split_once("= [")).unwrap().1;
     let signs = table.split(|c: char| c != '-' && !c.is_ascii_digit()).filter(|word| !word.is_empty());
     let coder: Vec<i64> = signs.map(|word| word.parse().unwrap()).collect();
     assert_eq!(coder, numbers);

@@ -1,4 +1,5 @@
-//! What a matrix may be made of beside being stored alone: by one Lagrangian, predicted loss plus the price of its bytes.
+//! Chooses the recipe of each matrix, among being stored alone and its alternatives, by one Lagrangian: predicted loss plus the
+//! price of its bytes.
 //!
 //! Everything is screened before anything is coded: pairs by their correlation, low-rank terms by the largest singular value,
 //! and what is left by its rate in theory. What looks better is really coded, and kept if it is. A residual's bits depend on how
@@ -12,7 +13,7 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use super::job::Job;
-use super::parts::{NATS_PER_BYTE, Parts, Stream};
+use super::parts::{CodedStream, NATS_PER_BYTE, Parts};
 use super::target::{Target, itself};
 use crate::code::codec::sum;
 use crate::code::codec::vectors::EQUAL_SLOPE;
@@ -26,37 +27,44 @@ use crate::recipe::{AnyGrid, Prediction};
 
 /// Bytes that an entry of a sum takes in the header and before its terms.
 const ENTRY: f64 = 8.0;
-/// What an offer must gain to be made, and in theory to be coded: as a share of what the matrix costs alone, and in bytes. A matrix
-/// that others start from is worth more to healing free than a few thousandths of their bytes are.
-const WORTH: (f64, f64) = (0.01, 16.0);
+/// Minimum gain before an alternative is coded, by its estimate, and before it is chosen, as coded: a share of the cost of the matrix
+/// stored alone, and a number of bytes; the larger counts. Below it a matrix stays independent, because healing gains more from
+/// that than a few thousandths of the bytes are worth.
+const LEAST_GAIN: (f64, f64) = (0.01, 16.0);
 /// Highest rank of a term, as one in so many of the matrix's smaller side.
 const THIN: usize = 4;
-/// Offers coded for a matrix.
+/// Alternatives coded for a matrix, at most.
 const CODED: usize = 2;
 
-/// An offer, and what it costs.
+/// An alternative recipe of a matrix, and its cost.
 #[derive(Debug, Clone)]
-pub(super) struct Offer {
+pub(super) struct Alternative {
     pub choice: Choice,
     /// Nats more than what the matrix is made of, bytes at their price; below 0 for a better one.
     pub more: f64,
-    /// It was coded; otherwise that is theory.
+    /// Whether it was coded; otherwise `more` is an estimate.
     pub coded: bool,
 }
 
-/// What was decided for one matrix.
+/// The decision for one matrix.
 pub(super) struct Decided {
     pub stored: usize,
     pub choice: Choice,
-    /// The best of what it was not made of.
-    pub next: Option<Offer>,
+    /// The best alternative that was not chosen.
+    pub next: Option<Alternative>,
 }
 
 /// Decides what every matrix of the table is made of at step size `c`, when `alone` holds their streams.
 ///
 /// # Errors
 /// Compute, when a stream cannot be read back.
-pub(super) fn decide(job: Job, parts: &Parts, table: &Table, alone: &[Option<Stream>], c: f64) -> Result<Vec<Decided>> {
+pub(super) fn decide(
+    job: Job,
+    parts: &Parts,
+    table: &Table,
+    alone: &[Option<CodedStream>],
+    c: f64,
+) -> Result<Vec<Decided>> {
     // Matrices of one role start from one another, those of different roles do not.
     let roles: Vec<Vec<usize>> = (0..table.roles.len())
         .map(|role| {
@@ -73,7 +81,7 @@ pub(super) fn decide(job: Job, parts: &Parts, table: &Table, alone: &[Option<Str
     let decided: Vec<Vec<Decided>> = groups
         .into_par_iter()
         .map(|group| {
-            let price = |stream: &Stream| stream.loss + NATS_PER_BYTE * c * c * stream.bytes.len() as f64;
+            let price = |stream: &CodedStream| stream.loss + NATS_PER_BYTE * c * c * stream.bytes.len() as f64;
             let costs = group.iter().filter_map(|i| Some((*i, price(alone[*i].as_ref()?)))).collect();
             let mut so_far = SoFar { scheme: Scheme::default(), costs };
             let mut out = Vec::new();
@@ -88,7 +96,7 @@ pub(super) fn decide(job: Job, parts: &Parts, table: &Table, alone: &[Option<Str
     Ok(decided)
 }
 
-/// What was decided so far about matrices that may start from one another.
+/// The decisions so far about matrices that may be predicted from one another.
 struct SoFar {
     scheme: Scheme,
     /// Loss and price of the bytes of each.
@@ -107,20 +115,20 @@ fn one(
     let price = NATS_PER_BYTE * c * c;
     let cost = so_far.costs[&i];
     let root = correction.sqrt() as f32;
-    let seen = |z: Vec<f32>| Seen { z, rows: metric.rows, cols: metric.cols, d: GRANULAR * c * c };
+    let spectrum = |z: Vec<f32>| Spectrum { z, rows: metric.rows, cols: metric.cols, d: GRANULAR * c * c };
     // As the terms of a sum will be found: before a residual, and where none follows.
     let coarse = sum::is_coarse(&w, &metric, c / correction.sqrt());
     let both = |w: &[f32]| {
-        let units = |w: Vec<f32>| seen(w.into_iter().map(|v| v * root).collect());
+        let units = |w: Vec<f32>| spectrum(w.into_iter().map(|v| v * root).collect());
         let lost = units(metric.whiten(w));
         (if coarse { lost.clone() } else { units(metric.scale(w)) }, lost)
     };
     let (coded, lost) = both(&w);
-    // What a residual leaves is theory on both sides; what is lost without one is known, and held against what is.
-    let mut offers = vec![(Choice::ZERO, 0.5 * lost.energy() - cost)];
+    // With a residual both sides are estimates; without one the loss is known exactly, and compared with the coded cost.
+    let mut alternatives = vec![(Choice::ZERO, 0.5 * lost.energy() - cost)];
     let before = coded.on_grid();
-    let offer = |from: Option<usize>, rest: Rest, seen: &Seen| {
-        let (rank, estimate) = seen.best(rest);
+    let alternative = |from: Option<usize>, rest: Rest, spectrum: &Spectrum| {
+        let (rank, estimate) = spectrum.best(rest);
         let residual = (rest != Rest::Lost).then_some(AnyGrid);
         let prediction = from.map(|from| Prediction { from, gain: None });
         let choice = Choice { prediction, rank, residual };
@@ -128,26 +136,26 @@ fn one(
         (from.is_some() || rank > 0).then_some((choice, estimate + price * ENTRY - instead))
     };
     let on_grid = Rest::OnGrid { coarse };
-    offers.extend(offer(None, on_grid, &coded));
-    offers.extend(offer(None, Rest::Lost, &lost));
+    alternatives.extend(alternative(None, on_grid, &coded));
+    alternatives.extend(alternative(None, Rest::Lost, &lost));
     // A multiple of P that explains ρ² of the energy saves ½ log₂ 1/(1 − ρ²) bits a weight.
-    let worth = (WORTH.0 * cost).max(WORTH.1 * price);
-    let least = worth / price * 8.0 * 2.0 * std::f64::consts::LN_2 / w.len().max(1) as f64;
+    let least_gain = (LEAST_GAIN.0 * cost).max(LEAST_GAIN.1 * price);
+    let least = least_gain / price * 8.0 * 2.0 * std::f64::consts::LN_2 / w.len().max(1) as f64;
     for &j in earlier {
         let p = &model.stored[j].data;
-        if likeness(&w, p, &metric.output) < least / 4.0 {
+        if squared_cosine(&w, p, &metric.output) < least / 4.0 {
             continue;
         }
         let (p_coded, p_lost) = both(p);
-        offers.extend(offer(Some(j), on_grid, &coded.less(p_coded)));
-        offers.extend(offer(Some(j), Rest::Lost, &lost.less(p_lost)));
+        alternatives.extend(alternative(Some(j), on_grid, &coded.less(p_coded)));
+        alternatives.extend(alternative(Some(j), Rest::Lost, &lost.less(p_lost)));
     }
-    offers.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let mut tried = vec![Offer { choice: ALONE, more: cost, coded: true }];
+    alternatives.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let mut tried = vec![Alternative { choice: ALONE, more: cost, coded: true }];
     let mut best = (ALONE, cost, Vec::new());
-    for (choice, _) in offers.iter().take_while(|(_, estimate)| *estimate < -worth).take(CODED) {
+    for (choice, _) in alternatives.iter().take_while(|(_, estimate)| *estimate < -least_gain).take(CODED) {
         let scheme = so_far.scheme.clone().with(i, *choice);
-        // What it starts from changes as well: it is coded for one more.
+        // The reference changes as well: it is coded for one more matrix.
         let (mut its, mut costs) = (cost, Vec::new());
         if choice.is_zero() {
             its = 0.5 * lost.energy();
@@ -158,8 +166,8 @@ fn one(
                 costs.push((m, new));
             }
         }
-        tried.push(Offer { choice: *choice, more: its, coded: true });
-        if its < best.1.min(cost - worth) {
+        tried.push(Alternative { choice: *choice, more: its, coded: true });
+        if its < best.1.min(cost - least_gain) {
             best = (*choice, its, costs);
         }
     }
@@ -167,18 +175,21 @@ fn one(
     so_far.scheme = so_far.scheme.clone().with(i, choice);
     so_far.costs.extend(costs);
     if tried.len() == 1 {
-        // Nothing came near: what theory says of the rest.
-        let theory =
-            |(choice, more): &(Choice, f64)| Offer { choice: *choice, more: lowest + more.max(0.0), coded: false };
-        tried.extend(offers.first().map(theory));
+        // Nothing was coded: the best estimate is reported instead.
+        let theory = |(choice, more): &(Choice, f64)| Alternative {
+            choice: *choice,
+            more: lowest + more.max(0.0),
+            coded: false,
+        };
+        tried.extend(alternatives.first().map(theory));
     }
-    let others = tried.into_iter().filter(|offer| offer.choice != choice);
-    let next = others.min_by(|a, b| a.more.total_cmp(&b.more)).map(|o| Offer { more: o.more - lowest, ..o });
+    let others = tried.into_iter().filter(|alternative| alternative.choice != choice);
+    let next = others.min_by(|a, b| a.more.total_cmp(&b.more)).map(|o| Alternative { more: o.more - lowest, ..o });
     Ok(Decided { stored: i, choice, next })
 }
 
 /// Squared cosine of two matrices, rows weighted: what the whitened correlation is about, at a fraction of its time.
-fn likeness(a: &[f32], b: &[f32], rows: &[f32]) -> f64 {
+fn squared_cosine(a: &[f32], b: &[f32], rows: &[f32]) -> f64 {
     let cols = a.len() / rows.len().max(1);
     let (mut ab, mut aa, mut bb) = (0f64, 0f64, 0f64);
     for ((a, b), o) in a.chunks_exact(cols).zip(b.chunks_exact(cols)).zip(rows) {
@@ -195,17 +206,17 @@ fn likeness(a: &[f32], b: &[f32], rows: &[f32]) -> f64 {
     if aa > 0.0 && bb > 0.0 { ab * ab / (aa * bb) } else { 0.0 }
 }
 
-/// A matrix (R, C), seen through theory: what is coded in the units of [`Metric::scale`], what is lost whitened. Distortion `d` a
-/// weight is what a grid leaves, twice the loss.
+/// The spectrum of a matrix (R, C), from which rates are estimated: coded parts in the units of [`Metric::scale`], lost parts
+/// whitened. `d` is the distortion per weight that a grid leaves, twice the loss.
 #[derive(Clone)]
-struct Seen {
+struct Spectrum {
     z: Vec<f32>,
     rows: usize,
     cols: usize,
     d: f64,
 }
 
-/// What becomes of what a low-rank term leaves.
+/// The treatment of the rest that a low-rank term leaves.
 #[derive(Clone, Copy, PartialEq)]
 enum Rest {
     Lost,
@@ -215,7 +226,7 @@ enum Rest {
     },
 }
 
-impl Seen {
+impl Spectrum {
     fn energy(&self) -> f64 {
         self.z.iter().map(|v| f64::from(v * v)).sum()
     }
@@ -260,13 +271,13 @@ impl Seen {
         strength
     }
 
-    /// What the best multiple of `p` leaves.
-    fn less(&self, p: Seen) -> Seen {
+    /// The rest after the best multiple of `p` is subtracted.
+    fn less(&self, p: Spectrum) -> Spectrum {
         let gain = sum::gain(&self.z, &p.z) as f32;
-        Seen { z: self.z.iter().zip(&p.z).map(|(w, p)| w - gain * p).collect(), ..p }
+        Spectrum { z: self.z.iter().zip(&p.z).map(|(w, p)| w - gain * p).collect(), ..p }
     }
 
-    /// What a component of this squared singular value costs to store, and loses; its grids are `coarser` than where nothing follows.
+    /// Cost of storing a component of this squared singular value, and its loss; its grids are `coarser` than where nothing follows.
     fn component(&self, square: f64, coarser: f64) -> f64 {
         let step2 = (EQUAL_SLOPE * coarser).powi(2) * self.d / GRANULAR;
         let bits = |n: usize| n as f64 * 0.5 * (1.0 + 17.0 * square / (n as f64 * step2)).log2();
@@ -339,7 +350,7 @@ fn cost(rows: &[f64], cols: &[f64], d: f64) -> f64 {
     sum * d
 }
 
-/// What a sum or a matrix left out loses, by the quadratic, nats per token: `w` is what it is, `becomes` what it will be.
+/// Loss by the quadratic model, nats per token, where a matrix `target.w` is replaced by `becomes`.
 pub(super) fn predicted(target: &Target, becomes: &[f32]) -> f64 {
     let rest: Vec<f32> = target.w.iter().zip(becomes).map(|(w, b)| w - b).collect();
     target.correction * sum::loss(&rest, &target.metric)

@@ -1,4 +1,4 @@
-//! Where the probabilities of index bits start, before a stream has taught its own.
+//! Prior probabilities of index bits, from which the adaptive model of a stream starts.
 
 /// Modelled bits: the unary ones of the upper part and the lower bits' contexts.
 pub const BITS: usize = 28;
@@ -15,7 +15,7 @@ pub const NODE_LOG: i32 = 8;
 /// zero first, then plain); the shape of such distributions depends on little but the expected magnitude, a second
 /// transformer is coded as well by it, and a stream corrects it as it goes.
 #[rustfmt::skip]
-pub const SHAPE: [[[[i8; BITS]; 2]; NODES]; 2] = [
+pub const PRIORS: [[[[i8; BITS]; 2]; NODES]; 2] = [
     [
         [[-106, -49, -25, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5],
          [-53, -74, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -16, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5, -5]],

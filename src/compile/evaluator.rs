@@ -1,4 +1,4 @@
-//! Judges schemes by what they really cost: packs them into the cap and measures the KL on calibration tokens.
+//! Evaluates schemes by their real cost: packs them into the cap and measures the KL on calibration tokens.
 //!
 //! Where the file will be healed, what is packed here is healed as well, for a short while and on other calibration tokens: what
 //! was trained apart can only be shared by training it again, and what is compared must have had the same chance.
@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::alternatives::predicted;
 use super::code::begin;
-use super::heal::{Healing, heal};
+use super::heal::{HealingInput, heal};
 use super::job::Job;
 use super::metrics::Metrics;
-use super::offers::predicted;
-use super::parts::{Finished, Parts, Stream};
+use super::parts::{CodedStream, Finished, Parts};
 use super::target::{itself, target};
 use crate::error::Result;
 use crate::eval::prefix::{Base, Measured, Original};
@@ -20,36 +20,36 @@ use crate::heal::{self, Length, Pace};
 use crate::model::Model;
 use crate::nets::{Net, Params};
 use crate::plan::budget::{Encoder, Near, approach};
-use crate::plan::judge::{Care, Judge, Look, Packed, Worth};
+use crate::plan::evaluator::{Evaluator, Fidelity, Packed, Probe, Threshold};
 use crate::plan::moves::Candidate;
 use crate::plan::scheme::Scheme;
 use crate::progress::{Progress, Silent};
 use crate::train::teacher::Teacher;
 
-/// How near the cap a scheme is packed to be compared with others, and to be ranked.
+/// Relative distance from the cap to which a scheme is packed, to be compared with others and, roughly, to be ranked.
 const CLOSE: f64 = 1e-3;
 const ROUGHLY_CLOSE: f64 = 4e-3;
 /// Octaves of the step size over which the price of a byte is measured: about what leaving a layer out buys.
 const PRICE_OCTAVES: f64 = 0.2;
-/// Bits of an integer in a low-rank factor, for changes that are looked at.
+/// Bits of an integer in a low-rank factor, for changes that are probed.
 const FACTOR_BITS: f64 = 5.0;
 
-/// Steps of a short healing, and of one that only tells what is worth it.
+/// Iterations of a short healing, and of one that only ranks.
 ///
 /// They are short ones: on equally many tokens twice the steps heal more (bundled model at 30,000 bytes: KL .94 after 24 steps of
 /// 1,024 tokens, .98 after 12 of 2,048). Half as many of them are too few for what is shared far below a bit a weight.
-const STEPS: usize = 144;
-const ROUGH_STEPS: usize = 24;
-pub(super) const PACE: Pace = Pace { step: 1024, held: 4, close: 1_000 };
+const ITERATIONS: usize = 144;
+const ROUGH_ITERATIONS: usize = 24;
+pub(super) const PACE: Pace = Pace { iteration_tokens: 1024, held: 4, close: 1_000 };
 /// A scheme whose KL is so many times the limit before healing is not healed.
 const HOPELESS: f64 = 8.0;
-/// Changes are looked at on one batch in so many: what a look cannot tell, no more rows tell either.
-const LOOKED_AT: usize = 2;
+/// Changes are probed on one batch in so many: the error of a probe is not one that more rows would reduce.
+const PROBED: usize = 2;
 /// Schemes that are kept as they were packed, for the case that one becomes the base.
 const KEPT: usize = 4;
 
-fn close(care: Care) -> f64 {
-    if care == Care::Full { CLOSE } else { ROUGHLY_CLOSE }
+fn close(fidelity: Fidelity) -> f64 {
+    if fidelity == Fidelity::Full { CLOSE } else { ROUGHLY_CLOSE }
 }
 
 /// Bytes that a low-rank term of a matrix (R, C) is expected to take.
@@ -57,41 +57,41 @@ fn term_bytes(rank: usize, [rows, cols]: [usize; 2]) -> f64 {
     (rank * (rows + cols)) as f64 * FACTOR_BITS / 8.0
 }
 
-/// How candidates are healed.
+/// The short healing of candidates.
 pub(super) struct Short<'a> {
-    /// Tokens that are not among those that candidates are judged on.
+    /// Tokens that are not among those that candidates are measured on.
     pub calib: Vec<u32>,
-    /// Seen by all of them: they go over the same text.
+    /// Shared by all of them: they go over the same text.
     pub teacher: Teacher<'a>,
     /// How long, and into how many bytes, is each candidate's own.
     pub options: heal::Options<'a>,
 }
 
 /// A packed scheme with its decoded tensors.
-struct Coded {
+struct CodedScheme {
     scheme: Scheme,
     step: f64,
     size: u64,
     predicted: f64,
-    streams: Vec<Option<Stream>>,
+    streams: Vec<Option<CodedStream>>,
     finished: Finished,
 }
 
-/// A packed scheme, where it can be coded on from, what it is worth, and its tensors after a short healing.
-struct Kept<'a> {
-    coded: Coded,
+/// A packed scheme, the state from which coding goes on, its measured loss, and its tensors after a short healing.
+struct PackedScheme<'a> {
+    coded: CodedScheme,
     parts: Parts<'a>,
     untrained: Measured,
     healed: Option<Vec<Vec<f32>>>,
 }
 
-/// The base of what is looked at.
-struct Settled<'a> {
-    coded: Coded,
+/// The base that changes are probed on.
+struct ProbeBase<'a> {
+    coded: CodedScheme,
     base: Base<'a>,
 }
 
-/// What is known of the scheme that a search starts from; other schemes are packed from there.
+/// Sizes and step size of the scheme that a search starts from; the step sizes of other schemes are predicted from them.
 pub(super) struct Known {
     scheme: Scheme,
     /// A step size near the budget.
@@ -104,14 +104,14 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub fn new(parts: &Parts, near: Near<Vec<Stream>>) -> Known {
+    pub fn new(parts: &Parts, near: Near<Vec<CodedStream>>) -> Known {
         let sizes = parts.by_stored(&near.parts).into_iter();
         let sizes = sizes.map(|s| s.map_or(0.0, |s| s.bytes.len() as f64)).collect();
         Known { scheme: parts.scheme().clone(), step: near.step, rate: near.rate, size: near.size as f64, sizes }
     }
 }
 
-/// Judges on this machine.
+/// The evaluator that works in this process.
 pub(super) struct Local<'a> {
     model: &'a Model,
     metrics: &'a Metrics<'a>,
@@ -120,9 +120,9 @@ pub(super) struct Local<'a> {
     parts: Parts<'a>,
     known: Known,
     budget: u64,
-    base: Option<Settled<'a>>,
+    base: Option<ProbeBase<'a>>,
     short: Option<Short<'a>>,
-    kept: Vec<Kept<'a>>,
+    kept: Vec<PackedScheme<'a>>,
     progress: &'a dyn Progress,
 }
 
@@ -155,14 +155,15 @@ impl<'a> Local<'a> {
     }
 
     /// Brings a scheme to the cap.
-    fn code(&self, scheme: &Scheme, care: Care) -> Result<(Coded, Parts<'a>)> {
+    fn code(&self, scheme: &Scheme, fidelity: Fidelity) -> Result<(CodedScheme, Parts<'a>)> {
         let mut parts = self.parts.under(scheme);
         let start = (self.expected(scheme, parts.weights()), self.known.rate);
-        let near = approach(&mut parts, self.budget, start, close(care))?;
+        let near = approach(&mut parts, self.budget, start, close(fidelity))?;
         let streams = parts.by_stored(&near.parts);
         let predicted = near.parts.iter().map(|part| part.loss).sum();
         let finished = parts.finish(near.parts)?;
-        let coded = Coded { scheme: scheme.clone(), step: near.step, size: near.size, predicted, streams, finished };
+        let coded =
+            CodedScheme { scheme: scheme.clone(), step: near.step, size: near.size, predicted, streams, finished };
         Ok((coded, parts))
     }
 
@@ -184,12 +185,12 @@ impl<'a> Local<'a> {
     }
 
     /// The tensors of a coded scheme after a short healing, if there is one.
-    fn heal(&self, coded: &Coded, care: Care) -> Result<Option<Vec<Vec<f32>>>> {
+    fn heal(&self, coded: &CodedScheme, fidelity: Fidelity) -> Result<Option<Vec<Vec<f32>>>> {
         let Some(Short { calib, teacher, options }) = &self.short else { return Ok(None) };
-        let length = Length::Steps(if care == Care::Full { STEPS } else { ROUGH_STEPS });
+        let length = Length::Steps(if fidelity == Fidelity::Full { ITERATIONS } else { ROUGH_ITERATIONS });
         let options = heal::Options { length, budget: coded.size, ..options.clone() };
         let Finished { plan, pieces, .. } = &coded.finished;
-        let healing = Healing { teacher, calib, options };
+        let healing = HealingInput { teacher, calib, options };
         let (pieces, _) = heal(self.model, self.metrics, plan, pieces.clone(), &healing, &Silent)?;
         Ok(Some(pieces.decoded))
     }
@@ -199,25 +200,25 @@ impl<'a> Local<'a> {
     }
 
     /// Brings a scheme to the cap and heals it, unless it is hopeless against `limit`.
-    fn make(&self, scheme: &Scheme, limit: f64) -> Result<Kept<'a>> {
-        let (coded, parts) = self.code(scheme, Care::Full)?;
+    fn make(&self, scheme: &Scheme, limit: f64) -> Result<PackedScheme<'a>> {
+        let (coded, parts) = self.code(scheme, Fidelity::Full)?;
         let far = if self.short.is_some() { HOPELESS * limit } else { limit };
         let untrained = self.measure(&coded.finished.pieces.decoded, far)?;
-        let healed = if untrained.complete { self.heal(&coded, Care::Full)? } else { None };
-        Ok(Kept { coded, parts, untrained, healed })
+        let healed = if untrained.complete { self.heal(&coded, Fidelity::Full)? } else { None };
+        Ok(PackedScheme { coded, parts, untrained, healed })
     }
 
-    fn packed(&self, coded: &Coded, care: Care, Measured { rows, complete }: Measured) -> Packed {
-        let fits = coded.size as f64 <= (1.0 + 2.0 * close(care)) * self.budget as f64;
+    fn packed(&self, coded: &CodedScheme, fidelity: Fidelity, Measured { rows, complete }: Measured) -> Packed {
+        let fits = coded.size as f64 <= (1.0 + 2.0 * close(fidelity)) * self.budget as f64;
         Packed { step: coded.step, bytes: coded.size, fits, predicted: coded.predicted, rows, complete }
     }
 
     /// Packs a scheme to be ranked: what it loses untrained says nothing more once a few steps are made.
     fn pack_roughly(&self, scheme: &Scheme, limit: f64) -> Result<Packed> {
-        let (coded, _) = self.code(scheme, Care::Rough)?;
-        let healed = self.heal(&coded, Care::Rough)?;
+        let (coded, _) = self.code(scheme, Fidelity::Rough)?;
+        let healed = self.heal(&coded, Fidelity::Rough)?;
         let measured = self.measure(healed.as_ref().unwrap_or(&coded.finished.pieces.decoded), limit)?;
-        Ok(self.packed(&coded, Care::Rough, measured))
+        Ok(self.packed(&coded, Fidelity::Rough, measured))
     }
 
     /// Packs a scheme to be compared with the base, which it may become.
@@ -227,7 +228,7 @@ impl<'a> Local<'a> {
             Some(decoded) => self.measure(decoded, limit)?,
             None => kept.untrained.clone(),
         };
-        let packed = self.packed(&kept.coded, Care::Full, measured);
+        let packed = self.packed(&kept.coded, Fidelity::Full, measured);
         if packed.complete {
             self.kept.truncate(KEPT - 1);
             self.kept.insert(0, kept);
@@ -236,8 +237,8 @@ impl<'a> Local<'a> {
     }
 
     /// A change of the base without quantizing what it changes.
-    fn look_one(&self, settled: &Settled, scheme: &Scheme, worth: &Worth) -> Result<Look> {
-        let Settled { coded, base } = settled;
+    fn probe_one(&self, probe_base: &ProbeBase, scheme: &Scheme, threshold: &Threshold) -> Result<Probe> {
+        let ProbeBase { coded, base } = probe_base;
         let other =
             |m: usize| scheme.choice(m) != coded.scheme.choice(m) || scheme.mean_of(m) != coded.scheme.mean_of(m);
         let mut changed: BTreeSet<usize> = BTreeSet::new();
@@ -259,21 +260,21 @@ impl<'a> Local<'a> {
         let saved: f64 = made.iter().map(|c| c.saved).sum();
         let predicted: f64 = made.iter().map(|c| c.predicted).sum();
         if saved <= 0.0 {
-            return Ok(Look { kl: worth.kl, error: 0.0, complete: false, saved, predicted });
+            return Ok(Probe { kl: threshold.kl, error: 0.0, complete: false, saved, predicted });
         }
         let layers =
             changed.iter().flat_map(|m| self.model.uses(*m)).map(|spec| self.model.specs[spec].layer).collect();
         let data: Vec<(usize, &[f32])> = made.iter().map(|c| (c.stored, &c.data[..])).collect();
-        // Of the rows that are looked at only the difference counts.
-        let apart = worth.kl - base.kl;
-        let measured = base.variant(self.named(&data)?, &layers, worth.limit(saved) - apart)?;
+        // Of the probed rows only the difference from the base counts.
+        let apart = threshold.kl - base.kl;
+        let measured = base.variant(self.named(&data)?, &layers, threshold.limit(saved) - apart)?;
         // Text has no infinity.
         let error = measured.standard_error().min(f64::MAX);
-        Ok(Look { kl: measured.mean() + apart, error, complete: measured.complete, saved, predicted })
+        Ok(Probe { kl: measured.mean() + apart, error, complete: measured.complete, saved, predicted })
     }
 
-    /// What matrices that start from one another become.
-    fn changes(&self, coded: &Coded, scheme: &Scheme, group: &[usize]) -> Vec<Change> {
+    /// The changed weights of matrices that are predicted from one another.
+    fn changes(&self, coded: &CodedScheme, scheme: &Scheme, group: &[usize]) -> Vec<Change> {
         let size = |m: usize| coded.streams[m].as_ref().map_or(0.0, |s| s.bytes.len() as f64);
         let lost = |m: usize| coded.streams[m].as_ref().map_or(0.0, |s| s.loss);
         let mut made: Vec<Change> = Vec::new();
@@ -306,7 +307,7 @@ impl<'a> Local<'a> {
     }
 }
 
-/// What a stored matrix becomes.
+/// The changed weights of a stored matrix.
 struct Change {
     stored: usize,
     data: Vec<f32>,
@@ -316,25 +317,25 @@ struct Change {
     predicted: f64,
 }
 
-impl Judge for Local<'_> {
-    fn pack(&mut self, candidates: &[Candidate], care: Care, limit: f64) -> Result<Vec<Packed>> {
+impl Evaluator for Local<'_> {
+    fn pack(&mut self, candidates: &[Candidate], fidelity: Fidelity, limit: f64) -> Result<Vec<Packed>> {
         let mut packed = Vec::with_capacity(candidates.len());
         for candidate in candidates {
-            packed.push(match care {
-                Care::Rough => self.pack_roughly(&candidate.scheme, limit)?,
-                Care::Full => self.pack_fully(&candidate.scheme, limit)?,
+            packed.push(match fidelity {
+                Fidelity::Rough => self.pack_roughly(&candidate.scheme, limit)?,
+                Fidelity::Full => self.pack_fully(&candidate.scheme, limit)?,
             });
             self.progress.advance(1);
         }
         Ok(packed)
     }
 
-    fn settle(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
+    fn set_base(&mut self, base: &Candidate, packed: &Packed) -> Result<f64> {
         let kept = match self.kept.iter().position(|k| k.coded.scheme == base.scheme) {
             Some(at) => self.kept.remove(at),
             None => self.make(&base.scheme, f64::INFINITY)?,
         };
-        let Kept { coded, mut parts, untrained, healed } = kept;
+        let PackedScheme { coded, mut parts, untrained, healed } = kept;
         let finer = coded.step * (-PRICE_OCTAVES).exp2();
         let more = parts.encode(finer)?;
         let size = parts.file_size(&more)?;
@@ -346,19 +347,20 @@ impl Judge for Local<'_> {
         };
         let price = share * (now - better).max(0.0) / (size as f64 - coded.size as f64).max(1.0);
         let params = self.params(healed.as_ref().unwrap_or(&coded.finished.pieces.decoded))?;
-        let base = Base::new(self.net, self.original, params, LOOKED_AT)?;
-        self.base = Some(Settled { coded, base });
+        let base = Base::new(self.net, self.original, params, PROBED)?;
+        self.base = Some(ProbeBase { coded, base });
         Ok(price)
     }
 
-    fn look(&mut self, candidates: &[Candidate], worth: &Worth) -> Result<Vec<Look>> {
-        let settled = self.base.as_ref();
-        let settled = settled.ok_or_else(|| crate::error::Error::compute("nothing was made the base of a search"))?;
-        let look = |c: &Candidate| {
-            let look = self.look_one(settled, &c.scheme, worth);
+    fn probe(&mut self, candidates: &[Candidate], threshold: &Threshold) -> Result<Vec<Probe>> {
+        let probe_base = self.base.as_ref();
+        let probe_base =
+            probe_base.ok_or_else(|| crate::error::Error::compute("nothing was made the base of a search"))?;
+        let probe = |c: &Candidate| {
+            let probe = self.probe_one(probe_base, &c.scheme, threshold);
             self.progress.advance(1);
-            look
+            probe
         };
-        candidates.iter().map(look).collect()
+        candidates.iter().map(probe).collect()
     }
 }
