@@ -136,9 +136,10 @@ fn load(py: Python<'_>, path: PathBuf) -> PyResult<(Option<(u8, String)>, Option
             py.detach(|| (bytes_of(stored), tensor_hash(Decoded { shape, data: &stored.data })));
         (shape.to_vec(), type_name(dtype), PyBytes::new(py, &bytes).unbind(), Some(hex(&hash)))
     });
-    let kept = model.kept.iter().map(|kept| {
-        (kept.shape.clone(), kept.element.name(), PyBytes::new(py, &kept.bytes).unbind(), None)
-    });
+    let kept = model
+        .kept
+        .iter()
+        .map(|kept| (kept.shape.clone(), kept.element.name(), PyBytes::new(py, &kept.bytes).unbind(), None));
     let stored = stored.chain(kept);
     let root = hex(&parsed.root);
     Ok((None, Some((names, stored.collect(), parsed.header.config, root))))

@@ -15,7 +15,10 @@ import reader
 import tiepack
 from conftest import ROOT
 
-ARTIFACTS = sorted((ROOT / "fixtures" / "golden").glob("*.tiepack"))
+GOLDEN = ROOT / "fixtures" / "golden"
+# With tensors that are no weights, which the small decoder does not give back.
+BESIDE = GOLDEN / "v1-beside.tiepack"
+ARTIFACTS = sorted(set(GOLDEN.glob("*.tiepack")) - {BESIDE})
 PARTS = ROOT / "src" / "bundle"
 # What a bundled script does here: says what it got. That the module has no file shows that it is the bundle's own.
 SCRIPT = """
@@ -76,6 +79,18 @@ def test_a_bundle_can_import_its_decoder(form, tmp_path):
     assert (tmp_path / "requirements.txt").read_text() == f"tiepack=={tiepack.__version__}\n"
     code, found, said = run(tmp_path / "out.py")
     assert code == 0 and found == hashes(reader.decode(path.read_bytes())[0].items()), said
+
+
+def test_what_is_no_weight_takes_the_whole_decoder(tmp_path):
+    with pytest.raises(tiepack.InputError, match="no weights") as told:
+        made(BESIDE, tmp_path)
+    assert "--decoder import" in told.value.hint
+    made(BESIDE, tmp_path, embedded=False, decoder="import")
+    code, found, said = run(tmp_path / "out.py")
+    tensors = tiepack.load(BESIDE, framework="numpy")
+    assert code == 0 and dict(found).keys() == tensors.keys(), said
+    for name in ("store", "net.h.2.mixer.weight", "buffers.6.table"):
+        assert hashes([(name, tensors[name])])[0] in found
 
 
 def test_a_list_of_requirements_is_not_replaced(tmp_path):
@@ -145,12 +160,12 @@ def test_hostile_artifacts_meet_the_same_refusals(tmp_path):
     while time.time() < end or tried < 40:
         path = random_.choice(ARTIFACTS)
         data = path.read_bytes()
-        config, names, source, streams, _ = reader.parse(data)
+        config, names, source, streams, labels, kept, _ = reader.parse(data)
         body = bytearray(data[:-8])
         first = len(body) - 32 - sum(len(s.data) for s in streams)
         for _ in range(random_.randint(1, 3)):
             body[random_.randrange(first, len(body) - 32)] ^= 1 << random_.randrange(8)
-        _, _, _, streams, _ = reader.parse(sealed(bytes(body)))
+        streams = reader.parse(sealed(bytes(body)))[3]
         shapes = {}
         for (_, shape), t in zip(names, source):
             shapes.setdefault(t, shape)
@@ -166,7 +181,7 @@ def test_hostile_artifacts_meet_the_same_refusals(tmp_path):
         assert all(answer == answers[0] for answer in answers)
         if answers[0] is not None:
             hashed = [reader.tensor_hash(np.frombuffer(a, "<f4").reshape(shapes[t])) for t, a in enumerate(answers[0])]
-            body[-32:] = reader.root_of(hashed, source, names, config)
+            body[-32:] = reader.root_of(hashed, source, names, config, labels, kept)
         file = tmp_path / "hostile.tiepack"
         file.write_bytes(sealed(bytes(body)))
         if answers[0] is None:

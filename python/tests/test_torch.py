@@ -118,7 +118,8 @@ def test_curvature_is_that_of_gradients_written_out():
     statistics = tiepack.torch.measure(net, [ids])
     # One token: the Fisher information is one outer product, so both factors have to be exact.
     logits = net(ids)
-    g, = torch.autograd.grad(logits, net.bank, tiepack.torch.cotangent(logits, 0))
+    heat = tiepack.torch.temperature(logits)
+    g, = torch.autograd.grad(logits, net.bank, tiepack.torch.cotangent(logits, 0, heat))
     o, h = statistics.arrays["bank:output"], statistics.arrays["bank:input"]
     assert o.shape == (144, 48) and h.shape == (48, 48)
     first = torch.einsum("i,j->ij", g[0, :, 0], g[0, :, 0])
@@ -126,6 +127,36 @@ def test_curvature_is_that_of_gradients_written_out():
     expected = first.detach().numpy()
     cosine = (o[:48] * expected).sum() / np.linalg.norm(o[:48]) / np.linalg.norm(expected)
     assert cosine > 0.999
+
+
+def test_what_is_frozen_is_measured_as_what_is_not():
+    torch.manual_seed(0)
+    net = Bank()
+    wanted = tiepack.torch.measure(net, batches(1)).arrays
+    net.requires_grad_(False)
+    found = tiepack.torch.measure(net, batches(1)).arrays
+    assert found.keys() == wanted.keys() and all(np.array_equal(found[key], wanted[key]) for key in wanted)
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", ["module", "_orig_mod"])
+def test_a_module_in_a_wrapper_is_packed_as_what_is_in_it(name, tmp_path):
+    class Wrapper(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.add_module(name, inner)
+
+        def forward(self, ids):
+            return getattr(self, name)(ids)
+
+    torch.manual_seed(0)
+    net = Bank()
+    statistics, wrapped = tiepack.torch.measure(net, batches(1)), Wrapper(net)
+    found = tiepack.torch.measure(wrapped, batches(1))
+    assert found.arrays.keys() == statistics.arrays.keys()
+    tiepack.torch.pack(net, statistics, tmp_path / "net.tiepack", cap=9000)
+    tiepack.torch.pack(wrapped, found, tmp_path / "wrapped.tiepack", cap=9000, evaluate=lambda module: [1.0])
+    assert (tmp_path / "net.tiepack").read_bytes() == (tmp_path / "wrapped.tiepack").read_bytes()
 
 
 def test_with_a_loss_of_ones_own_the_curvature_is_of_its_gradients():
@@ -216,6 +247,10 @@ def test_types_and_strides_are_taken_as_they_are(dtype, tmp_path):
     tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=40_000)
     found = tiepack.load(tmp_path / "x.tiepack")["weight"]
     assert torch.equal(found.float(), net.weight.float())
+    before = net.weight.detach().float()
+    net.weight.data = torch.zeros(64, 64, dtype=net.weight.dtype)
+    tiepack.torch.load_into(net, tmp_path / "x.tiepack")
+    assert torch.equal(net.weight.float(), before)
 
 
 def test_memory_that_is_shared(tmp_path):
@@ -232,15 +267,102 @@ def test_memory_that_is_shared(tmp_path):
         tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=4000)
 
 
+def test_integers_come_back_as_they_were(tmp_path):
+    """Counters, masks and codebooks of every type that there is, two names of one among them."""
+    made = torch.Generator().manual_seed(0)
+
+    class Net(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(64, 64)
+            for name in "bool uint8 int8 int16 uint16 int32 uint32 int64 uint64".split():
+                if hasattr(torch, name):
+                    bits = torch.randint(0, 256, (5, 3, 8), dtype=torch.uint8, generator=made)
+                    value = bits[..., 0] > 99 if name == "bool" else bits.view(getattr(torch, name))
+                    self.register_buffer(f"of_{name}", value)
+            self.register_buffer("steps", torch.tensor(2**60 + 1))
+            self.register_buffer("again", self.steps)
+            self.register_buffer("row", torch.arange(6).reshape(1, 6).expand(4, 6))
+            self.register_buffer("part", self.of_int64[1:3])
+            self.codes = torch.nn.Parameter(torch.randint(0, 9, (9,), generator=made), requires_grad=False)
+
+        def get_extra_state(self):
+            return {"version": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    net, other = Net(), Net()
+    statistics = tiepack.torch.measure(net, [torch.randn(8, 64)])
+    report = tiepack.torch.pack(net, statistics, tmp_path / "x.tiepack", cap=6000, evaluate=lambda module: [module(torch.ones(64)).sum().item()])
+    assert report["left_out"] == ["_extra_state"]
+    tiepack.torch.load_into(other, tmp_path / "x.tiepack")
+    given, got, loaded = net.state_dict(), other.state_dict(), tiepack.load(tmp_path / "x.tiepack")
+    whole = [name for name, value in given.items() if isinstance(value, torch.Tensor) and not value.is_floating_point()]
+    assert len(whole) > 9 and not torch.equal(Net().codes, net.codes)
+    for name in whole:
+        assert loaded[name].dtype == given[name].dtype, name
+        assert torch.equal(got[name], given[name]) and torch.equal(loaded[name], given[name]), name
+    # What an artifact does not have of them stays as it is.
+    other.register_buffer("since", torch.tensor(5))
+    tiepack.torch.load_into(other, tmp_path / "x.tiepack")
+    assert other.since == 5
+
+
+def test_more_integers_than_a_file_may_hold_are_refused(tmp_path):
+    net = torch.nn.Linear(64, 64)
+    net.register_buffer("empty", torch.zeros(60 << 20, dtype=torch.int8))
+    with pytest.raises(tiepack.ComputeError, match="the largest is empty") as told:
+        tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=6000)
+    assert "take out of the model" in told.value.hint and list(tmp_path.iterdir()) == []
+
+
+def test_tables_that_layers_share(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    net[0].register_buffer("inv_freq", torch.randn(16))
+    net[1].register_buffer("inv_freq", net[0].inv_freq)
+    tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=9000)
+    before = net[0].inv_freq.clone()
+    net[0].inv_freq.zero_()
+    tiepack.torch.load_into(net, tmp_path / "x.tiepack")
+    assert torch.equal(net[1].inv_freq, before)
+
+
+class Certain(torch.nn.Module):
+    """One layer between an embedding as wide as a first draft of a script makes it and the head that is tied to it."""
+
+    def __init__(self, vocab=128, width=96):
+        super().__init__()
+        self.embed = torch.nn.Embedding(vocab, width)
+        torch.nn.init.normal_(self.embed.weight, std=2.0)
+        self.mix = torch.nn.Linear(width, width, bias=False)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        return F.linear(x + self.mix(torch.tanh(x)), self.embed.weight)
+
+
+def test_a_module_that_is_certain_of_everything_fills_its_cap(tmp_path):
+    torch.manual_seed(0)
+    net, ids = Certain(), torch.arange(128).reshape(4, 32)
+    with torch.no_grad():
+        logits = net(ids)
+    assert torch.softmax(logits, -1).amax(-1).min() > 0.999
+    assert tiepack.torch.temperature(logits) > 1 and tiepack.torch.temperature(logits / 1e3) == 1
+    statistics = tiepack.torch.measure(net, [ids])
+    report = tiepack.torch.pack(net, statistics, tmp_path / "x.tiepack", cap=7000)
+    assert 0.98 * 7000 < (tmp_path / "x.tiepack").stat().st_size <= 7000, report["verdict"]["budget"]
+    tiepack.torch.load_into(net, tmp_path / "x.tiepack")
+    with torch.no_grad():
+        assert torch.equal(net(ids).argmax(-1), logits.argmax(-1))
+
+
 def test_tensors_of_no_size_and_of_no_use(tmp_path):
     net = torch.nn.Linear(64, 64)
     net.none = torch.nn.Parameter(torch.zeros(0, 64))
-    net.register_buffer("steps", torch.tensor(7))
-    report = tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=5000)
-    assert report["left_out"] == ["steps"]
-    net.none.data, net.steps = torch.zeros(0, 64), torch.tensor(8)
+    tiepack.torch.pack(net, None, tmp_path / "x.tiepack", cap=5000)
+    net.none.data = torch.zeros(0, 64)
     tiepack.torch.load_into(net, tmp_path / "x.tiepack")
-    assert net.steps == 8 and tiepack.load(tmp_path / "x.tiepack")["none"].shape == (0, 64)
+    assert tiepack.load(tmp_path / "x.tiepack")["none"].shape == (0, 64)
     for tensor in (torch.zeros(4, dtype=torch.complex64), torch.eye(4).to_sparse()):
         net.odd = torch.nn.Parameter(tensor)
         with pytest.raises(tiepack.InputError, match="odd is torch"):

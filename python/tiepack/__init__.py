@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from tiepack import _native  # noqa: E402
 __version__: str = _native.version
 __all__ = [
     "Artifact", "CapError", "ComputeError", "InputError", "TiepackError", "UsageError", "VerificationError", "bundle",
-    "bundled", "evaluate", "inspect", "load", "pack", "unpack", "verify",
+    "bundled", "config", "diff", "evaluate", "frontier", "inspect", "load", "pack", "tokens", "unpack", "verify",
 ]
 Path = Union[str, "os.PathLike[str]"]
 # One file, or several.
@@ -72,7 +72,7 @@ class ComputeError(TiepackError):
 _ERRORS = {e.kind: e for e in (InputError, UsageError, CapError, VerificationError, ComputeError)}
 
 
-def _raise(code: int, document: str) -> None:
+def _raise(code: int, document: str) -> NoReturn:
     error = json.loads(document)["error"]
     raise _ERRORS.get(error["kind"], TiepackError)(error["message"], error["hint"], code)
 
@@ -97,11 +97,12 @@ def _arguments(command: str, positional: Sequence[Path], options: Mapping[str, A
 
 
 def _run(command: str, positional: Sequence[Path], options: Mapping[str, Any], progress: bool) -> Dict[str, Any]:
-    args = _arguments(command, positional, options)
-    code, document = _native.run(args, not progress)
-    if code:
+    code, document = _native.run(_arguments(command, positional, options), not progress)
+    report = json.loads(document)
+    # `diff` may end with a code that is no error.
+    if "error" in report:
         _raise(code, document)
-    return json.loads(document)
+    return report
 
 
 def pack(
@@ -151,9 +152,36 @@ def verify(artifact: Path, *, against: Optional[Path] = None, progress: bool = F
     return _run("verify", [artifact], dict(options, against=against), progress)
 
 
-def inspect(model: Path, **options: Any) -> Dict[str, Any]:
-    """Where every byte of a model or an artifact goes: `tiepack inspect`."""
-    return _run("inspect", [model], options, False)
+def inspect(model: Path, *, against: Optional[Path] = None, progress: bool = False, **options: Any) -> Dict[str, Any]:
+    """Where every byte of a model or an artifact goes and, with `against`, what each error costs: `tiepack inspect`."""
+    return _run("inspect", [model], dict(options, against=against), progress)
+
+
+def diff(before: Path, after: Path, *, val: Files = (), progress: bool = False, **options: Any) -> Dict[str, Any]:
+    """Two models or artifacts side by side and, with `val`, their losses: `tiepack diff`, with its options."""
+    return _run("diff", [before, after], dict(options, val=val), progress)
+
+
+def frontier(
+    model: Path,
+    *,
+    caps: Union[int, str, Iterable[Union[int, str]], None] = None,
+    points: Optional[int] = None,
+    progress: bool = False,
+    **options: Any,
+) -> Dict[str, Any]:
+    """Loss against bytes: packs a model under each of `caps`, or under `points` of them: `tiepack frontier`, with its options."""
+    return _run("frontier", [model], dict(options, caps=caps, points=points), progress)
+
+
+def config(model: Path, **options: Any) -> Dict[str, Any]:
+    """A model's configuration, recognised from its tensors where it has none: `tiepack config`, with its options."""
+    return _run("config", [model], options, False)
+
+
+def tokens(text: Files, output: Path, *, tokenizer: Path, progress: bool = False, **options: Any) -> Dict[str, Any]:
+    """Writes one text, or several one after the other, as a shard of tokens: `tiepack tokens`, with its options."""
+    return _run("tokens", _items(text), dict(options, output=output, tokenizer=tokenizer), progress)
 
 
 def unpack(artifact: Path, output: Path, *, force: bool = False) -> Dict[str, Any]:
@@ -195,9 +223,9 @@ class Artifact:
     """A decoded artifact whose tensors were checked against the root in the file.
 
     `names` gives for each tensor, under the name that it had in the file that was packed, its stored one, so that tied names have
-    one number; `shapes`, `types` (f32, f16, bf16, or what an integer tensor is) and `hashes` (blake3 of shape and values, in
-    hexadecimal: formats/artifact.md; of a tensor that is no weight None) are those of the stored tensors; `config` is the model's
-    configuration or None, `root` the hash over all of it.
+    one number; `shapes`, `types` (f32, f16 or bf16; of a tensor that is no weight as in the file that was packed, bool and i64 among
+    them) and `hashes` (blake3 of shape and values, in hexadecimal: formats/artifact.md; of a tensor that is no weight None) are those
+    of the stored tensors; `config` is the model's configuration or None, `root` the hash over all of it.
     """
 
     def __init__(self, path: Path):
@@ -218,7 +246,10 @@ class Artifact:
         return inspect(self.path)
 
     def numpy(self) -> Dict[str, np.ndarray]:
-        """Arrays by name, tied ones the same object. bf16 is f32 here (each value as it is) unless ml_dtypes is installed."""
+        """Arrays by name, tied ones the same object, integers and booleans of their own type.
+
+        bf16 is f32 here (each value as it is) unless ml_dtypes is installed, and fp8 that is no weight its bytes.
+        """
         stored = [self._array(i) for i in range(len(self.shapes))]
         return {name: stored[i] for name, i in self.names.items()}
 

@@ -31,10 +31,15 @@ _GAMMA = 0x9E3779B97F4A7C15
 _BATCH = 0xD6E8FEB86659FD93
 _UNCERTAIN = 1e-2
 _HOTTEST = 24
-_SAVED_AS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
-for _name, _code in (("float8_e4m3fn", "F8_E4M3"), ("float8_e5m2", "F8_E5M2")):
-    if hasattr(torch, _name):
-        _SAVED_AS[getattr(torch, _name)] = _code
+_SAVED_AS = {
+    # Older versions of PyTorch do not have all of them.
+    getattr(torch, name): code
+    for name, code in {
+        "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+        "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32", "int64": "I64",
+        "uint64": "U64",
+    }.items() if hasattr(torch, name)
+}
 
 
 def _signs(seed: int, rows: int, width: int) -> np.ndarray:
@@ -145,8 +150,10 @@ class Recorder(TorchFunctionMode):
         self.names: Dict[int, str] = {}
         self.parameters: Dict[str, torch.nn.Parameter] = {}
         first: Dict[Any, str] = {}
-        for name, parameter in module.named_parameters(remove_duplicate=False):
+        for name, parameter in _bare(module).named_parameters(remove_duplicate=False):
             _refuse(name, parameter)
+            if not parameter.is_floating_point():
+                continue  # codes and counts have no gradient
             one = first.setdefault(_identity(parameter), name)
             self.names[id(parameter)] = one
             if one == name:
@@ -248,12 +255,16 @@ class Recorder(TorchFunctionMode):
     @contextlib.contextmanager
     def watch(self):
         """One forward pass, with gradients for every Parameter."""
-        frozen = [p for p in self.parameters.values() if p.is_floating_point() and not p.requires_grad]
+        with self._thawed(), torch.enable_grad(), self:
+            yield self
+
+    @contextlib.contextmanager
+    def _thawed(self):
+        frozen = [p for p in self.parameters.values() if not p.requires_grad]
         for parameter in frozen:
             parameter.requires_grad_(True)
         try:
-            with torch.enable_grad(), self:
-                yield self
+            yield
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(False)
@@ -269,7 +280,8 @@ class Recorder(TorchFunctionMode):
         seeds = None if scalar else cotangent(outputs, seed, self.temperature).to(outputs.dtype)
         small = {n: p for n, p in self.parameters.items() if not _is_matrix(p)}
         tape, self.tape = self.tape, []
-        grads = torch.autograd.grad(outputs, [*small.values(), *(out for out, _ in tape)], seeds, allow_unused=True)
+        with self._thawed():
+            grads = torch.autograd.grad(outputs, [*small.values(), *(out for out, _ in tape)], seeds, allow_unused=True)
         for (_, record), g in zip(tape, grads[len(small):]):
             if g is not None:
                 record(g)
@@ -317,6 +329,18 @@ class Recorder(TorchFunctionMode):
         tokens = torch.tensor(self.tokens, device=device)
         torch.distributed.all_reduce(tokens)
         self.tokens = int(tokens)
+
+
+def _bare(module: torch.nn.Module) -> torch.nn.Module:
+    """The module inside of DistributedDataParallel, torch.compile and their like, whose names tiepack takes off as well."""
+    while True:
+        inside = dict(module.named_children())
+        if len(inside) != 1 or next(module.parameters(recurse=False), None) is not None:
+            return module
+        (name, inner), = inside.items()
+        if name not in ("module", "_orig_mod"):
+            return module
+        module = inner
 
 
 def _refuse(name: str, tensor: torch.Tensor) -> None:
@@ -425,7 +449,8 @@ def pack(
     Parameters that are one, or the same memory, are stored once. Without `statistics` every weight counts alike; what they leave
     out is packed by squared error, and a note in the verdict names it. `evaluate(module)` gives losses, one for each of some rows;
     it is asked before the work, and after it with the artifact's values in place (the module's own come back). Their paired
-    difference is `report["verdict"]["judged"]`, as that of `--evaluator`. Integers are not packed: `report["left_out"]` names them.
+    difference is `report["verdict"]["judged"]`, as that of `--evaluator`. Integers and booleans are kept bit for bit;
+    `report["left_out"]` names what the artifact has nothing of, as a module's extra state.
 
     Raises InputError for modules on the meta device, quantized, complex and sparse tensors, and Parameters that share part of
     their memory; CapError, with the smallest cap that would do, where the module does not fit.
@@ -445,7 +470,7 @@ def pack(
         report = tiepack.pack(model, output, cap=cap, statistics=given, no_eval=True, **options)
     verdict = report["verdict"]
     verdict["against"] = None  # a file that is gone by now
-    report["left_out"] = sorted(module.state_dict().keys() - _tensors(module).keys())
+    report["left_out"] = sorted(_bare(module).state_dict().keys() - tiepack.Artifact(output).names.keys())
     if before is not None:
         verdict["judged"] = _paired(before, _losses_of(module, output, evaluate))
         verdict["notes"] = [note for note in verdict["notes"] if not note["message"].startswith("not evaluated")]
@@ -470,7 +495,7 @@ def _losses_of(module: torch.nn.Module, path: Any, evaluate: Callable[[torch.nn.
     finally:
         with torch.no_grad():
             for name, tensor in _tensors(module).items():
-                tensor.copy_(kept[name])
+                _put(tensor, kept[name])
 
 
 def _paired(before: np.ndarray, after: np.ndarray) -> Dict[str, Any]:
@@ -487,20 +512,22 @@ def load_into(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"], *, 
     """Puts an artifact's values into a module of the same names and shapes, in the module's types and on its devices.
 
     Matrices that the artifact stores once become one Parameter, so that they stay tied in further training; not with `tie=False`.
+    Integers and booleans that the artifact does not have stay as they are.
     """
     artifact, own = tiepack.Artifact(path), _tensors(module)
-    tensors = artifact.numpy()
+    tensors = artifact.torch()
+    own = {name: tensor for name, tensor in own.items() if name in tensors or tensor.is_floating_point()}
     missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or foreign:
         raise tiepack.InputError(
             f"{os.fspath(path)} is not of this module: it lacks {', '.join(missing[:3]) or 'nothing'}"
             f" and has {', '.join(foreign[:3]) or 'nothing'} beside")
     for name, tensor in own.items():
-        if tuple(tensor.shape) != tensors[name].shape:
+        if tensor.shape != tensors[name].shape:
             raise tiepack.InputError(f"{name} is {list(tensors[name].shape)} in {os.fspath(path)}, {list(tensor.shape)} in the module")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(torch.from_numpy(np.array(tensors[name], "f4")).to(tensor.dtype))
+            _put(tensor, tensors[name])
     if tie:
         leaders: Dict[int, torch.nn.Parameter] = {}
         for name, tensor in own.items():
@@ -508,38 +535,48 @@ def load_into(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"], *, 
                 leader = leaders.setdefault(artifact.names[name], tensor)
                 if leader is not tensor and leader.dtype == tensor.dtype and leader.device == tensor.device:
                     owner, _, attribute = name.rpartition(".")
-                    setattr(module.get_submodule(owner), attribute, leader)
+                    setattr(_bare(module).get_submodule(owner), attribute, leader)
+
+
+def _put(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Gives a tensor values; where it has them already nothing is written, since what was expanded could not be."""
+    value = value.to(tensor.device, tensor.dtype)
+    if tensor.is_floating_point() or not torch.equal(tensor, value):
+        tensor.copy_(value)
 
 
 def _tensors(module: torch.nn.Module) -> Dict[str, torch.Tensor]:
-    """Parameters and buffers that a checkpoint holds, numbers with a point only."""
+    """Parameters and buffers that a checkpoint holds, of types that an artifact has."""
     found: Dict[str, torch.Tensor] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
+    for name, tensor in _bare(module).state_dict(keep_vars=True).items():
         if not isinstance(tensor, torch.Tensor):
             continue
         _refuse(name, tensor)
-        if tensor.is_floating_point():
-            if tensor.dtype not in _SAVED_AS:
-                raise tiepack.InputError(f"{name} is of type {tensor.dtype}, which tiepack does not know")
+        if tensor.dtype in _SAVED_AS:
             found[name] = tensor
+        elif tensor.is_floating_point():
+            raise tiepack.InputError(f"{name} is of type {tensor.dtype}, which tiepack does not know")
     return found
 
 
 def save_model(module: torch.nn.Module, path: Union[str, "os.PathLike[str]"]) -> Dict[str, str]:
     """Writes a module's tensors as safetensors; returns for every further name of a Parameter its first.
 
-    Raises InputError where two share a part of their memory: both cannot get the values of an artifact.
+    Raises InputError where two weights share a part of their memory: both cannot get the values of an artifact.
     """
     arrays, first, aliases = {}, {}, {}
     places: Dict[int, List[str]] = {}
     tensors = _tensors(module)
     for name, tensor in tensors.items():
-        one = first.setdefault(_identity(tensor), name)
+        # What is no weight comes back as it was, whatever shares its memory.
+        weight = tensor.is_floating_point()
+        one = first.setdefault(_identity(tensor), name) if weight else name
         if one != name:
-            aliases[name] = one
             arrays[name] = arrays[one]  # a model of no known network has every name
+            if isinstance(tensor, torch.nn.Parameter):  # a buffer may be no weight to tiepack, so that it cannot be tied
+                aliases[name] = one
             continue
-        if tensor.numel():
+        if weight and tensor.numel():
             beside = places.setdefault(tensor.untyped_storage().data_ptr(), [])
             for other in beside:
                 if _overlap(tensor, tensors[other]):

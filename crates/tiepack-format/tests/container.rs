@@ -1,7 +1,7 @@
 //! The container: what is written is read back, and nothing else is accepted.
 
 use proptest::prelude::*;
-use tiepack_format::container::extra::Extra;
+use tiepack_format::container::extra::{Extra, KeptEntry};
 use tiepack_format::container::root::{Decoded, root};
 use tiepack_format::container::write::{assemble, size_of};
 use tiepack_format::container::{codec, parse};
@@ -215,6 +215,18 @@ fn what_no_reader_would_take_is_not_written() {
     };
     let error = assemble(&header, &[[0u8; 0]], &[0; 32]).unwrap_err();
     assert!(error.kind == Kind::Compute && error.message.contains("larger than the format allows"), "{error}");
+    let kept = |count| {
+        let entry = KeptEntry { name: "steps".into(), shape: vec![count], element: 4 };
+        let extra = Extra { kept: vec![entry], lengths: vec![0], ..Extra::default() };
+        assemble(
+            &Header { extra, streams: vec![], source: vec![], names: vec![], ..header.clone() },
+            &[[0u8; 0]],
+            &[0; 32],
+        )
+    };
+    assert!(kept(16 << 20).is_ok());
+    let error = kept((16 << 20) + 1).unwrap_err();
+    assert!(error.kind == Kind::Compute && error.message.contains("the largest is steps"), "{error}");
 }
 
 #[test]

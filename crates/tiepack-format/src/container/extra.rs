@@ -24,6 +24,11 @@ const KEPT_BYTES: usize = 16 << 20;
 /// Kept bytes for each byte of a file that may be larger.
 const KEPT_PER_BYTE: usize = 1 << 12;
 
+/// Bytes of kept tensors that a file of `size` bytes may unpack to.
+fn limit(size: usize) -> usize {
+    KEPT_BYTES.max(size.saturating_mul(KEPT_PER_BYTE))
+}
+
 /// The registry of element types: their names, and the bytes of an element. Ids 0 to 2 are the types that weights have.
 pub const ELEMENTS: [(&str, usize); 15] = [
     ("f32", 4),
@@ -184,14 +189,32 @@ impl Extra {
         }
     }
 
+    /// Bytes of all kept tensors, where that is a number.
+    fn claimed(&self) -> Option<usize> {
+        self.kept.iter().try_fold(0usize, |sum, entry| sum.checked_add(entry.bytes()?))
+    }
+
+    /// Makes sure that a file of `size` bytes is not refused for what it unpacks to.
+    ///
+    /// # Errors
+    /// Compute, with the figures and the largest of the kept tensors.
+    #[cfg(feature = "write")]
+    pub(super) fn check(&self, size: usize) -> Result<()> {
+        let Some(total) = self.claimed().filter(|total| *total > limit(size)) else { return Ok(()) };
+        let largest = self.kept.iter().max_by_key(|entry| entry.bytes()).map_or("", |entry| &entry.name);
+        Err(Error::compute(format!(
+            "tensors that are no weights take {total} bytes, the largest is {largest}; a file of {size} bytes may hold {}",
+            limit(size)
+        ))
+        .hint("take out of the model what can be computed again"))
+    }
+
     /// The bytes of every kept tensor, given those of the streams in a file of `size` bytes.
     ///
     /// # Errors
     /// Verification, when a stream is damaged or the file cannot hold so much.
     pub fn unpack<'a>(&self, size: usize, stream: impl Fn(usize) -> &'a [u8]) -> Result<Vec<Vec<u8>>> {
-        let total = self.kept.iter().try_fold(0usize, |sum, entry| sum.checked_add(entry.bytes()?));
-        let limit = KEPT_BYTES.max(size.saturating_mul(KEPT_PER_BYTE));
-        if total.is_none_or(|total| total > limit) {
+        if self.claimed().is_none_or(|total| total > limit(size)) {
             return Err(Error::verification(format!("{size} bytes cannot hold the kept tensors that are described")));
         }
         let mut out = Vec::with_capacity(self.kept.len());

@@ -12,7 +12,8 @@ use crate::varint::put;
 /// `root` is from [`super::root::root`].
 ///
 /// # Errors
-/// Compute, when a stream is not as long as the header says or the header breaks a rule of the format.
+/// Compute, when a stream is not as long as the header says, the header breaks a rule of the format, or tensors that are no weights
+/// take more bytes than a reader believes of so small a file.
 pub fn assemble<S: AsRef<[u8]>>(header: &Header, streams: &[S], root: &[u8; ROOT_BYTES]) -> Result<Vec<u8>> {
     let lengths = streams.iter().map(|s| s.as_ref().len() as u64);
     if !lengths.eq(all_lengths(header)) {
@@ -25,6 +26,7 @@ pub fn assemble<S: AsRef<[u8]>>(header: &Header, streams: &[S], root: &[u8; ROOT
     out.extend_from_slice(root);
     let check = checksum(&out);
     out.extend_from_slice(&check);
+    header.extra.check(out.len())?;
     Ok(out)
 }
 
