@@ -60,7 +60,7 @@ fn shifted(number: u128, tens: i32) -> Option<Option<u64>> {
     let power = 10u128.checked_pow(tens.unsigned_abs())?;
     let result = match tens {
         0.. => number.checked_mul(power)?,
-        _ if number % power != 0 => return Some(None),
+        _ if !number.is_multiple_of(power) => return Some(None),
         _ => number / power,
     };
     u64::try_from(result).ok().map(Some)

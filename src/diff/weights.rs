@@ -103,8 +103,11 @@ fn no_weights(before: &Side, after: &Side) -> Result<Vec<String>> {
     Ok(names.into_iter().filter(|name| a.get(*name) != b.get(*name)).cloned().collect())
 }
 
+/// A tensor that is no weight: its shape, its element type, its bytes.
+type Kept = (Vec<usize>, Element, Arc<Vec<u8>>);
+
 /// Tensors of a side that are no weights, by name; those of an artifact are decoded.
-fn kept(side: &Side) -> Result<BTreeMap<String, (Vec<usize>, Element, Arc<Vec<u8>>)>> {
+fn kept(side: &Side) -> Result<BTreeMap<String, Kept>> {
     Ok(match &side.content {
         Content::Nothing => BTreeMap::new(),
         Content::Artifact { bytes, parsed } => {

@@ -103,7 +103,7 @@ mod tests {
         (0..8_000).for_each(|at| counts[draw(&row, uniform(3, at)) as usize] += 1);
         // Five standard errors.
         for (count, wanted) in counts.into_iter().zip([4_000i32, 1_000, 3_000]) {
-            assert!((count as i32 - wanted).abs() < 225, "{counts:?}");
+            assert!((count - wanted).abs() < 225, "{counts:?}");
         }
         assert_eq!((draw(&row, 0.0), draw(&row, 0.49), draw(&row, 0.51), draw(&row, 1.0)), (0, 0, 1, 2));
     }

@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(joined.iter().map(|j| j.targets.len()).collect::<Vec<_>>(), [4_000; 5]);
         assert_eq!(joined.iter().flat_map(|j| j.targets.clone()).collect::<Vec<_>>(), &tokens[1..]);
         let ids = joined.iter().flat_map(|j| j.ids.flatten_all().unwrap().to_vec1::<u32>().unwrap());
-        assert_eq!(ids.map(|id| id as u32).collect::<Vec<_>>(), &tokens[..20_000]);
+        assert_eq!(ids.collect::<Vec<_>>(), &tokens[..20_000]);
         assert_eq!(joined.iter().flat_map(|j| j.inputs.clone()).collect::<Vec<_>>(), &tokens[..20_000]);
         assert!(join(&[], &Device::Cpu).unwrap().is_empty());
     }

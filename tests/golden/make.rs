@@ -216,7 +216,7 @@ fn make() {
     let mut tokens = vec![0u32];
     for _ in 0..4096 {
         let last = tokens[tokens.len() - 1];
-        tokens.push(if noise.bits().is_multiple_of(4) { (noise.bits() % 64) as u32 } else { (last + 1) % 64 });
+        tokens.push(if noise.bits().is_multiple_of(4) { noise.bits() % 64 } else { (last + 1) % 64 });
     }
     let path = format!("{FOLDER}/expected.json");
     let mut expected: Map<String, Value> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
