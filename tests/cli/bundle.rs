@@ -186,7 +186,7 @@ fn a_script_that_logs_its_own_code_is_bundled_as_text() {
         let bytes = report["files"][0]["bytes"].as_u64().unwrap();
         let text = String::from_utf8(fs::read(dir.path().join("out.py")).unwrap()).unwrap();
         assert!(text.is_ascii() && text.len() as u64 == bytes);
-        // As torchrun starts it; from elsewhere; and as runpy, a debugger and an import run it.
+        // As torchrun starts it, as runpy and an import run it, and from elsewhere.
         for rank in ["0", "1"] {
             let (code, said, error) = python(dir.path(), &["out.py"], &[("RANK", rank), ("WORLD_SIZE", "2")]);
             assert_eq!((code, &error[..]), (Some(0), ""));
@@ -200,8 +200,8 @@ fn a_script_that_logs_its_own_code_is_bundled_as_text() {
             let (code, said, error) = python(dir.path(), args, &[]);
             assert!(code == Some(0) && error.is_empty() && said.starts_with("0."), "{args:?}: {said}{error}");
         }
-        let (code, said, error) = python(Path::new("/"), &["-m", "cProfile", &path], &[]);
-        assert!(code == Some(0) && said.contains("rank 0 of 1"), "{said}{error}");
+        let (code, said, error) = python(Path::new("/"), &[&path], &[]);
+        assert!(code == Some(0) && said.starts_with("rank 0 of 1"), "{said}{error}");
     }
 }
 
