@@ -359,3 +359,34 @@ fn names_come_back_as_the_file_had_them() {
         );
     }
 }
+
+#[test]
+fn curvature_that_vanishes_leaves_no_cap_empty() {
+    let dir = scratch();
+    weights(dir.path());
+    let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut parts: Vec<(String, Vec<usize>)> = Vec::new();
+    for (name, view) in file.tensors() {
+        match view.shape() {
+            [rows @ .., cols] if !rows.is_empty() => {
+                parts.push((format!("{name}:input"), vec![*cols, *cols]));
+                parts.push((format!("{name}:output"), vec![rows.iter().product()]));
+            }
+            shape => parts.push((format!("{name}:curvature"), shape.to_vec())),
+        }
+    }
+    let zeros = vec![0u8; 4 * 64 * 64];
+    let views = parts.iter().map(|(name, shape)| {
+        let data = &zeros[..4 * shape.iter().product::<usize>()];
+        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+    });
+    let told = HashMap::from([("tokens".to_string(), "4096".to_string())]);
+    fs::write(dir.path().join("none.safetensors"), serialize(views, Some(told)).unwrap()).unwrap();
+    let line = "pack {} -o {}/out.tiepack --cap 18kB --statistics {}/none.safetensors --json";
+    let verdict = run(line, dir.path()).good().json()["verdict"].clone();
+    let bytes = verdict["artifact"]["bytes"].as_u64().unwrap();
+    assert!(bytes > 17_500, "{bytes} of 18,000 bytes");
+    let notes = verdict["notes"].to_string();
+    assert!(!notes.contains("nothing depends on these matrices"), "{notes}");
+}
