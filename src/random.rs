@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// From one state to the next: 2^64 over the golden ratio.
+const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// A reproducible stream of random numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Random(u64);
@@ -20,7 +23,7 @@ impl Random {
 
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.0 = self.0.wrapping_add(STEP);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -29,6 +32,12 @@ impl Random {
     /// In [0, 1).
     pub fn uniform(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// In [0, 1), the number at a place: a function of both.
+    pub fn uniform_at(seed: u64, place: u64) -> f64 {
+        let start = Random::new(seed).bits();
+        Random(start.wrapping_add(place.wrapping_sub(1).wrapping_mul(STEP))).uniform()
     }
 
     /// Below `n`.

@@ -15,6 +15,13 @@ pub fn thousands(n: u64) -> String {
     out
 }
 
+/// The first few of some names.
+pub fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    names[..names.len().min(SHOWN)].join(", ") + &more
+}
+
 /// Decimals that show two digits of `x`, at least 4 and at most 9.
 pub fn decimals(x: f64) -> usize {
     if x == 0.0 || !x.is_finite() {

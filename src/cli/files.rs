@@ -19,10 +19,8 @@ use crate::ingest::{
 use crate::model::{Model, Structure, build, build_as_it_is};
 use crate::nets::guess::{self, Shapes};
 use crate::nets::{self, Net};
+use crate::text::listed;
 use crate::verify::Trial;
-
-/// Names listed before "and more".
-const LISTED: usize = 5;
 
 /// Where validation tokens and the tokenizer are, if anywhere.
 #[derive(Debug, Default)]
@@ -59,9 +57,10 @@ pub fn only_artifact(path: &Path) -> Result<PathBuf> {
         0 => Err(Error::input(format!("there is no .tiepack in {}", path.display()))
             .hint("name an artifact; `tiepack pack` makes one of a model")),
         _ => {
-            let names = found.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy());
+            let names = found.iter().filter_map(|path| path.file_name());
+            let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
             let (count, folder) = (found.len(), path.display());
-            Err(Error::input(format!("{folder} holds {count} artifacts: {}", listed(names.collect())))
+            Err(Error::input(format!("{folder} holds {count} artifacts: {}", listed(&names)))
                 .hint("name the one to read"))
         }
     }
@@ -81,12 +80,6 @@ pub fn bundle(path: &Path) -> Result<Option<Brought>> {
         true => Ok(None),
         false => bundles::read(path),
     }
-}
-
-/// The first few of several names.
-fn listed(names: Vec<std::borrow::Cow<str>>) -> String {
-    let more = if names.len() > LISTED { format!(" and {} more", names.len() - LISTED) } else { String::new() };
-    names[..names.len().min(LISTED)].join(", ") + &more
 }
 
 /// Finds the files of a model where an artifact is none: what was packed from it is not what it was.

@@ -10,6 +10,7 @@ use super::logits::{device, tokens_of};
 use super::predictions::{log_softmax, turn};
 use crate::error::Result;
 use crate::nets::{Net, Params, PlainLayers, State};
+use crate::random::Random;
 
 /// Texts that grow side by side.
 const TEXTS: usize = 64;
@@ -30,7 +31,7 @@ pub fn sample(
 ) -> Result<Vec<u32>> {
     let vocab = net.vocab_size();
     let length = tokens.div_ceil(TEXTS);
-    let random = |text: usize, at: usize| uniform(seed, (text * length + at) as u64);
+    let random = |text: usize, at: usize| Random::uniform_at(seed, (text * length + at) as u64);
     let first = |text| start.unwrap_or((random(text, 0) * vocab as f64) as u32);
     let window = WINDOW.min(net.context());
     let mut texts: Vec<Vec<u32>> = (0..TEXTS).map(|text| vec![first(text)]).collect();
@@ -81,17 +82,6 @@ fn draw(log_probabilities: &[f32], at: f64) -> u32 {
     log_probabilities.len() as u32 - 1
 }
 
-/// In [0, 1), a function of both numbers (splitmix64).
-fn uniform(seed: u64, at: u64) -> f64 {
-    let mix = |z: u64| {
-        let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    };
-    let z = mix(mix(seed.wrapping_add(0x9E37_79B9_7F4A_7C15)).wrapping_add(at.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
-    (z >> 11) as f64 / (1u64 << 53) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,7 +90,7 @@ mod tests {
     fn tokens_are_drawn_as_often_as_they_are_probable() {
         let row = [0.5f32, 0.125, 0.375].map(f32::ln);
         let mut counts = [0; 3];
-        (0..8_000).for_each(|at| counts[draw(&row, uniform(3, at)) as usize] += 1);
+        (0..8_000).for_each(|at| counts[draw(&row, Random::uniform_at(3, at)) as usize] += 1);
         // Five standard errors.
         for (count, wanted) in counts.into_iter().zip([4_000i32, 1_000, 3_000]) {
             assert!((count - wanted).abs() < 225, "{counts:?}");

@@ -1,9 +1,11 @@
 //! Cutting a token stream into the challenge's evaluation rows: disjoint windows of the training length.
 
-/// Tokens as digests read them: two bytes each, little-endian, where all ids have no more, otherwise four.
+/// Tokens as digests read them: two bytes each, little-endian, where all ids have no more, otherwise four and a byte at the end,
+/// so that no two texts have the same.
 pub fn token_bytes(tokens: &[u32]) -> Vec<u8> {
-    let bytes = if tokens.iter().all(|token| *token <= u32::from(u16::MAX)) { 2 } else { 4 };
-    tokens.iter().flat_map(|token| token.to_le_bytes().into_iter().take(bytes)).collect()
+    let narrow = tokens.iter().all(|token| *token <= u32::from(u16::MAX));
+    let bytes = tokens.iter().flat_map(|token| token.to_le_bytes().into_iter().take(if narrow { 2 } else { 4 }));
+    bytes.chain((!narrow).then_some(0)).collect()
 }
 
 /// Non-overlapping (input, target) rows of `length` tokens; the last partial one is dropped.

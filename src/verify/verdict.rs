@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::eval::bits::bits_per_byte;
 use crate::eval::compare::{Comparison, Losses};
 use crate::ingest::Remark;
-use crate::text::thousands;
+use crate::text::{listed, thousands};
 
 /// The verdict on an artifact.
 #[derive(Debug, Clone, Serialize)]
@@ -327,13 +327,6 @@ impl Note {
             }
         }
     }
-}
-
-/// The first few of some names.
-fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
-    names[..names.len().min(SHOWN)].join(", ") + &more
 }
 
 impl Serialize for Note {
